@@ -1,0 +1,190 @@
+//! Usage records, readings, transfers, balances.
+//!
+//! INVARIANT: a transfer takes from one owner exactly what it gives to the other, in every commodity.
+//! INVARIANT: nothing here is ever changed; corrections are reversals.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{EndpointId, KeyId, NodeId, PriceBookId, PrincipalId, ProjectId, ReadingId, ReplicaId, RequestId, TenantId};
+use crate::units::{MicrogramsCo2e, Micros, Millijoules, Picos, Tokens};
+
+/// How a quantity of energy was obtained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum EnergyMethod {
+    /// A counter of the hardware.
+    Measured,
+    /// A share of a measured quantity, split by work.
+    Apportioned,
+    /// Computed from CPU time and a stated model.
+    Estimated,
+    /// Not known; the quantity is 0.
+    Unknown,
+}
+
+/// How a request ended, as far as the meter is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The whole answer was made.
+    Completed,
+    /// The client left; what was made until then counts.
+    Cancelled,
+    /// The replica or the deadline ended it; what was made until then counts.
+    Failed,
+    /// The gateway ended without settling; its hold was voided when it came back.
+    Interrupted,
+}
+
+/// What kind of work a request was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Operation {
+    /// Chat completion.
+    Chat,
+    /// Text completion.
+    Completion,
+    /// Embeddings.
+    Embedding,
+}
+
+/// Quantities of every commodity the ledger keeps.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Quantities {
+    /// Prompt tokens computed.
+    pub prompt_tokens: Tokens,
+    /// Prompt tokens reused.
+    pub cached_tokens: Tokens,
+    /// Generated tokens.
+    pub completion_tokens: Tokens,
+    /// Money in micros, rounded down.
+    pub micros: Micros,
+    /// What rounding down left, in picos (0 to 999 999 on one record).
+    pub picos: Picos,
+    /// Energy.
+    pub millijoules: Millijoules,
+    /// Carbon, location-based.
+    pub co2e_micrograms: MicrogramsCo2e,
+}
+
+/// What one request used: immutable, counted exactly once by (`source`, `sequence`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct UsageRecord {
+    /// The spool it came from: one number per gateway data directory.
+    pub source: i64,
+    /// Position in that spool; the pair is unique.
+    pub sequence: i64,
+    /// The request, as the client saw it in `x-request-id`.
+    pub request_id: RequestId,
+    /// When the request was admitted.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Timestamp,
+    /// Who pays.
+    pub tenant_id: TenantId,
+    /// Inside which project.
+    pub project_id: ProjectId,
+    /// Who called.
+    pub principal_id: PrincipalId,
+    /// With which key.
+    pub key_id: KeyId,
+    /// What was called.
+    pub endpoint_id: EndpointId,
+    /// What answered; absent when nothing did.
+    pub replica_id: Option<ReplicaId>,
+    /// Kind of work.
+    pub operation: Operation,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// HTTP status sent.
+    pub http_status: u16,
+    /// Money reserved at admission, all of it freed by this record.
+    pub held_micros: Micros,
+    /// What was used.
+    pub quantities: Quantities,
+    /// How the energy was obtained.
+    pub energy_method: EnergyMethod,
+    /// The price book in force; absent when the endpoint's own price applied.
+    pub price_book_id: Option<PriceBookId>,
+    /// Time to first byte of content, in microseconds; absent when there was none.
+    pub first_token_micros: Option<i64>,
+}
+
+/// A raw energy sample of a node over an interval.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Reading {
+    /// Its id.
+    pub id: ReadingId,
+    /// The node.
+    pub node_id: NodeId,
+    /// Start of the interval.
+    pub started_at: Timestamp,
+    /// End of the interval.
+    pub ended_at: Timestamp,
+    /// Energy of the node in the interval.
+    pub millijoules: Millijoules,
+    /// How it was obtained.
+    pub method: EnergyMethod,
+    /// CPU time the node was busy in the interval, in microseconds.
+    pub busy_cpu_micros: i64,
+    /// Grid zone.
+    pub zone: String,
+    /// Carbon intensity applied, in milligrams CO₂e per kWh.
+    pub intensity_mg_per_kwh: i64,
+    /// Source of the intensity, its scope and whether it is an estimate, in words.
+    pub intensity_source: String,
+}
+
+/// Who owns an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Owner {
+    /// A project: what it used and owes.
+    Project {
+        /// The project.
+        project_id: ProjectId,
+    },
+    /// The meters of the site: where energy and tokens come from (its balance is minus everything given out).
+    Meter,
+    /// Energy nobody used.
+    Idle,
+    /// Energy of the facility, (PUE − 1) of the meter.
+    Overhead,
+    /// Requests' energy above what the meter then said, per interval; 0 where the estimate and the meter agree.
+    Apportionment,
+    /// Charges that exceeded their hold: the provider bears them.
+    Overrun,
+}
+
+/// Why a transfer was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum TransferKind {
+    /// A usage record.
+    Usage,
+    /// The rest of a reading after the requests of its interval.
+    Idle,
+    /// Facility overhead of a reading.
+    Overhead,
+    /// The cancelling of another transfer.
+    Reversal,
+}
+
+/// What an owner has, in every commodity.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Balance {
+    /// The owner.
+    pub owner: Owner,
+    /// Received minus given.
+    pub quantities: Quantities,
+}

@@ -1,0 +1,56 @@
+//! Every bound in one place, each with its why. Units are in the names.
+
+/// Longest list page; keeps one reply under a megabyte.
+pub const PAGE_MAX: u32 = 500;
+/// List page when the caller names none.
+pub const PAGE_DEFAULT: u32 = 50;
+/// Longest resource name: fits a DNS label, so names can become host names later.
+pub const NAME_MAX_CHARS: usize = 63;
+/// Longest free text (descriptions, reasons).
+pub const TEXT_MAX_CHARS: usize = 2_000;
+/// Largest request body on `/api/v1`: specs are small.
+pub const API_BODY_MAX_BYTES: usize = 1024 * 1024;
+/// Largest request body on `/v1`: 8 MiB holds a 2-million-token prompt as text.
+pub const INFERENCE_BODY_MAX_BYTES: usize = 8 * 1024 * 1024;
+/// Longest head of a request, all headers together.
+pub const HEAD_MAX_BYTES: usize = 64 * 1024;
+/// Longest `Idempotency-Key`.
+pub const IDEMPOTENCY_KEY_MAX_CHARS: usize = 255;
+/// How long an idempotency key is remembered: longer than any sane retry.
+pub const IDEMPOTENCY_TTL_HOURS: i64 = 48;
+/// Longest life of one inference request, from head to last byte.
+pub const REQUEST_DEADLINE_MS: u64 = 600_000;
+/// Longest wait for a replica while an endpoint comes back from zero.
+pub const WAKE_DEADLINE_MS: u64 = 120_000;
+/// Longest wait of one write towards a client that reads slowly.
+pub const CLIENT_WRITE_TIMEOUT_MS: u64 = 30_000;
+/// Requests in flight in one gateway process; past it new ones get 503.
+pub const GATEWAY_IN_FLIGHT_MAX: usize = 2_048;
+/// Requests that may wait for one endpoint to wake.
+pub const WAKE_QUEUE_MAX: usize = 256;
+/// Bytes of usage records a gateway keeps when nobody takes them; past it the gateway stops admitting.
+pub const SPOOL_MAX_BYTES: u64 = 256 * 1024 * 1024;
+/// Records in one settlement transaction: at this size a commit is amortised and takes tens of milliseconds.
+pub const SETTLE_BATCH_MAX: usize = 2_000;
+/// Longest time a usage record waits to be shipped.
+pub const SHIP_INTERVAL_MS: u64 = 200;
+/// Restarts are delayed by this, doubling from the first to the second.
+pub const RESTART_BACKOFF_MIN_MS: u64 = 500;
+/// Longest delay between two restarts of a replica.
+pub const RESTART_BACKOFF_MAX_MS: u64 = 60_000;
+/// Longest start of a worker: a large model from a slow disk.
+pub const REPLICA_START_DEADLINE_MS: u64 = 600_000;
+/// Time a worker has to finish its requests after it is told to stop.
+pub const REPLICA_STOP_GRACE_MS: u64 = 20_000;
+/// Replicas of one endpoint on one node.
+pub const REPLICAS_MAX: u32 = 16;
+/// Readiness probes of running replicas.
+pub const PROBE_INTERVAL_MS: u64 = 2_000;
+/// Answer time after which a probe has failed.
+pub const PROBE_TIMEOUT_MS: u64 = 2_000;
+/// How often the host's energy is read.
+pub const READING_INTERVAL_MS: u64 = 10_000;
+/// Time left to in-flight requests at shutdown.
+pub const DRAIN_DEADLINE_MS: u64 = 30_000;
+/// Control-plane lease: a holder that has not renewed for this long has lost it.
+pub const LEASE_TTL_MS: i64 = 6_000;

@@ -1,0 +1,153 @@
+//! What the gateway knows: everything it needs to authenticate, admit, route and price without asking anybody.
+//!
+//! The control plane publishes a new value on each change; the gateway swaps it whole.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::identity::{KeyScope, RateLimits};
+use crate::ids::{BudgetId, EndpointId, KeyId, PriceBookId, PrincipalId, ProjectId, ReplicaId, TenantId};
+use crate::inference::Visibility;
+use crate::ledger::EnergyMethod;
+use crate::money::{BudgetSubject, TokenPrice};
+use crate::units::{Micros, Milliwatts};
+
+/// Routes, keys, prices and limits at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// +1 per publication.
+    pub version: u64,
+    /// Keys by the hex HMAC of the secret.
+    pub keys: HashMap<String, Arc<KeyEntry>>,
+    /// Endpoints by id.
+    pub endpoints: BTreeMap<EndpointId, Arc<EndpointEntry>>,
+    /// Limits of projects.
+    pub projects: HashMap<ProjectId, RateLimits>,
+    /// Budgets in force.
+    pub budgets: Vec<BudgetEntry>,
+    /// Energy and carbon of this node's CPU time.
+    pub energy: EnergyRate,
+}
+
+/// A key that may be used until it expires.
+#[derive(Debug, Clone)]
+pub struct KeyEntry {
+    /// The key.
+    pub id: KeyId,
+    /// Tenant it belongs to.
+    pub tenant_id: TenantId,
+    /// Project it spends in.
+    pub project_id: ProjectId,
+    /// Who acts.
+    pub principal_id: PrincipalId,
+    /// What it may be used for.
+    pub scopes: Vec<KeyScope>,
+    /// Whether the principal's roles allow inference in the project.
+    pub may_infer: bool,
+    /// When it stops working.
+    pub expires_at: Option<Timestamp>,
+    /// Limits of the key alone.
+    pub limits: RateLimits,
+}
+
+/// An endpoint and the replicas behind it.
+#[derive(Debug, Clone)]
+pub struct EndpointEntry {
+    /// The endpoint.
+    pub id: EndpointId,
+    /// The name callers use as `model`.
+    pub name: String,
+    /// Owner.
+    pub tenant_id: TenantId,
+    /// Owning project.
+    pub project_id: ProjectId,
+    /// Who may call it.
+    pub visibility: Visibility,
+    /// When it was created, for `/v1/models`.
+    pub created_at: Timestamp,
+    /// Longest prompt plus completion of one request, in tokens.
+    pub context_tokens: u32,
+    /// Whether it answers chat and completions.
+    pub can_chat: bool,
+    /// Whether it answers embeddings.
+    pub can_embed: bool,
+    /// Whether callers are refused.
+    pub paused: bool,
+    /// Whether it may be woken from zero.
+    pub wakes: bool,
+    /// Why it has no ready replica, one sentence; empty when it has.
+    pub not_ready_because: String,
+    /// Limits for all callers together.
+    pub limits: RateLimits,
+    /// Price in force.
+    pub price: TokenPrice,
+    /// Price book it came from.
+    pub price_book_id: Option<PriceBookId>,
+    /// The name the replicas know the model by.
+    pub upstream_model: String,
+    /// Replicas that passed their last probe.
+    pub replicas: Vec<ReplicaEntry>,
+}
+
+/// A replica that takes requests.
+#[derive(Debug, Clone)]
+pub struct ReplicaEntry {
+    /// The replica.
+    pub id: ReplicaId,
+    /// Base URL before `/v1`.
+    pub url: String,
+    /// How its energy is obtained.
+    pub energy: ReplicaEnergy,
+}
+
+/// How the energy of a request on a replica is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplicaEnergy {
+    /// The worker reports CPU time; multiply by the node's rate.
+    CpuTime,
+    /// Wall time at a stated power.
+    StatedPower(Milliwatts),
+    /// Not reported.
+    Unknown,
+}
+
+/// Energy and carbon of CPU time on a node.
+#[derive(Debug, Clone, Default)]
+pub struct EnergyRate {
+    /// Power of one busy CPU above idle.
+    pub active: Milliwatts,
+    /// How a request's energy is then tagged.
+    pub method: Option<EnergyMethod>,
+    /// Carbon intensity now, in milligrams CO₂e per kWh.
+    pub intensity_mg_per_kwh: i64,
+    /// Where the intensity comes from, in words.
+    pub intensity_source: Arc<str>,
+}
+
+/// A budget's limit.
+#[derive(Debug, Clone)]
+pub struct BudgetEntry {
+    /// The budget.
+    pub id: BudgetId,
+    /// Its name.
+    pub name: String,
+    /// Whose spending counts.
+    pub subject: BudgetSubject,
+    /// The most that may be spent in the period.
+    pub limit: Micros,
+    /// Start of the period now running; spending before it does not count.
+    pub period_start: Timestamp,
+    /// When the period ends; absent for budgets that never start again.
+    pub period_end: Option<Timestamp>,
+}
+
+/// What the ledger has settled, and up to which record of this gateway.
+#[derive(Debug, Clone, Default)]
+pub struct Spending {
+    /// Records of this gateway's spool up to here are in `spent`.
+    pub settled_sequence: i64,
+    /// Settled in the running period, by budget.
+    pub spent: HashMap<BudgetId, Micros>,
+}
