@@ -1,0 +1,136 @@
+//! The steps of `make test`, as data, in the order in which they run.
+
+use super::{Extent, Tally};
+
+/// One step: a title and the commands behind it.
+pub(super) struct Step {
+    pub(super) title: &'static str,
+    /// Titles of steps without which this one says nothing.
+    pub(super) needs: &'static [&'static str],
+    pub(super) commands: Vec<Vec<&'static str>>,
+    pub(super) environment: Vec<(&'static str, &'static str)>,
+    pub(super) counted: Counted,
+}
+
+/// How a step enters the closing line.
+pub(super) enum Counted {
+    /// The rules of structure, run in this process; one check.
+    Tidy,
+    /// One check that passes or fails.
+    AsOne,
+    /// By the counts in the runner's own summary line.
+    BySummary(fn(&str) -> Option<Tally>),
+}
+
+const FORMAT: &str = "format";
+const TIDY: &str = "tidy";
+const LINTS: &str = "lints";
+const BUILD: &str = "build";
+const TESTS: &str = "tests";
+const CLIENTS: &str = "clients";
+const DENY: &str = "cargo-deny";
+
+const PYTHON: &str = "target/venv/bin/python";
+
+/// The engine is part of what is built and tested; only `cargo check` by hand leaves it out.
+const ENGINE: [&str; 2] = ["--features", "galerne-worker/llama"];
+
+/// What is run at `extent`.
+pub(super) fn all(extent: Extent) -> Vec<Step> {
+    let mut steps = vec![format(), tidy(), build(), tests(extent), lints(), clients()];
+    if extent == Extent::Full {
+        steps.push(deny());
+    }
+    steps
+}
+
+fn format() -> Step {
+    step(FORMAT, &[], vec![vec!["cargo", "fmt", "--all", "--check"]], Counted::AsOne)
+}
+
+fn tidy() -> Step {
+    step(TIDY, &[], Vec::new(), Counted::Tidy)
+}
+
+fn lints() -> Step {
+    let command =
+        vec!["cargo", "clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"];
+    step(LINTS, &[], vec![command], Counted::AsOne)
+}
+
+fn build() -> Step {
+    let mut command = vec!["cargo", "build", "--workspace", "--all-targets", "--locked"];
+    command.extend(ENGINE);
+    step(BUILD, &[], vec![command], Counted::AsOne)
+}
+
+fn tests(extent: Extent) -> Step {
+    let profile = match extent {
+        Extent::Change => "default",
+        Extent::Full => "full",
+    };
+    let mut command =
+        vec!["cargo", "nextest", "run", "--workspace", "--locked", "--no-fail-fast", "--profile", profile];
+    command.extend(ENGINE);
+    step(TESTS, &[BUILD], vec![command], Counted::BySummary(nextest))
+}
+
+/// The real Python clients against the program just built.
+fn clients() -> Step {
+    let commands = vec![
+        vec!["python3", "-m", "venv", "target/venv"],
+        vec![PYTHON, "-m", "pip", "install", "--quiet", "--requirement", "tests/clients/requirements.txt"],
+        vec![PYTHON, "-m", "pytest", "--quiet", "tests/clients"],
+    ];
+    step(CLIENTS, &[BUILD], commands, Counted::BySummary(pytest))
+}
+
+fn deny() -> Step {
+    let commands = vec![
+        vec!["cargo", "install", "--locked", "--root", "target/tools", "cargo-deny"],
+        vec!["target/tools/bin/cargo-deny", "check", "licenses", "bans", "sources"],
+    ];
+    step(DENY, &[], commands, Counted::AsOne)
+}
+
+fn step(
+    title: &'static str,
+    needs: &'static [&'static str],
+    commands: Vec<Vec<&'static str>>,
+    counted: Counted,
+) -> Step {
+    Step { title, needs, commands, environment: vec![("CARGO_TERM_COLOR", "never")], counted }
+}
+
+/// `Summary [   1.2s] 12 tests run: 10 passed (1 slow), 2 failed, 3 skipped`
+pub(super) fn nextest(line: &str) -> Option<Tally> {
+    let line = line.trim();
+    if !line.starts_with("Summary [") {
+        return None;
+    }
+    let (_, counts) = line.split_once("run: ")?;
+    let failed = ["failed", "timed out", "exec failed"].iter().filter_map(|word| count_before(counts, word)).sum();
+    Some(Tally { passed: count_before(counts, "passed").unwrap_or(0), failed })
+}
+
+/// `2 failed, 10 passed in 1.23s`
+pub(super) fn pytest(line: &str) -> Option<Tally> {
+    let line = line.trim().trim_matches('=').trim();
+    if !line.contains(" in ") || !line.ends_with('s') && !line.ends_with(')') {
+        return None;
+    }
+    let passed = count_before(line, "passed");
+    let failed = count_before(line, "failed").unwrap_or(0) + count_before(line, "error").unwrap_or(0);
+    let failed = failed + count_before(line, "errors").unwrap_or(0);
+    (passed.is_some() || failed > 0).then_some(Tally { passed: passed.unwrap_or(0), failed })
+}
+
+/// The number in front of `word`, in a list separated by commas.
+fn count_before(counts: &str, word: &str) -> Option<usize> {
+    counts.split(',').find_map(|part| {
+        let (number, rest) = part.trim().split_once(' ')?;
+        let names = rest.strip_prefix(word)?;
+        let ends = names.is_empty() || names.starts_with(' ');
+        if ends { number.parse().ok() } else { None }
+    })
+}

@@ -1,0 +1,28 @@
+use super::steps::{nextest, pytest};
+use super::{Tally, counted};
+
+#[test]
+fn the_summary_of_the_rust_tests_is_read_with_its_failures() {
+    let line = "     Summary [   3.211s] 12 tests run: 9 passed (1 slow), 2 failed, 1 timed out, 3 skipped";
+    assert_eq!(nextest(line), Some(Tally { passed: 9, failed: 3 }));
+    let line = "     Summary [   0.011s] 5 tests run: 5 passed, 0 skipped";
+    assert_eq!(nextest(line), Some(Tally { passed: 5, failed: 0 }));
+    assert_eq!(nextest("        PASS [   0.004s] xtask tests::summary"), None);
+}
+
+#[test]
+fn the_summary_of_the_python_tests_is_read_with_its_errors() {
+    assert_eq!(pytest("2 failed, 10 passed, 1 error in 1.23s"), Some(Tally { passed: 10, failed: 3 }));
+    assert_eq!(pytest("41 passed, 2 warnings in 63.20s (0:01:03)"), Some(Tally { passed: 41, failed: 0 }));
+    assert_eq!(pytest("collected 12 items"), None);
+    assert_eq!(pytest("nothing passed in words"), None);
+}
+
+#[test]
+fn a_runner_that_ends_badly_or_runs_nothing_counts_as_one_failure() {
+    assert_eq!(counted(false, None), Tally { passed: 0, failed: 1 });
+    assert_eq!(counted(true, Some(Tally::default())), Tally { passed: 0, failed: 1 });
+    assert_eq!(counted(false, Some(Tally { passed: 3, failed: 0 })), Tally { passed: 3, failed: 1 });
+    assert_eq!(counted(false, Some(Tally { passed: 3, failed: 2 })), Tally { passed: 3, failed: 2 });
+    assert_eq!(counted(true, Some(Tally { passed: 3, failed: 0 })), Tally { passed: 3, failed: 0 });
+}
