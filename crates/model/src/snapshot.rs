@@ -148,6 +148,15 @@ pub struct BudgetEntry {
 pub struct Spending {
     /// Records of this gateway's spool up to here are in `spent`.
     pub settled_sequence: i64,
-    /// Settled in the running period, by budget.
-    pub spent: HashMap<BudgetId, Micros>,
+    /// Settled in the running period, by budget; a budget in force always has an entry.
+    pub spent: HashMap<BudgetId, PeriodSpending>,
+}
+
+/// What was settled under a budget in one of its periods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeriodSpending {
+    /// Start of the period: a record counts in the period in which its request was admitted (`started_at`).
+    pub period_start: Timestamp,
+    /// Micros settled, the picos of all its records rounded up.
+    pub spent: Micros,
 }
