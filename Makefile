@@ -1,0 +1,42 @@
+# Two commands do everything: `make up` and `make test`. Both install what is missing first.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help up build test test-full tidy
+
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+# Flags for `galerne up`, for example: make up ARGS="--listen 127.0.0.1:9000"
+ARGS ?=
+
+# The C++ of the engine is the longest part of a build: ccache keeps it across `cargo clean` and clones.
+ifneq ($(shell command -v ccache 2>/dev/null),)
+export CMAKE_C_COMPILER_LAUNCHER ?= ccache
+export CMAKE_CXX_COMPILER_LAUNCHER ?= ccache
+endif
+
+help:
+	@echo "make up          install what is missing, build, start Galerne with a model served (ARGS=\"…\" for flags)"
+	@echo "make test        install what is missing, check, build, run all tests"
+	@echo "make test-full   the same, and what takes long"
+	@echo "make build       build the release programs without starting them"
+	@echo "make tidy        only the rules of structure; seconds"
+
+up: build
+	@exec target/release/galerne up $(ARGS)
+
+build:
+	@sh make/install.sh build
+	cargo build --release --locked --package galerne --package galerne-worker --features galerne-worker/llama
+
+test:
+	@sh make/install.sh test
+	@cargo xtask test
+
+test-full:
+	@sh make/install.sh test
+	@cargo xtask test --full
+
+tidy:
+	@cargo xtask tidy
