@@ -1,3 +1,9 @@
-//! What Galerne promises outside: types of the OpenAI-compatible surface and of `/api/v1`, and the client.
+//! What Galerne promises outside: types of the OpenAI-compatible surface and of `/api/v1`, the error body, and the client.
+//!
+//! Deliberately absent: how anything is done.
 
+pub mod error;
 pub mod openai;
+pub mod v1;
+
+pub mod client;
