@@ -15,7 +15,7 @@ pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
         allows.visit_file(&file.whole);
         findings.extend(allows.findings);
     }
-    findings.extend(tree.texts.iter().filter_map(|file| manifest(&file.path, &file.text)));
+    findings.extend(manifests(tree));
     findings
 }
 
@@ -62,15 +62,47 @@ impl<'ast> Visit<'ast> for Allows<'_> {
     }
 }
 
-fn manifest(path: &str, text: &str) -> Option<Finding> {
-    let is_package = path.ends_with("Cargo.toml") && text.lines().any(|line| line.trim() == "[package]");
-    let inherits = text.split("[lints]").nth(1).is_some_and(|after| after.trim_start().starts_with("workspace = true"));
-    (is_package && !inherits).then(|| Finding {
+/// Every package inherits the workspace's lints, or repeats each of them (a table cannot inherit and override at once).
+fn manifests(tree: &Tree) -> Vec<Finding> {
+    let parse = |text: &str| text.parse::<toml::Table>().unwrap_or_default();
+    let root = tree.text("Cargo.toml").map(parse).unwrap_or_default();
+    let workspace = root.get("workspace").and_then(|workspace| workspace.get("lints")).cloned();
+    let workspace = workspace.unwrap_or_else(|| toml::Value::Table(toml::Table::new()));
+    let mut findings = Vec::new();
+    for file in tree.texts.iter().filter(|file| file.path.ends_with("Cargo.toml")) {
+        let document = parse(&file.text);
+        let lints = document.get("lints");
+        let inherits = lints.and_then(|lints| lints.get("workspace")).and_then(toml::Value::as_bool) == Some(true);
+        if document.contains_key("package") && !inherits {
+            let lacking = lints.map_or_else(|| vec!["all of them".to_owned()], |own| lacking(&workspace, own));
+            findings.extend((!lacking.is_empty()).then(|| lints_finding(&file.path, &lacking)));
+        }
+    }
+    findings
+}
+
+/// Lints that `own` does not set as the workspace does; `deny` may stand for `forbid`, so that one file can be let off.
+fn lacking(workspace: &toml::Value, own: &toml::Value) -> Vec<String> {
+    let mut lacking = Vec::new();
+    for (tool, lints) in workspace.as_table().into_iter().flatten() {
+        for (lint, level) in lints.as_table().into_iter().flatten() {
+            let set = own.get(tool).and_then(|lints| lints.get(lint));
+            let is_softer = level.as_str() == Some("forbid") && set.and_then(toml::Value::as_str) == Some("deny");
+            if set != Some(level) && !is_softer {
+                lacking.push(lint.clone());
+            }
+        }
+    }
+    lacking
+}
+
+fn lints_finding(path: &str, lacking: &[String]) -> Finding {
+    Finding {
         path: path.to_owned(),
         line: 1,
         rule: "lints",
-        what: "a crate without the workspace's lints".to_owned(),
+        what: format!("a crate without the workspace's lints: {}", lacking.join(", ")),
         why: "rules hold everywhere or nowhere",
         hint: "add `[lints]` with `workspace = true`".to_owned(),
-    })
+    }
 }

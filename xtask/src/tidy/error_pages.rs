@@ -5,9 +5,9 @@ use super::tree::Tree;
 
 const FOLDER: &str = "docs/errors/";
 const CRATE: &str = "crates/api/src/";
-const ENUM: &str = "Code";
+const TABLE: &str = "codes";
 
-/// A code as the enum states it.
+/// A code as the table states it.
 struct Code {
     path: String,
     line: usize,
@@ -39,37 +39,43 @@ pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
                 rule: "error-page",
                 what: format!("no error code is called `{name}`"),
                 why: "documents state what is",
-                hint: format!("delete the page, or add the code to `{ENUM}` in {CRATE}"),
+                hint: format!("delete the page, or add the code to the table in {CRATE}"),
             });
         }
     }
     findings
 }
 
+/// The rows `Name = "code", …;` of the table `codes! { … }`.
 fn codes(tree: &Tree) -> Vec<Code> {
     let mut codes = Vec::new();
     for file in tree.rust.iter().filter(|file| file.path.starts_with(CRATE)) {
         for item in &file.shipped.items {
-            let syn::Item::Enum(item) = item else { continue };
-            if item.ident == ENUM {
-                codes.extend(item.variants.iter().map(|variant| Code {
-                    path: file.path.clone(),
-                    line: variant.ident.span().start().line,
-                    text: snake(&variant.ident.to_string()),
-                }));
+            let syn::Item::Macro(item) = item else { continue };
+            if item.mac.path.is_ident(TABLE) {
+                codes.extend(rows(&file.path, item.mac.tokens.clone()));
             }
         }
     }
     codes
 }
 
-fn snake(name: &str) -> String {
-    let mut text = String::new();
-    for character in name.chars() {
-        if character.is_uppercase() && !text.is_empty() {
-            text.push('_');
-        }
-        text.extend(character.to_lowercase());
-    }
-    text
+fn rows(path: &str, tokens: proc_macro2::TokenStream) -> Vec<Code> {
+    let tokens: Vec<proc_macro2::TokenTree> = tokens.into_iter().collect();
+    let row = |row: &[proc_macro2::TokenTree]| {
+        let [
+            proc_macro2::TokenTree::Ident(_),
+            proc_macro2::TokenTree::Punct(_),
+            proc_macro2::TokenTree::Literal(text),
+            ..,
+        ] = row
+        else {
+            return None;
+        };
+        let line = text.span().start().line;
+        Some(Code { path: path.to_owned(), line, text: text.to_string().trim_matches('"').to_owned() })
+    };
+    let ends =
+        |token: &proc_macro2::TokenTree| matches!(token, proc_macro2::TokenTree::Punct(mark) if mark.as_char() == ';');
+    tokens.split(ends).filter_map(row).collect()
 }

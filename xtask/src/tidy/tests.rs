@@ -192,6 +192,7 @@ fn banned_calls_are_seen_as_paths_and_as_imports() {
     }
     assert_eq!(one_file("//! X.\nfn f() { std::env::args(); Command::new(\"git\"); tracker.spawn(g); }\n"), []);
     assert_eq!(one_file("//! X.\n#[cfg(test)]\nmod tests { fn f() { tokio::spawn(g); } }\n"), []);
+    assert_eq!(rules(&[("crates/worker/build.rs", "//! X.\nfn main() { let _ = std::env::var(\"A\"); }\n")]), []);
 }
 
 #[test]
@@ -232,8 +233,19 @@ fn a_file_without_header_an_allow_without_reason_and_a_crate_without_lints_are_n
 }
 
 #[test]
+fn a_crate_with_lints_of_its_own_must_repeat_the_workspace_but_may_deny_instead_of_forbid() {
+    let root =
+        ("Cargo.toml", "[workspace.lints.rust]\nunsafe_code = \"forbid\"\n[workspace.lints.clippy]\ntodo = \"warn\"\n");
+    let own = |lints: &str| rules(&[root, ("crates/a/Cargo.toml", &format!("[package]\nname = \"a\"\n{lints}"))]);
+    assert_eq!(own("[lints.rust]\nunsafe_code = \"deny\"\n[lints.clippy]\ntodo = \"warn\"\n"), []);
+    assert_eq!(own("[lints.rust]\nunsafe_code = \"allow\"\n[lints.clippy]\ntodo = \"warn\"\n"), [("lints", 1)]);
+    assert_eq!(own("[lints.rust]\nunsafe_code = \"deny\"\n[lints.clippy]\n"), [("lints", 1)]);
+}
+
+#[test]
 fn an_error_code_needs_a_page_and_a_page_needs_a_code() {
-    let codes = ("crates/api/src/problem.rs", "//! X.\npub enum Code {\n    NotFound,\n    BudgetExhausted,\n}\n");
+    let table = "//! X.\ncodes! {\n    NotFound = \"not_found\", 404;\n    Budget = \"budget_exhausted\", 402;\n}\n";
+    let codes = ("crates/api/src/error/codes.rs", table);
     let page = |name: &str| (format!("docs/errors/{name}.md"), "why\n");
     let (first, text) = page("not_found");
     let (second, _) = page("budget_exhausted");
