@@ -186,7 +186,8 @@ def verify(site, answers):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bin", required=True)
-    parser.add_argument("--model", help="passed on to `galerne up --model`")
+    test_model = os.environ.get("GALERNE_TEST_MODEL")
+    parser.add_argument("--model", default=test_model and "file://" + test_model, help="passed on to `galerne up --model`")
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--kills", type=int, default=12)

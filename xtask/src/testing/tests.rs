@@ -1,4 +1,4 @@
-use super::steps::{nextest, pytest};
+use super::steps::{nextest, plain, pytest};
 use super::{Tally, counted};
 
 #[test]
@@ -16,6 +16,13 @@ fn the_summary_of_the_python_tests_is_read_with_its_errors() {
     assert_eq!(pytest("41 passed, 2 warnings in 63.20s (0:01:03)"), Some(Tally { passed: 41, failed: 0 }));
     assert_eq!(pytest("collected 12 items"), None);
     assert_eq!(pytest("nothing passed in words"), None);
+}
+
+#[test]
+fn the_closing_line_of_a_script_is_read() {
+    assert_eq!(plain("3 passed, 1 failed"), Some(Tally { passed: 3, failed: 1 }));
+    assert_eq!(plain("3 passed, 1 failed in 2 s"), None);
+    assert_eq!(plain("it passed, nothing failed"), None);
 }
 
 #[test]
