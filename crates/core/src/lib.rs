@@ -1,1 +1,17 @@
-//! Empty until its owner fills it.
+//! The decisions of Galerne: pure functions over the words of `galerne_model`.
+//!
+//! Deliberately absent: clocks, chance, I/O, threads, `async`, floats. `now` is an argument, new ids are
+//! passed in, and effects are returned as values for `control`, `gateway` and `server` to perform.
+#![warn(clippy::wildcard_enum_match_arm, clippy::iter_over_hash_type, clippy::float_arithmetic)]
+
+pub mod authorize;
+
+pub mod admission;
+pub mod budget;
+pub mod rating;
+pub mod routing;
+
+pub mod energy;
+
+//ENDPOINT
+//WHY

@@ -1,0 +1,392 @@
+//! Budgets: hold the worst case before work starts, settle what was used, free the rest.
+//!
+//! Every budget above a request applies, and all of them are checked before any is touched.
+//! INVARIANT: for every budget, settled + unsettled + held ≤ limit, counted in picos, so that not even the
+//! fractions of a micro that rating leaves over can add up to an overspend.
+//! INVARIANT: a [`Hold`] ends exactly once. It cannot be cloned and `settle` and `void` consume it, so a second
+//! settlement does not compile; one that is dropped stays in [`BudgetBook::outstanding`] and is found there.
+//!
+//! ```compile_fail
+//! # use galerne_core::{budget::{BudgetBook, Hold}, rating::Charge};
+//! fn settle_twice(book: &mut BudgetBook, hold: Hold) {
+//!     book.settle(hold, 1, Charge::ZERO);
+//!     book.settle(hold, 2, Charge::ZERO);
+//! }
+//! ```
+//!
+//! A request counts in the period in which it was admitted: [`Hold::admitted_at`], which becomes the
+//! `started_at` of its usage record. It never lies before the period already entered, so a clock that jumps
+//! back cannot spend a month twice.
+//! Deliberately absent: the ledger. What it has settled arrives as a [`Spending`].
+
+use std::collections::BTreeMap;
+
+use galerne_model::ids::{BudgetId, KeyId, ProjectId, TenantId};
+use galerne_model::money::{BudgetPeriod, BudgetSubject, TokenPrice};
+use galerne_model::snapshot::{BudgetEntry, PeriodSpending, Spending};
+use galerne_model::units::{Micros, PICOS_PER_MICRO, Tokens};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use crate::rating::{self, Charge, RatingError, WorkBound};
+
+/// What one gateway holds and has spent since the ledger last spoke.
+#[derive(Debug, Default)]
+pub struct BudgetBook {
+    accounts: BTreeMap<BudgetId, Account>,
+    holds: BTreeMap<u64, Held>,
+    /// By sequence in the gateway's spool.
+    unsettled: BTreeMap<i64, Spent>,
+    next_hold: u64,
+    settled_sequence: i64,
+}
+
+/// Money reserved for one request. Ends by [`BudgetBook::settle`] or [`BudgetBook::void`].
+#[derive(Debug)]
+#[must_use = "a hold that is dropped reserves its money for ever: settle or void it"]
+pub struct Hold {
+    id: u64,
+    amount: Micros,
+    admitted_at: Timestamp,
+}
+
+/// A charge held inside its hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounded {
+    /// What the caller pays: at most the hold.
+    pub charged: Charge,
+    /// What the work cost beyond its hold; the provider bears it.
+    pub overrun: Charge,
+}
+
+/// A hold that has not ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutstandingHold {
+    /// Money it reserves.
+    pub amount: Micros,
+    /// When it was made.
+    pub admitted_at: Timestamp,
+}
+
+/// Why a hold was not given.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HoldError {
+    /// A budget has less left than the request may cost.
+    #[error("{0}")]
+    Refused(Box<BudgetRefused>),
+    /// The ledger has not yet said what was spent under a budget in this period: true for a moment after a
+    /// start and after the turn of a month.
+    #[error("the spending of budget `{name}` is not known yet")]
+    NotLoaded {
+        /// Name of the budget.
+        name: String,
+    },
+    /// The worst case cannot be priced.
+    #[error("the request cannot be priced")]
+    Unpriceable(#[source] RatingError),
+}
+
+/// The numbers behind a refusal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BudgetRefused {
+    /// The budget with the least left.
+    pub budget_id: BudgetId,
+    /// Its name.
+    pub name: String,
+    /// Whose spending it counts.
+    pub subject: BudgetSubject,
+    /// The most that may be spent in the period.
+    pub limit: Micros,
+    /// Spent in the period, rounded up.
+    pub spent: Micros,
+    /// Held for requests in flight.
+    pub held: Micros,
+    /// What the request may cost.
+    pub asked: Micros,
+    /// What is left, rounded down.
+    pub available: Micros,
+    /// The largest `max_tokens` that would be admitted now; absent when not even the prompt fits.
+    pub fits_max_tokens: Option<Tokens>,
+    /// When the budget starts again.
+    pub resets_at: Option<Timestamp>,
+}
+
+#[derive(Debug)]
+struct Account {
+    period_start: Timestamp,
+    period_end: Option<Timestamp>,
+    settled_picos: i128,
+    unsettled_picos: i128,
+    held_picos: i128,
+}
+
+#[derive(Debug)]
+struct Held {
+    amount: Micros,
+    admitted_at: Timestamp,
+    budgets: Vec<BudgetId>,
+}
+
+#[derive(Debug)]
+struct Spent {
+    picos: i128,
+    admitted_at: Timestamp,
+    budgets: Vec<BudgetId>,
+}
+
+/// Start and end of the period of a budget that contains `now`. A `Total` budget has one period without end.
+pub fn period_at(period: BudgetPeriod, now: Timestamp) -> (Timestamp, Option<Timestamp>) {
+    match period {
+        BudgetPeriod::Total => (Timestamp::UNIX_EPOCH, None),
+        BudgetPeriod::Month => {
+            let first = now.to_zoned(TimeZone::UTC).date().first_of_month();
+            let instant = |date: jiff::civil::Date| date.to_zoned(TimeZone::UTC).map(|zoned| zoned.timestamp());
+            let start = instant(first).unwrap_or(Timestamp::MIN);
+            // Fails only in December 9999, the last month there is.
+            let end = first.checked_add(jiff::Span::new().months(1)).and_then(instant).ok();
+            (start, end)
+        }
+    }
+}
+
+/// Whether a budget on `subject` counts a request of this key.
+pub fn applies(subject: &BudgetSubject, tenant: TenantId, project: ProjectId, key: KeyId) -> bool {
+    match subject {
+        BudgetSubject::Tenant { tenant_id } => *tenant_id == tenant,
+        BudgetSubject::Project { project_id } => *project_id == project,
+        BudgetSubject::Key { key_id } => *key_id == key,
+    }
+}
+
+impl Hold {
+    /// Money it reserves.
+    pub fn amount(&self) -> Micros {
+        self.amount
+    }
+
+    /// When the request counts as admitted; the usage record's `started_at`.
+    pub fn admitted_at(&self) -> Timestamp {
+        self.admitted_at
+    }
+
+    /// Splits a charge into what this hold covers and what the provider bears.
+    pub fn bound(&self, charge: Charge) -> Bounded {
+        let picos = charge.in_picos();
+        let covered = picos.clamp(0, micros_in_picos(self.amount));
+        let part = |picos| Charge::from_picos(picos).unwrap_or(Charge::ZERO);
+        Bounded { charged: part(covered), overrun: part(picos - covered) }
+    }
+}
+
+impl BudgetBook {
+    /// An empty book: it grants nothing under a budget until the ledger has spoken.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Reserves the worst case of a request in all `budgets`, or in none of them.
+    pub fn try_hold(
+        &mut self,
+        budgets: &[&BudgetEntry],
+        price: &TokenPrice,
+        work: WorkBound,
+        now: Timestamp,
+    ) -> Result<Hold, HoldError> {
+        let amount = rating::worst_case(price, work).map_err(HoldError::Unpriceable)?;
+        let admitted_at = self.enter_periods(budgets, now)?;
+        let tightest = budgets
+            .iter()
+            .filter_map(|entry| self.accounts.get(&entry.id).map(|account| (account.left_picos(entry.limit), *entry)))
+            .min_by_key(|(left, entry)| (*left, entry.id));
+        if let Some((left, entry)) = tightest
+            && micros_in_picos(amount) > left
+        {
+            return Err(HoldError::Refused(Box::new(self.refusal(entry, left, amount, price, work))));
+        }
+        let ids: Vec<BudgetId> = budgets.iter().map(|entry| entry.id).collect();
+        for id in &ids {
+            if let Some(account) = self.accounts.get_mut(id) {
+                account.held_picos += micros_in_picos(amount);
+            }
+        }
+        let id = self.next_hold;
+        self.next_hold += 1;
+        self.holds.insert(id, Held { amount, admitted_at, budgets: ids });
+        Ok(Hold { id, amount, admitted_at })
+    }
+
+    /// Ends a hold with what was used. `sequence` is the usage record's place in the gateway's spool.
+    ///
+    /// More than the hold is not charged: see [`Hold::bound`].
+    #[expect(clippy::needless_pass_by_value, reason = "consuming the hold is what forbids settling it twice")]
+    pub fn settle(&mut self, hold: Hold, sequence: i64, charge: Charge) {
+        let picos = hold.bound(charge).charged.in_picos();
+        let Some(held) = self.release(hold.id) else { return };
+        // The ledger may have been faster than this call; then it has counted the record already.
+        if sequence > self.settled_sequence {
+            self.spend(sequence, Spent { picos, admitted_at: held.admitted_at, budgets: held.budgets });
+        }
+    }
+
+    /// Ends a hold of a request that cost nothing and leaves no record.
+    #[expect(clippy::needless_pass_by_value, reason = "consuming the hold is what forbids ending it twice")]
+    pub fn void(&mut self, hold: Hold) {
+        self.release(hold.id);
+    }
+
+    /// Counts a record that was in the spool when the gateway started and is not settled yet.
+    pub fn recover(&mut self, sequence: i64, admitted_at: Timestamp, charge: Charge, budgets: Vec<BudgetId>) {
+        if sequence > self.settled_sequence && !self.unsettled.contains_key(&sequence) {
+            self.spend(sequence, Spent { picos: charge.in_picos(), admitted_at, budgets });
+        }
+    }
+
+    /// Takes over what the ledger says. Older news than already known is ignored.
+    pub fn merge(&mut self, spending: &Spending) {
+        if spending.settled_sequence < self.settled_sequence {
+            return;
+        }
+        self.settled_sequence = spending.settled_sequence;
+        let still_unsettled = self.unsettled.split_off(&spending.settled_sequence.saturating_add(1));
+        let settled = std::mem::replace(&mut self.unsettled, still_unsettled);
+        for record in settled.values() {
+            for id in &record.budgets {
+                if let Some(account) = self.accounts.get_mut(id).filter(|a| record.admitted_at >= a.period_start) {
+                    account.unsettled_picos -= record.picos;
+                    account.settled_picos += record.picos;
+                }
+            }
+        }
+        self.accounts.retain(|id, _| spending.spent.contains_key(id));
+        #[expect(clippy::iter_over_hash_type, reason = "each budget is handled alone, so the order does not matter")]
+        for (id, news) in &spending.spent {
+            self.hear(*id, *news);
+        }
+    }
+
+    /// Holds that have not ended, oldest first: exactly the requests in flight, or a hold was lost.
+    pub fn outstanding(&self) -> impl Iterator<Item = OutstandingHold> + '_ {
+        self.holds.values().map(|held| OutstandingHold { amount: held.amount, admitted_at: held.admitted_at })
+    }
+
+    /// Money held and money spent (settled or not, rounded up) in the running period of a budget.
+    pub fn position(&self, budget: BudgetId) -> Option<(Micros, Micros)> {
+        let account = self.accounts.get(&budget)?;
+        Some((picos_up(account.held_picos), picos_up(account.settled_picos + account.unsettled_picos)))
+    }
+
+    /// Says when the request counts as admitted, if every budget's period is known for that moment.
+    fn enter_periods(&self, budgets: &[&BudgetEntry], now: Timestamp) -> Result<Timestamp, HoldError> {
+        let accounts = || budgets.iter().map(|entry| (entry, self.accounts.get(&entry.id)));
+        let starts = accounts().filter_map(|(_, account)| account.map(|account| account.period_start));
+        let admitted_at = starts.fold(now, Timestamp::max);
+        for (entry, account) in accounts() {
+            let running = account.is_some_and(|account| account.period_end.is_none_or(|end| admitted_at < end));
+            if !running {
+                return Err(HoldError::NotLoaded { name: entry.name.clone() });
+            }
+        }
+        Ok(admitted_at)
+    }
+
+    fn hear(&mut self, id: BudgetId, news: PeriodSpending) {
+        let settled = micros_in_picos(news.spent);
+        match self.accounts.get_mut(&id) {
+            Some(account) if account.period_start == news.period_start => account.settled_picos = settled,
+            // A clock that jumped back speaks of a period that is over. `Total` budgets begin at the epoch.
+            Some(account) if news.period_start < account.period_start && news.period_start != Timestamp::UNIX_EPOCH => {
+            }
+            Some(_) | None => self.open(id, news, settled),
+        }
+    }
+
+    /// Begins a period: only what was admitted in it counts.
+    fn open(&mut self, id: BudgetId, news: PeriodSpending, settled_picos: i128) {
+        let PeriodSpending { period_start, period_end, spent: _ } = news;
+        let counts = |at: Timestamp, budgets: &[BudgetId]| at >= period_start && budgets.contains(&id);
+        let held = self.holds.values().filter(|held| counts(held.admitted_at, &held.budgets));
+        let unsettled = self.unsettled.values().filter(|spent| counts(spent.admitted_at, &spent.budgets));
+        let account = Account {
+            period_start,
+            period_end,
+            settled_picos,
+            unsettled_picos: unsettled.map(|spent| spent.picos).sum(),
+            held_picos: held.map(|held| micros_in_picos(held.amount)).sum(),
+        };
+        self.accounts.insert(id, account);
+    }
+
+    fn release(&mut self, id: u64) -> Option<Held> {
+        let held = self.holds.remove(&id)?;
+        for budget in &held.budgets {
+            if let Some(account) = self.accounts.get_mut(budget).filter(|a| held.admitted_at >= a.period_start) {
+                account.held_picos -= micros_in_picos(held.amount);
+            }
+        }
+        Some(held)
+    }
+
+    fn spend(&mut self, sequence: i64, spent: Spent) {
+        for budget in &spent.budgets {
+            if let Some(account) = self.accounts.get_mut(budget).filter(|a| spent.admitted_at >= a.period_start) {
+                account.unsettled_picos += spent.picos;
+            }
+        }
+        if !spent.budgets.is_empty() {
+            self.unsettled.insert(sequence, spent);
+        }
+    }
+
+    fn refusal(
+        &self,
+        entry: &BudgetEntry,
+        left: i128,
+        asked: Micros,
+        price: &TokenPrice,
+        work: WorkBound,
+    ) -> BudgetRefused {
+        let (held, spent) = self.position(entry.id).unwrap_or_default();
+        let available = i64::try_from(left.max(0) / i128::from(PICOS_PER_MICRO)).unwrap_or(i64::MAX);
+        BudgetRefused {
+            budget_id: entry.id,
+            name: entry.name.clone(),
+            subject: entry.subject,
+            limit: entry.limit,
+            spent,
+            held,
+            asked,
+            available: Micros(available),
+            fits_max_tokens: rating::largest_completion(price, work, Micros(available)),
+            resets_at: self.accounts.get(&entry.id).and_then(|account| account.period_end),
+        }
+    }
+}
+
+impl Account {
+    fn left_picos(&self, limit: Micros) -> i128 {
+        micros_in_picos(limit) - self.settled_picos - self.unsettled_picos - self.held_picos
+    }
+}
+
+impl std::fmt::Display for BudgetRefused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { name, limit, spent, held, asked, .. } = self;
+        let (limit, spent, held, asked) = (limit.euros(), spent.euros(), held.euros(), asked.euros());
+        write!(
+            f,
+            "budget `{name}` has {limit} €, of which {spent} € are spent and {held} € held; this request may cost {asked} €"
+        )
+    }
+}
+
+fn micros_in_picos(micros: Micros) -> i128 {
+    i128::from(micros.0) * i128::from(PICOS_PER_MICRO)
+}
+
+fn picos_up(picos: i128) -> Micros {
+    let unit = i128::from(PICOS_PER_MICRO);
+    Micros(i64::try_from((picos + unit - 1).div_euclid(unit)).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests;
