@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import time
 
-import httpx
+import httpx2
 import openai
 import pytest
 from mistralai.client import Mistral
@@ -41,7 +41,7 @@ class Site:
         self.wait_for(ready_file)
         ready = json.loads(ready_file.read_text())
         self.url, self.api_key, self.endpoint = ready["url"].rstrip("/"), ready["api_key"], ready["endpoint"]
-        self.http = httpx.Client(
+        self.http = httpx2.Client(
             base_url=self.url, headers={"Authorization": f"Bearer {self.api_key}"}, timeout=60, trust_env=False
         )
 
