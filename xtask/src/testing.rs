@@ -69,10 +69,10 @@ fn perform(root: &Path, step: &Step) -> Result<Outcome> {
     let started = Instant::now();
     let tally = match &step.counted {
         Counted::Tidy => one(tidy::run(root, tidy::Show::Failures)?),
-        Counted::AsOne => one(execute(root, step)?.0),
+        Counted::AsOne => one(execute(root, step, None)?.0),
         Counted::BySummary(read) => {
-            let (succeeded, summary) = execute(root, step)?;
-            counted(succeeded, summary.as_deref().and_then(read))
+            let (succeeded, tally) = execute(root, step, Some(*read))?;
+            counted(succeeded, tally)
         }
     };
     Ok(Outcome { title: step.title, duration: started.elapsed(), tally })
@@ -83,8 +83,7 @@ fn one(succeeded: bool) -> Tally {
 }
 
 /// A runner that ends badly without counting a failure has failed once: it did not build, or was killed.
-fn counted(succeeded: bool, tally: Option<Tally>) -> Tally {
-    let tally = tally.unwrap_or_default();
+fn counted(succeeded: bool, tally: Tally) -> Tally {
     let nothing_ran = tally.passed == 0;
     if (succeeded && !nothing_ran) || tally.failed > 0 {
         return tally;
@@ -92,36 +91,31 @@ fn counted(succeeded: bool, tally: Option<Tally>) -> Tally {
     Tally { passed: tally.passed, failed: 1 }
 }
 
-/// Runs the step's commands one after the other; passes their output on, and keeps the last line that the step's
-/// reader understands.
-fn execute(root: &Path, step: &Step) -> Result<(bool, Option<String>)> {
-    let mut summary = None;
+/// Runs the step's commands one after the other, passes their output on, and adds up the summaries in it.
+fn execute(root: &Path, step: &Step, read: Option<fn(&str) -> Option<Tally>>) -> Result<(bool, Tally)> {
+    let mut tally = Tally::default();
     for words in &step.commands {
         println!("   {}", words.join(" "));
         let (program, arguments) = words.split_first().context("a command has a program")?;
-        let mut command = Command::new(program);
-        command.args(arguments).current_dir(root).envs(step.environment.iter().map(|(name, value)| (*name, value)));
-        // The runner's own cargo settings would make cargo rebuild what `make` has built.
-        command.env_remove("CARGO").env_remove("CARGO_MANIFEST_DIR").env_remove("CARGO_PKG_VERSION");
         let (reader, writer) = std::io::pipe().context("make a pipe")?;
-        command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir(root).stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+        command.envs(step.environment.iter().map(|(name, value)| (*name, value)));
         let mut child = command.spawn().with_context(|| format!("start {program}"))?;
+        // Our copies of the writing end, or the reader would never see the end.
         drop(command);
         for line in BufReader::new(reader).split(b'\n') {
             let line = String::from_utf8_lossy(&line.context("read output")?).into_owned();
             println!("{line}");
-            if let Counted::BySummary(read) = &step.counted
-                && read(&line).is_some()
-            {
-                summary = Some(line);
-            }
+            let counts = read.and_then(|read| read(&line)).unwrap_or_default();
+            tally = Tally { passed: tally.passed + counts.passed, failed: tally.failed + counts.failed };
         }
         std::io::stdout().flush().context("write output")?;
         if !child.wait().context("wait for the command")?.success() {
-            return Ok((false, summary));
+            return Ok((false, tally));
         }
     }
-    Ok((true, summary))
+    Ok((true, tally))
 }
 
 /// Prints durations and the closing line.

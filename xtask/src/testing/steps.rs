@@ -30,6 +30,7 @@ const LINTS: &str = "lints";
 const BUILD: &str = "build";
 const TESTS: &str = "tests";
 const PYTHON_SETUP: &str = "python";
+const EXAMPLES: &str = "examples in documentation";
 const CLIENTS: &str = "clients";
 const CAMPAIGN: &str = "exactly-once campaign";
 const DENY: &str = "cargo-deny";
@@ -47,7 +48,8 @@ const ENGINE: [&str; 2] = ["--features", "galerne-worker/llama"];
 
 /// What is run at `extent`.
 pub(super) fn all(root: &Path, extent: Extent) -> Vec<Step> {
-    let mut steps = vec![format(), tidy(), python(), build(), tests(extent), clients(), campaign(extent), lints()];
+    let mut steps = vec![format(), tidy(), python(), build(), tests(extent), examples(), clients()];
+    steps.extend([campaign(extent), lints()]);
     if extent == Extent::Full {
         steps.push(deny());
     }
@@ -86,6 +88,12 @@ fn tests(extent: Extent) -> Step {
         vec!["cargo", "nextest", "run", "--workspace", "--locked", "--no-fail-fast", "--profile", profile];
     command.extend(ENGINE);
     step(TESTS, &[BUILD], vec![command], Counted::BySummary(nextest))
+}
+
+/// Some of them must not compile: that is how the compiler's part of a guarantee is tested.
+fn examples() -> Step {
+    let command = vec!["cargo", "test", "--doc", "--workspace", "--locked", "--quiet"];
+    step(EXAMPLES, &[BUILD], vec![command], Counted::BySummary(doc))
 }
 
 /// The Python packages that the clients' tests use, and the model that all tests use.
@@ -149,6 +157,13 @@ pub(super) fn plain(line: &str) -> Option<Tally> {
     let (passed, failed) = line.trim().split_once(" passed, ")?;
     let failed = failed.strip_suffix(" failed")?;
     Some(Tally { passed: passed.parse().ok()?, failed: failed.parse().ok()? })
+}
+
+/// `test result: ok. 3 passed; 1 failed; 0 ignored; …`
+pub(super) fn doc(line: &str) -> Option<Tally> {
+    let (_, counts) = line.trim().strip_prefix("test result: ")?.split_once(". ")?;
+    let counts = counts.replace(';', ",");
+    Some(Tally { passed: count_before(&counts, "passed")?, failed: count_before(&counts, "failed")? })
 }
 
 /// `2 failed, 10 passed in 1.23s`

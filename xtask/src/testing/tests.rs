@@ -1,4 +1,4 @@
-use super::steps::{nextest, plain, pytest};
+use super::steps::{doc, nextest, plain, pytest};
 use super::{Tally, counted};
 
 #[test]
@@ -19,6 +19,13 @@ fn the_summary_of_the_python_tests_is_read_with_its_errors() {
 }
 
 #[test]
+fn the_results_of_examples_in_documentation_are_read() {
+    let line = "test result: ok. 3 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.33s";
+    assert_eq!(doc(line), Some(Tally { passed: 3, failed: 1 }));
+    assert_eq!(doc("test src/lib.rs - (line 3) ... ok"), None);
+}
+
+#[test]
 fn the_closing_line_of_a_script_is_read() {
     assert_eq!(plain("3 passed, 1 failed"), Some(Tally { passed: 3, failed: 1 }));
     assert_eq!(plain("3 passed, 1 failed in 2 s"), None);
@@ -27,9 +34,10 @@ fn the_closing_line_of_a_script_is_read() {
 
 #[test]
 fn a_runner_that_ends_badly_or_runs_nothing_counts_as_one_failure() {
-    assert_eq!(counted(false, None), Tally { passed: 0, failed: 1 });
-    assert_eq!(counted(true, Some(Tally::default())), Tally { passed: 0, failed: 1 });
-    assert_eq!(counted(false, Some(Tally { passed: 3, failed: 0 })), Tally { passed: 3, failed: 1 });
-    assert_eq!(counted(false, Some(Tally { passed: 3, failed: 2 })), Tally { passed: 3, failed: 2 });
-    assert_eq!(counted(true, Some(Tally { passed: 3, failed: 0 })), Tally { passed: 3, failed: 0 });
+    let of = |passed, failed| Tally { passed, failed };
+    assert_eq!(counted(false, of(0, 0)), of(0, 1));
+    assert_eq!(counted(true, of(0, 0)), of(0, 1));
+    assert_eq!(counted(false, of(3, 0)), of(3, 1));
+    assert_eq!(counted(false, of(3, 2)), of(3, 2));
+    assert_eq!(counted(true, of(3, 0)), of(3, 0));
 }
