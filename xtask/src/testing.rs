@@ -101,6 +101,8 @@ fn execute(root: &Path, step: &Step, read: Option<fn(&str) -> Option<Tally>>) ->
         let mut command = Command::new(program);
         command.args(arguments).current_dir(root).stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
         command.envs(step.environment.iter().map(|(name, value)| (*name, value)));
+        // Set by `cargo run` for xtask alone; with it, a program that cannot find its libraries would find them here.
+        command.env_remove("LD_LIBRARY_PATH");
         let mut child = command.spawn().with_context(|| format!("start {program}"))?;
         // Our copies of the writing end, or the reader would never see the end.
         drop(command);
