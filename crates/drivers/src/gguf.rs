@@ -6,6 +6,7 @@
 
 mod bounded;
 mod facts;
+mod model_facts;
 mod quantisation;
 #[cfg(test)]
 mod tests;

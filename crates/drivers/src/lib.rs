@@ -2,5 +2,8 @@
 //!
 //! Deliberately absent: SQL, decisions, and the environment (`std::env` is read by whoever owns the configuration).
 
+pub mod engine;
 pub mod fetch;
 pub mod gguf;
+pub mod grid;
+mod tls;

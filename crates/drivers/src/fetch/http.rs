@@ -31,10 +31,7 @@ const CHUNKS_MAX: usize = 16;
 
 /// A client for model sources and package indexes.
 pub(super) fn client(settings: &FetchSettings) -> Result<Client, FetchError> {
-    if rustls::crypto::CryptoProvider::get_default().is_none() {
-        // Losing the race to another caller means there is one now, which is all that is wanted.
-        drop(rustls::crypto::ring::default_provider().install_default());
-    }
+    crate::tls::install_provider();
     let mut builder = Client::builder()
         .user_agent(concat!("galerne/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)
