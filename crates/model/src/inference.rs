@@ -165,7 +165,7 @@ pub struct EndpointSpec {
     /// Prices for this endpoint; absent means the price book's entry for its model, else its default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub price: Option<crate::money::TokenPrice>,
-    /// Takes no new requests.
+    /// Takes no new requests; its replicas finish theirs and give their memory back.
     #[serde(default)]
     pub paused: bool,
 }
@@ -259,8 +259,6 @@ pub enum EndpointState {
     Degraded,
     /// Paused by a person.
     Paused,
-    /// Being deleted.
-    Deleting,
 }
 
 /// One engine, as decided by the endpoint loop.
@@ -270,8 +268,10 @@ pub enum EndpointState {
 pub struct ReplicaSpec {
     /// The endpoint it serves.
     pub endpoint_id: EndpointId,
-    /// The endpoint's generation it was made from; another generation means it is replaced.
+    /// The endpoint's generation it was made from.
     pub endpoint_generation: i64,
+    /// What it was started from; an endpoint that asks for another backend gets other replicas.
+    pub backend: Backend,
     /// Its index, or the position of its URL.
     pub index: u32,
     /// The node it runs on; absent for external servers.

@@ -42,6 +42,10 @@ pub const RESTART_BACKOFF_MAX_MS: u64 = 60_000;
 pub const REPLICA_START_DEADLINE_MS: u64 = 600_000;
 /// Time a worker has to finish its requests after it is told to stop.
 pub const REPLICA_STOP_GRACE_MS: u64 = 20_000;
+/// A running worker whose probes fail for this long is restarted: longer than any batch blocks it.
+pub const REPLICA_UNREADY_MAX_MS: u64 = 30_000;
+/// A replica that was ready for this long has its restarts forgotten.
+pub const REPLICA_STABLE_MS: u64 = 600_000;
 /// Replicas of one endpoint on one node.
 pub const REPLICAS_MAX: u32 = 16;
 /// Readiness probes of running replicas.

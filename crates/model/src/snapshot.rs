@@ -157,6 +157,8 @@ pub struct Spending {
 pub struct PeriodSpending {
     /// Start of the period: a record counts in the period in which its request was admitted (`started_at`).
     pub period_start: Timestamp,
+    /// When the period ends; absent when never. From then on nothing is granted until the next period is published.
+    pub period_end: Option<Timestamp>,
     /// Micros settled, the picos of all its records rounded up.
     pub spent: Micros,
 }
