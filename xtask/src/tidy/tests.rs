@@ -203,7 +203,7 @@ fn an_exception_holds_where_it_is_listed_and_a_stale_one_is_named() {
     assert_eq!(rules(&[code, ("xtask/allowed.toml", &listed)]), []);
     let elsewhere = entry("crates/cli/src/chat.rs");
     assert_eq!(rules(&[code, ("xtask/allowed.toml", &elsewhere)]), [("ban", 2), ("allowed", 1)]);
-    let many = listed.clone() + &elsewhere.repeat(24);
+    let many = listed + &elsewhere.repeat(24);
     assert!(rules(&[code, ("xtask/allowed.toml", &many)]).iter().filter(|(rule, _)| *rule == "allowed").count() > 24);
 }
 
