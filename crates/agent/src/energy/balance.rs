@@ -1,0 +1,165 @@
+//! The difference between two looks: pure arithmetic on integers.
+
+use galerne_model::ledger::EnergyMethod;
+use galerne_model::units::Millijoules;
+use jiff::Timestamp;
+
+use super::counters::{Counters, PackageCounter};
+use super::{EnergySample, PowerModel};
+use crate::gpus::GpuCounter;
+
+/// Wall and monotonic clocks differ by less than this unless someone set the time: clock discipline slews at most
+/// 0.05 %, 5 ms in a 10 s interval.
+const JUMP_NANOS: i128 = 1_000_000_000;
+/// No processor package draws more (the largest servers are below 1 kW); a difference above it is not believed.
+const PACKAGE_MILLIWATTS_MAX: i128 = 2_000_000;
+/// No GPU draws more; likewise.
+const GPU_MILLIWATTS_MAX: i128 = 3_000_000;
+
+/// Energy that is not yet a whole millijoule, in picojoules (milliwatts × nanoseconds).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Balance {
+    picojoules: i128,
+}
+
+/// Picojoules in one millijoule.
+const PICOJOULES_PER_MILLIJOULE: i128 = 1_000_000_000;
+/// Picojoules in one microjoule.
+const PICOJOULES_PER_MICROJOULE: i128 = 1_000_000;
+
+/// One part of the node's energy.
+struct Share {
+    picojoules: i128,
+    source: &'static str,
+    is_measured: bool,
+    words: String,
+}
+
+/// Energy between two looks, and what rounding left for the next.
+pub(super) fn between(before: &Counters, after: &Counters, model: &PowerModel, carry: Balance) -> (EnergySample, Balance) {
+    let awake_nanos = (after.at.awake_nanos - before.at.awake_nanos).max(0);
+    let passed_nanos = (after.at.since_boot_nanos - before.at.since_boot_nanos).max(awake_nanos);
+    let busy_cpu_micros = busy(before, after, model, awake_nanos);
+    let mut shares = gpu_shares(before, after, awake_nanos);
+    shares.push(processor_share(before, after, model, awake_nanos, busy_cpu_micros));
+    let total = shares.iter().map(|share| share.picojoules).sum::<i128>() + carry.picojoules;
+    let millijoules = i64::try_from(total / PICOJOULES_PER_MILLIJOULE).unwrap_or(i64::MAX);
+    let mut sources: Vec<_> = shares.iter().map(|share| share.source).collect();
+    sources.sort_unstable();
+    sources.dedup();
+    let is_measured = shares.iter().all(|share| share.is_measured);
+    let (started_at, ended_at, clock_jump_ms) = interval(before, after, passed_nanos);
+    let sample = EnergySample {
+        started_at,
+        ended_at,
+        millijoules: Millijoules(millijoules),
+        method: if is_measured { EnergyMethod::Measured } else { EnergyMethod::Estimated },
+        busy_cpu_micros,
+        sources,
+        explanation: shares.into_iter().map(|share| share.words).collect::<Vec<_>>().join("; "),
+        clock_jump_ms,
+        suspended_ms: i64::try_from((passed_nanos - awake_nanos) / 1_000_000).unwrap_or(i64::MAX),
+    };
+    (sample, Balance { picojoules: total % PICOJOULES_PER_MILLIJOULE })
+}
+
+/// Intervals follow each other without gap or overlap; when the wall clock was set, this one is laid out backwards from
+/// the new time, so that its length stays true.
+fn interval(before: &Counters, after: &Counters, passed_nanos: i128) -> (Timestamp, Timestamp, i64) {
+    let wall_nanos = after.at.wall.as_nanosecond() - before.at.wall.as_nanosecond();
+    let jump_nanos = wall_nanos - passed_nanos;
+    if jump_nanos.abs() < JUMP_NANOS && wall_nanos >= 0 {
+        return (before.at.wall, after.at.wall, 0);
+    }
+    let started_at = Timestamp::from_nanosecond(after.at.wall.as_nanosecond() - passed_nanos).unwrap_or(after.at.wall);
+    (started_at, after.at.wall, i64::try_from(jump_nanos / 1_000_000).unwrap_or(i64::MAX))
+}
+
+/// Busy time, at most what the processors had. The kernel's sum can fall back a little when a processor goes offline.
+fn busy(before: &Counters, after: &Counters, model: &PowerModel, awake_nanos: i128) -> i64 {
+    let (Some(old), Some(new)) = (before.busy_cpu_micros, after.busy_cpu_micros) else { return 0 };
+    // One tick per processor may belong to the time before.
+    let most = (awake_nanos / 1_000 + 10_000) * i128::from(model.cpu_count.max(1));
+    (new - old).clamp(0, i64::try_from(most).unwrap_or(i64::MAX))
+}
+
+fn processor_share(
+    before: &Counters,
+    after: &Counters,
+    model: &PowerModel,
+    awake_nanos: i128,
+    busy_cpu_micros: i64,
+) -> Share {
+    let most = (PACKAGE_MILLIWATTS_MAX * awake_nanos).max(PICOJOULES_PER_MILLIJOULE);
+    let counted: Option<Vec<i128>> = after
+        .packages
+        .iter()
+        .map(|(zone, new)| {
+            let microjoules = package_difference(before.packages.get(zone)?, new)?;
+            let picojoules = i128::from(microjoules) * PICOJOULES_PER_MICROJOULE;
+            (picojoules <= most).then_some(picojoules)
+        })
+        .collect();
+    match counted {
+        Some(parts) if !parts.is_empty() && before.packages.len() == after.packages.len() => Share {
+            picojoules: parts.iter().sum(),
+            source: "rapl",
+            is_measured: true,
+            words: format!("processors: {} RAPL package counter(s)", parts.len()),
+        },
+        _ => Share {
+            picojoules: i128::from(model.idle.0) * awake_nanos
+                + i128::from(model.active_per_cpu.0) * i128::from(busy_cpu_micros) * 1_000,
+            source: "estimate",
+            is_measured: false,
+            words: format!("processors and memory: {}", model.words),
+        },
+    }
+}
+
+/// Microjoules between two values of a counter that starts again from 0. Nothing when the counter is another one.
+fn package_difference(old: &PackageCounter, new: &PackageCounter) -> Option<u64> {
+    if old.max_microjoules != new.max_microjoules || old.microjoules > old.max_microjoules {
+        return None;
+    }
+    match new.microjoules.checked_sub(old.microjoules) {
+        Some(difference) => Some(difference),
+        None => (old.max_microjoules - old.microjoules).checked_add(new.microjoules),
+    }
+}
+
+fn gpu_shares(before: &Counters, after: &Counters, awake_nanos: i128) -> Vec<Share> {
+    let most = (GPU_MILLIWATTS_MAX * awake_nanos).max(PICOJOULES_PER_MILLIJOULE);
+    after
+        .gpus
+        .values()
+        .map(|new| match gpu_difference(before.gpus.get(&new.uuid), new) {
+            Some((picojoules, is_measured)) if picojoules <= most => Share {
+                picojoules,
+                source: "nvml",
+                is_measured,
+                words: if is_measured {
+                    "GPU: NVML energy counter".to_owned()
+                } else {
+                    "GPU: NVML energy counter since it was reset, a lower bound".to_owned()
+                },
+            },
+            _ => Share {
+                picojoules: i128::from(new.power_milliwatts.unwrap_or(0)) * awake_nanos,
+                source: "nvml",
+                is_measured: false,
+                words: "GPU: its power now, times the interval".to_owned(),
+            },
+        })
+        .collect()
+}
+
+/// Picojoules of one GPU. A counter that fell was reset with its driver: what it shows has been used since, at least.
+fn gpu_difference(old: Option<&GpuCounter>, new: &GpuCounter) -> Option<(i128, bool)> {
+    let new = new.energy_millijoules?;
+    let old = old?.energy_millijoules?;
+    match new.checked_sub(old) {
+        Some(difference) => Some((i128::from(difference) * PICOJOULES_PER_MILLIJOULE, true)),
+        None => Some((i128::from(new) * PICOJOULES_PER_MILLIJOULE, false)),
+    }
+}
