@@ -13,5 +13,5 @@ pub mod routing;
 
 pub mod energy;
 
-//ENDPOINT
+pub mod endpoint;
 //WHY
