@@ -22,6 +22,7 @@ mod names;
 mod sizes;
 mod spdx;
 mod tree;
+mod unused;
 
 #[cfg(test)]
 mod tests;
@@ -89,12 +90,14 @@ pub(crate) fn check(root: &Path) -> Result<Report> {
     let packages = metadata::read(root)?;
     report.failures.extend(graph::check(&packages, &tree));
     report.failures.extend(dependencies::check(&packages, &tree)?);
+    report.failures.extend(unused::check(&packages, &tree));
+    report.failures = allowed::read(&tree)?.filter(report.failures);
     report.failures.sort();
     report.warnings.sort();
     Ok(report)
 }
 
-/// The rules that need only files.
+/// The rules that need only files, exceptions not yet taken out.
 pub(crate) fn check_files(tree: &Tree) -> Result<Report> {
     let mut report = sizes::check(tree);
     report.failures.extend(tree.unparsed());
@@ -104,9 +107,7 @@ pub(crate) fn check_files(tree: &Tree) -> Result<Report> {
     report.failures.extend(error_pages::check(tree));
     report.failures.extend(leaks::check(tree));
     report.failures.extend(documents::check(tree));
-    let bans = bans::check(tree);
-    let list = allowed::read(tree)?;
-    report.failures.extend(list.filter(bans));
+    report.failures.extend(bans::check(tree));
     report.failures.sort();
     Ok(report)
 }

@@ -1,4 +1,4 @@
-//! `xtask/allowed.toml`: the places where a ban does not hold, each with its reason. The list may only shrink.
+//! `xtask/allowed.toml`: the places where a rule does not hold, each with its reason. The list may only shrink.
 
 use anyhow::{Context, Result};
 
@@ -8,7 +8,7 @@ use super::tree::Tree;
 const PATH: &str = "xtask/allowed.toml";
 
 /// Entries the list may hold. Lower it when one is removed; raising it is what a review must refuse.
-const CEILING: usize = 24;
+pub(crate) const CEILING: usize = 24;
 
 /// The parsed list.
 #[derive(Debug, Default)]
