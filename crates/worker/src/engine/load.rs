@@ -1,0 +1,192 @@
+//! Back ends, model and context: loaded, checked and described, or refused with the reason.
+
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use llama_cpp_2::context::LlamaContext;
+use llama_cpp_2::context::params::{LlamaContextParams, LlamaPoolingType};
+use llama_cpp_2::llama_backend::{LlamaBackend, load_backends_from_path};
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::model::params::LlamaModelParams;
+use llama_cpp_2::token::LlamaToken;
+
+use super::{Processor, Settings, native};
+use crate::gguf::Header;
+use crate::limits;
+use crate::loaded::{Loaded, Task};
+use crate::prefix::Slots;
+use crate::refusal::Refusal;
+use crate::template::ChatTemplate;
+use crate::vocabulary::Vocabulary;
+
+/// A model in memory. The back end must outlive it.
+pub(super) struct Opened {
+    pub(super) model: Arc<LlamaModel>,
+    backend: LlamaBackend,
+    backend_name: String,
+}
+
+/// Loads back ends and model.
+pub(super) fn open(settings: &Settings) -> Result<Opened, Refusal> {
+    native::report_aborts();
+    llama_cpp_2::send_logs_to_tracing(llama_cpp_2::LogOptions::default());
+    let backend_name = backends(settings.processor)?;
+    let backend = LlamaBackend::init().map_err(|e| failed("the back end cannot be initialised", &e))?;
+    let model = LlamaModel::load_from_file(&backend, &settings.model, &LlamaModelParams::default()).map_err(|e| {
+        Refusal::new(
+            "engine_load",
+            format!("llama.cpp cannot load `{}`: {e}", settings.model.display()),
+            "the log on stderr says which part it does not know; try another quantisation or a newer Galerne",
+        )
+    })?;
+    Ok(Opened { model: Arc::new(model), backend, backend_name })
+}
+
+/// Loads the back ends beside the executable and checks that the processor's wide instructions are used.
+pub fn backends(processor: Processor) -> Result<String, Refusal> {
+    let directory = backend_directory()?;
+    load_backends_from_path(&directory);
+    let features = native::cpu_features();
+    if features.is_empty() {
+        return Err(Refusal::new(
+            "engine_backend",
+            format!("no back end for this processor was found in `{}`", directory.display()),
+            "the libraries named libggml-cpu-* must lie beside galerne-worker: make",
+        ));
+    }
+    let variant = native::cpu_variant().unwrap_or_else(|| "cpu".into());
+    let wide = if cfg!(target_arch = "aarch64") { ["NEON", "DOTPROD"].as_slice() } else { ["AVX2"].as_slice() };
+    let missing: Vec<&str> = wide.iter().copied().filter(|name| !features.iter().any(|f| f == name)).collect();
+    if processor == Processor::Wide && !missing.is_empty() {
+        return Err(Refusal::new(
+            "engine_baseline_cpu",
+            format!(
+                "the CPU variant `{variant}` runs without {}; it would be five to ten times slower than this engine can be",
+                missing.join(" and ")
+            ),
+            "use a machine whose processor has them and keep all libggml-cpu-* libraries beside galerne-worker, or accept \
+             it with --allow-baseline",
+        ));
+    }
+    Ok(variant)
+}
+
+/// Libraries lie beside the executable, or in `engine/` beside it.
+fn backend_directory() -> Result<PathBuf, Refusal> {
+    let executable = std::env::current_exe().map_err(|e| failed("the executable's own path is unknown", &e))?;
+    let own = executable.parent().unwrap_or(Path::new("/")).to_path_buf();
+    let inner = own.join("engine");
+    Ok(if has_cpu_backend(&inner) { inner } else { own })
+}
+
+fn has_cpu_backend(directory: &Path) -> bool {
+    std::fs::read_dir(directory).is_ok_and(|entries| {
+        entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with("libggml-cpu"))
+    })
+}
+
+/// A context for the task.
+///
+/// Generation: one pool of cells for all sequences. Only there can part of a sequence be shared with another, and decode
+/// steps of any set of sequences stay one batch; the price, masked cells that attention skips, is small.
+/// Embeddings: each step is computed from nothing, so the cache is one step long.
+pub(super) fn context<'m>(opened: &'m Opened, settings: &Settings) -> Result<LlamaContext<'m>, Refusal> {
+    let threads = i32::try_from(settings.threads).unwrap_or(i32::MAX);
+    let base = LlamaContextParams::default().with_n_threads(threads).with_n_threads_batch(threads).with_no_perf(true);
+    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let parameters = match settings.task {
+        Task::Generate => base
+            .with_n_ctx(NonZeroU32::new(number(settings.context * settings.sequences)))
+            .with_n_batch(number(limits::STEP_TOKENS))
+            .with_n_ubatch(number(limits::STEP_TOKENS))
+            .with_n_seq_max(number(Slots::count(settings.sequences)))
+            .with_kv_unified(true),
+        Task::Embed => base
+            .with_n_ctx(NonZeroU32::new(number(settings.context)))
+            .with_n_batch(number(settings.context))
+            // An encoder sees its whole text at once: no smaller parts.
+            .with_n_ubatch(number(settings.context))
+            .with_n_seq_max(number(settings.sequences))
+            .with_kv_unified(true)
+            .with_pooling_type(pooling(&opened.model))
+            .with_embeddings(true),
+    };
+    opened.model.new_context(&opened.backend, parameters).map_err(|e| {
+        Refusal::new(
+            "engine_context",
+            format!("llama.cpp cannot create a context: {e}"),
+            "the log on stderr has the reason; lower --context or --sequences",
+        )
+    })
+}
+
+/// The model's own way of pooling, or the mean for models that were not made for embeddings.
+fn pooling(model: &LlamaModel) -> LlamaPoolingType {
+    let named = model.meta_val_str("general.architecture").ok().and_then(|architecture| {
+        let kind = model.meta_val_str(&format!("{architecture}.pooling_type")).ok()?;
+        kind.parse::<u32>().ok().filter(|&kind| kind != 0)
+    });
+    if named.is_some() { LlamaPoolingType::Unspecified } else { LlamaPoolingType::Mean }
+}
+
+/// What the HTTP side needs to know of the model.
+pub(super) fn describe(
+    opened: &Opened,
+    settings: &Settings,
+    header: &Header,
+    load_ms: u64,
+) -> Result<Loaded, Refusal> {
+    let vocabulary = LlamaVocabulary { model: Arc::clone(&opened.model) };
+    let bos = vocabulary.special_text(opened.model.vocab().bos());
+    let eos = vocabulary.special_text(opened.model.vocab().eos());
+    let template = header.chat_template.as_deref().map(|source| ChatTemplate::new(source, bos.clone(), eos)).transpose();
+    let template = template.map_err(|e| {
+        Refusal::new(
+            "model_template",
+            format!("the chat template of `{}` cannot be used: {e}", settings.model.display()),
+            "report the model: its Jinja template uses what Galerne does not know",
+        )
+    })?;
+    Ok(Loaded {
+        vocabulary: Arc::new(vocabulary),
+        template,
+        bos,
+        backend: opened.backend_name.clone(),
+        context: settings.context,
+        load_ms,
+    })
+}
+
+struct LlamaVocabulary {
+    model: Arc<LlamaModel>,
+}
+
+impl LlamaVocabulary {
+    fn special_text(&self, token: LlamaToken) -> String {
+        if token.0 < 0 {
+            return String::new();
+        }
+        String::from_utf8_lossy(&self.model.vocab().token_to_piece(token, true, None)).into_owned()
+    }
+}
+
+impl std::fmt::Debug for LlamaVocabulary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LlamaVocabulary").field("size", &self.size()).finish()
+    }
+}
+
+impl Vocabulary for LlamaVocabulary {
+    fn tokenize(&self, text: &str, special: bool) -> Vec<i32> {
+        self.model.vocab().tokenize(text.as_bytes(), special, true).into_iter().map(|token| token.0).collect()
+    }
+
+    fn size(&self) -> usize {
+        usize::try_from(self.model.n_vocab()).unwrap_or(0)
+    }
+}
+
+fn failed(what: &str, why: &dyn std::error::Error) -> Refusal {
+    Refusal::new("engine_load", format!("{what}: {why}"), "the log on stderr has the details")
+}

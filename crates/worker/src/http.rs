@@ -1,0 +1,155 @@
+//! The worker's OpenAI-speaking port: parse, check, tokenise, hand to the engine, write what comes back.
+//! One thread serves all of it. INVARIANT: a dropped reply closes the request's channel, which is how a client that leaves
+//! stops the engine's work.
+
+mod complete;
+mod embed;
+mod problem;
+mod read;
+mod write;
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use axum::Json;
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use galerne_api::openai::{ModelCard, ModelList};
+use serde_json::json;
+
+pub use problem::Problem;
+
+use crate::job::Queue;
+use crate::loaded::{Loaded, Task};
+use crate::metrics::Metrics;
+
+/// What all handlers share.
+#[derive(Debug)]
+pub struct App {
+    /// The name requests must ask for.
+    pub name: String,
+    /// Unix seconds.
+    pub started_at: i64,
+    pub task: Task,
+    pub queue: Queue,
+    pub metrics: Arc<Metrics>,
+    loaded: OnceLock<Loaded>,
+    is_draining: AtomicBool,
+    seeds: RandomState,
+    requests: AtomicU64,
+}
+
+impl App {
+    #[must_use]
+    pub fn new(name: String, task: Task, queue: Queue, metrics: Arc<Metrics>) -> Self {
+        Self {
+            name,
+            started_at: jiff::Timestamp::now().as_second(),
+            task,
+            queue,
+            metrics,
+            loaded: OnceLock::new(),
+            is_draining: AtomicBool::new(false),
+            seeds: RandomState::new(),
+            requests: AtomicU64::new(0),
+        }
+    }
+
+    /// Opens the door: the model is loaded and has computed its first token.
+    pub fn set_loaded(&self, loaded: Loaded) -> &Loaded {
+        self.loaded.get_or_init(|| loaded)
+    }
+
+    /// Closes the door for new requests.
+    pub fn drain(&self) {
+        self.is_draining.store(true, Ordering::Relaxed);
+    }
+
+    /// The model, if requests can be answered now.
+    fn ready(&self) -> Result<&Loaded, Problem> {
+        if self.is_draining.load(Ordering::Relaxed) {
+            return Err(Problem::unavailable("stopping", "this worker is stopping"));
+        }
+        self.loaded.get().ok_or_else(|| Problem::unavailable("loading", "the model is being loaded"))
+    }
+
+    fn ready_for(&self, task: Task) -> Result<&Loaded, Problem> {
+        let loaded = self.ready()?;
+        if self.task == task {
+            return Ok(loaded);
+        }
+        Err(Problem::bad_request(match task {
+            Task::Embed => "this model answers chats and completions; start it with --embeddings to embed",
+            Task::Generate => "this model is served for embeddings only",
+        })
+        .code("wrong_task"))
+    }
+
+    fn check_model(&self, model: &str) -> Result<(), Problem> {
+        if model.is_empty() || model == self.name {
+            return Ok(());
+        }
+        Err(Problem::no_model(model, &self.name))
+    }
+
+    /// A seed for a request that names none; nobody can foresee it, nothing depends on its quality.
+    fn seed(&self) -> u64 {
+        self.seeds.hash_one(self.requests.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// All routes.
+#[must_use]
+pub fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/v1/chat/completions", post(complete::chat))
+        .route("/v1/completions", post(complete::text))
+        .route("/v1/embeddings", post(embed::embeddings))
+        .route("/v1/models", get(models))
+        .route("/tokenize", post(complete::tokenize))
+        .route("/health", get(health))
+        .route("/metrics", get(metrics))
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+        .with_state(app)
+}
+
+async fn models(State(app): State<Arc<App>>) -> Json<ModelList> {
+    let card = ModelCard {
+        id: app.name.clone(),
+        object: "model".into(),
+        created: app.started_at,
+        owned_by: "galerne".into(),
+        max_model_len: app.loaded.get().map(|loaded| loaded.context as u64),
+    };
+    Json(ModelList { object: "list".into(), data: vec![card] })
+}
+
+async fn health(State(app): State<Arc<App>>) -> Response {
+    match app.ready() {
+        Ok(_) => Json(json!({"status": "ready"})).into_response(),
+        Err(problem) => {
+            let reason = problem.body().error.message.clone();
+            (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"status": "unready", "reason": reason}))).into_response()
+        }
+    }
+}
+
+async fn metrics(State(app): State<Arc<App>>) -> Response {
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.metrics.text(&app.name)).into_response()
+}
+
+async fn no_route(request: Request) -> Problem {
+    let text = format!("there is no route {} {}", request.method(), request.uri().path());
+    Problem::new(StatusCode::NOT_FOUND, "invalid_request_error", "unknown_url", text)
+}
+
+async fn no_method(request: Request) -> Problem {
+    let text = format!("{} does not take {}", request.uri().path(), request.method());
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", "method_not_allowed", text)
+}

@@ -1,0 +1,142 @@
+//! What passes between the HTTP side and the engine thread, and how much may wait in between.
+//! INVARIANT: the engine thread never waits for a client: a request's events fit into its channel, whose closing is the only
+//! way a request is cancelled.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use galerne_api::openai::FinishReason;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::metrics::Metrics;
+use crate::sample::Sampling;
+
+/// A request to the engine thread.
+#[derive(Debug)]
+pub(crate) enum Job {
+    Generate(Generate),
+    Embed(Embed),
+    /// Give up what is left and end.
+    Stop,
+}
+
+/// One answer to generate.
+#[derive(Debug)]
+pub(crate) struct Generate {
+    /// As in the reply; for the log.
+    pub id: String,
+    /// At least one token, and with `max_tokens` at most the context.
+    pub prompt: Vec<i32>,
+    pub max_tokens: usize,
+    pub sampling: Sampling,
+    pub stops: Vec<String>,
+    /// Goes on after the model has ended its turn, for measurements.
+    pub ignore_end: bool,
+    pub deadline: Option<Instant>,
+    pub events: mpsc::Sender<Event>,
+}
+
+/// Texts to embed, tokenised.
+#[derive(Debug)]
+pub(crate) struct Embed {
+    pub inputs: Vec<Vec<i32>>,
+    pub reply: oneshot::Sender<Result<Embedded, Failure>>,
+}
+
+/// Vectors in the order of the inputs, each of length 1.
+#[derive(Debug)]
+pub(crate) struct Embedded {
+    pub vectors: Vec<Vec<f32>>,
+    pub cpu_micros: u64,
+}
+
+/// What happens to an answer.
+#[derive(Debug)]
+pub(crate) enum Event {
+    Text(String),
+    /// The last event of an answer.
+    Done(Done),
+    /// The last event of an answer that could not be finished.
+    Failed(Failure),
+}
+
+/// The account of a finished answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Done {
+    pub reason: FinishReason,
+    pub prompt_tokens: usize,
+    pub completion_tokens: usize,
+    pub cached_tokens: usize,
+    pub cpu_micros: u64,
+}
+
+/// Why the engine gave up on a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// The caller's own deadline has passed.
+    Deadline,
+    /// llama.cpp could not compute the step; the code is its own.
+    Engine,
+    /// The worker is stopping.
+    Stopping,
+}
+
+/// Why a request was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Busy {
+    Full { waiting: usize },
+    Stopped,
+}
+
+/// Events of one answer never wait: one per token, the account, and what finishing hands out.
+#[must_use]
+pub(crate) fn events_of(max_tokens: usize) -> usize {
+    max_tokens + 4
+}
+
+/// The way to the engine thread.
+#[derive(Debug, Clone)]
+pub(crate) struct Queue {
+    jobs: mpsc::Sender<Job>,
+    metrics: Arc<Metrics>,
+    /// Requests that may wait beyond those being answered.
+    limit: usize,
+}
+
+impl Queue {
+    /// A queue and its end at the engine. `limit` requests may wait.
+    #[must_use]
+    pub(crate) fn new(limit: usize, metrics: Arc<Metrics>) -> (Self, mpsc::Receiver<Job>) {
+        // One more for `Job::Stop`, which always fits.
+        let (jobs, receiver) = mpsc::channel(limit.max(1) + 1);
+        (Self { jobs, metrics, limit: limit.max(1) }, receiver)
+    }
+
+    /// Hands a job to the engine, at once or not at all.
+    pub(crate) fn submit(&self, job: Job) -> Result<(), Busy> {
+        // Counted here, counted down by the engine when the job is taken up or dropped.
+        if !self.metrics.waiting.raise_below(self.limit as u64) {
+            self.metrics.refused.add(1);
+            return Err(Busy::Full { waiting: self.limit });
+        }
+        self.jobs.try_send(job).map_err(|e| {
+            self.metrics.waiting.lower();
+            match e {
+                mpsc::error::TrySendError::Full(_) => Busy::Full { waiting: self.limit },
+                mpsc::error::TrySendError::Closed(_) => Busy::Stopped,
+            }
+        })
+    }
+
+    /// Tells the engine to end at its next step.
+    pub(crate) fn stop(&self) {
+        if self.jobs.try_send(Job::Stop).is_err() {
+            tracing::debug!("the engine has ended already");
+        }
+    }
+
+    /// Resolves when the engine is gone.
+    pub(crate) async fn closed(&self) {
+        self.jobs.closed().await;
+    }
+}

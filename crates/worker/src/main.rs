@@ -1,0 +1,103 @@
+//! `galerne-worker`: parse arguments, start what was asked; no logic.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use galerne_worker::refusal::Refusal;
+use galerne_worker::serve::{self, Ended, Options};
+use serde_json::json;
+use tracing_subscriber::EnvFilter;
+
+/// Serves one model in one process over an OpenAI-compatible port.
+#[derive(Debug, Parser)]
+#[command(name = "galerne-worker", version)]
+struct Arguments {
+    /// What to log on stderr, as JSON lines.
+    #[arg(long, global = true, env = "GALERNE_WORKER_LOG", default_value = "info,llama-cpp-2=warn")]
+    log: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Load a model and answer requests until standard input ends or SIGTERM comes.
+    Serve(ServeArguments),
+}
+
+#[derive(Debug, Args)]
+struct ServeArguments {
+    /// The model, a GGUF file.
+    #[arg(long)]
+    model: PathBuf,
+    /// The name requests ask for.
+    #[arg(long)]
+    name: String,
+    /// Tokens of prompt and answer per sequence [default: 4096, or less if the model was trained for less].
+    #[arg(long)]
+    context: Option<usize>,
+    /// Requests answered at once.
+    #[arg(long, default_value_t = 8)]
+    sequences: usize,
+    /// Compute threads [default: the cores available but one].
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Address to listen on; port 0 takes any free one.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    /// Requests that may wait; more are refused with 503.
+    #[arg(long, default_value_t = 64)]
+    queue: usize,
+    /// Serve embeddings instead of answers.
+    #[arg(long)]
+    embeddings: bool,
+    /// Accept a processor without AVX2 (or NEON with dot products), five to ten times slower.
+    #[arg(long)]
+    allow_baseline: bool,
+}
+
+/// Exit status of a refusal to start.
+const REFUSED: u8 = 3;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = match EnvFilter::builder().parse(&arguments.log) {
+        Ok(filter) => filter,
+        Err(e) => {
+            let hint = "give levels as in `info,llama-cpp-2=warn`";
+            return refuse(&Refusal::new("log_filter", format!("`--log {}` is not a filter: {e}", arguments.log), hint));
+        }
+    };
+    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match arguments.command {
+        Command::Serve(serve) => match serve::serve(serve.into()) {
+            Ok(Ended::Asked) => ExitCode::SUCCESS,
+            Ok(Ended::EngineDied) => ExitCode::FAILURE,
+            Err(refusal) => refuse(&refusal),
+        },
+    }
+}
+
+fn refuse(refusal: &Refusal) -> ExitCode {
+    let Refusal { code, message, hint } = refusal;
+    serve::say(&json!({"ready": false, "code": code, "message": message, "hint": hint}));
+    ExitCode::from(REFUSED)
+}
+
+impl From<ServeArguments> for Options {
+    fn from(a: ServeArguments) -> Self {
+        Self {
+            model: a.model,
+            name: a.name,
+            context: a.context,
+            sequences: a.sequences,
+            threads: a.threads,
+            listen: a.listen,
+            queue: a.queue,
+            embeddings: a.embeddings,
+            allow_baseline: a.allow_baseline,
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Chat templates: the Jinja text inside the model, rendered as Hugging Face's `apply_chat_template` does.
+//! Deliberately absent: files, includes, network; a template is foreign code and runs on a budget of instructions.
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Serde};
+use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value};
+use serde::Serialize as _;
+
+use crate::limits;
+
+/// A model's chat template, parsed.
+#[derive(Debug)]
+pub(crate) struct ChatTemplate {
+    environment: Environment<'static>,
+    bos: String,
+    eos: String,
+}
+
+/// Why a conversation has no prompt.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TemplateError {
+    /// The template itself says so (`raise_exception`), for example about the order of roles.
+    #[error("{0}")]
+    Refused(String),
+    #[error("the model's chat template fails: {0}")]
+    Broken(String),
+}
+
+const NAME: &str = "chat";
+const REFUSED: &str = "refused by the template: ";
+
+impl ChatTemplate {
+    /// Parses `source`; `bos` and `eos` are the texts of the special tokens.
+    pub(crate) fn new(source: &str, bos: String, eos: String) -> Result<Self, TemplateError> {
+        let mut environment = Environment::new();
+        environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().expect("the default marks"));
+        environment.set_undefined_behavior(UndefinedBehavior::Lenient);
+        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+        environment.set_fuel(Some(limits::TEMPLATE_FUEL));
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
+            Err(Error::new(ErrorKind::InvalidOperation, format!("{REFUSED}{message}")))
+        });
+        environment.add_function("strftime_now", |format: String| strftime_now(&format));
+        environment.add_filter("tojson", tojson);
+        // Marks the assistant's text for training; no output of its own.
+        let source = source.replace("{% generation %}", "").replace("{% endgeneration %}", "");
+        environment.add_template_owned(NAME, source).map_err(|e| TemplateError::Broken(e.to_string()))?;
+        Ok(Self { environment, bos, eos })
+    }
+
+    /// The prompt of a conversation, up to where the assistant begins to speak.
+    pub(crate) fn render(&self, messages: &[serde_json::Value]) -> Result<String, TemplateError> {
+        let template = self.environment.get_template(NAME).expect("added when the template was made");
+        let context = minijinja::context! {
+            messages => Value::from(Serde(messages)),
+            add_generation_prompt => true,
+            bos_token => self.bos.as_str(),
+            eos_token => self.eos.as_str(),
+        };
+        template.render(context).map_err(|e| {
+            let detail = e.detail().unwrap_or_default();
+            match detail.strip_prefix(REFUSED) {
+                Some(message) => TemplateError::Refused(message.to_owned()),
+                None => TemplateError::Broken(e.to_string()),
+            }
+        })
+    }
+}
+
+fn strftime_now(format: &str) -> Result<String, Error> {
+    jiff::fmt::strtime::format(format, &jiff::Zoned::now())
+        .map_err(|e| Error::new(ErrorKind::InvalidOperation, format!("`strftime_now`: {e}")))
+}
+
+/// Python's `json.dumps`: no HTML escapes, a space after `,` and `:`, or indented.
+#[expect(clippy::needless_pass_by_value, reason = "filters own their arguments")]
+fn tojson(value: Value, options: Kwargs) -> Result<Value, Error> {
+    let indent: Option<usize> = options.get("indent")?;
+    // Others (`ensure_ascii`, `separators`, `sort_keys`) do not change what a model understands.
+    let failed = |e: serde_json::Error| Error::new(ErrorKind::BadSerialization, e.to_string());
+    let mut out = Vec::new();
+    match indent {
+        Some(width) => {
+            let spaces = " ".repeat(width.min(8));
+            let formatter = serde_json::ser::PrettyFormatter::with_indent(spaces.as_bytes());
+            value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, formatter)).map_err(failed)?;
+        }
+        None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, Spaced)).map_err(failed)?,
+    }
+    let text = String::from_utf8(out).expect("JSON is UTF-8");
+    Ok(Value::from_safe_string(text))
+}
+
+struct Spaced;
+
+impl serde_json::ser::Formatter for Spaced {
+    fn begin_array_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
+    }
+
+    fn begin_object_key<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
+    }
+
+    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
+        writer.write_all(b": ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn render(source: &str, messages: &[serde_json::Value]) -> Result<String, TemplateError> {
+        ChatTemplate::new(source, "<s>".into(), "</s>".into())?.render(messages)
+    }
+
+    #[test]
+    fn a_chatml_template_renders_as_transformers_does() {
+        let source = "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are SmolLM<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+        assert_eq!(
+            render(source, &[json!({"role": "user", "content": "a < b"})]).expect("renders"),
+            "<|im_start|>system\nYou are SmolLM<|im_end|>\n<|im_start|>user\na < b<|im_end|>\n<|im_start|>assistant\n"
+        );
+    }
+
+    #[test]
+    fn python_methods_and_json_work() {
+        let source = "{{ bos_token }}{% for m in messages %}{{ m.content.strip().split('|')[1].upper() }}{{ m | tojson }}{% if m.content.startswith(' a') %}!{% endif %}{% endfor %}{% for k, v in messages[0].items() %}{{ k }},{% endfor %}";
+        assert_eq!(
+            render(source, &[json!({"role": "user", "content": " a|<b> "})]).expect("renders"),
+            r#"<s><B>{"role": "user", "content": " a|<b> "}!role,content,"#
+        );
+    }
+
+    #[test]
+    fn a_refusal_of_the_template_reaches_the_caller() {
+        let source = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}";
+        let error = render(source, &[json!({"role": "system", "content": ""})]).expect_err("refused");
+        assert!(matches!(&error, TemplateError::Refused(text) if text == "System role not supported"), "{error:?}");
+    }
+
+    #[test]
+    fn a_template_that_never_ends_is_cut() {
+        let source = "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}";
+        assert!(matches!(render(source, &[]), Err(TemplateError::Broken(_))));
+    }
+
+    #[test]
+    fn the_date_can_be_asked_for() {
+        let year = render("{{ strftime_now('%Y') }}", &[]).expect("renders");
+        assert!(year.parse::<u16>().is_ok_and(|year| year >= 2025), "{year}");
+    }
+}
