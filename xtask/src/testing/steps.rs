@@ -73,9 +73,16 @@ fn tidy() -> Step {
 }
 
 fn lints() -> Step {
-    let command =
-        vec!["cargo", "clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"];
-    step(LINTS, &[], vec![command], Counted::AsOne)
+    let workspace = ["cargo", "clippy", "--quiet", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
+    let engine = [&["cargo", "clippy", "--quiet"], &WITH_ENGINE[..], &["--", "-D", "warnings"]].concat();
+    step(LINTS, &[], vec![workspace.to_vec(), engine], Counted::AsOne)
+}
+
+/// Its build script gathers the shared libraries in `engine/`; the program is put beside them.
+fn engine() -> Step {
+    let build = [&["cargo", "build"], &WITH_ENGINE[..]].concat();
+    let install = vec!["install", "-m", "755", "target/release/galerne-worker", WORKER];
+    step(ENGINE, &[], vec![build, install], Counted::AsOne)
 }
 
 fn build() -> Step {
@@ -88,10 +95,8 @@ fn tests(extent: Extent) -> Step {
         Extent::Change => "default",
         Extent::Full => "full",
     };
-    let mut command =
-        vec!["cargo", "nextest", "run", "--workspace", "--locked", "--no-fail-fast", "--profile", profile];
-    command.extend(ENGINE);
-    step(TESTS, &[BUILD], vec![command], Counted::BySummary(nextest))
+    let command = vec!["cargo", "nextest", "run", "--workspace", "--locked", "--no-fail-fast", "--profile", profile];
+    step(TESTS, &[PYTHON_SETUP, ENGINE, BUILD], vec![command], Counted::BySummary(nextest))
 }
 
 /// Some of them must not compile: that is how the compiler's part of a guarantee is tested.
