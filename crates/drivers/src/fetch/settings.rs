@@ -1,5 +1,6 @@
 //! What a fetch may depend on, read once by whoever owns the configuration.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -18,6 +19,8 @@ pub struct FetchSettings {
     pub hf_endpoint: String,
     /// Token for gated repositories; sent to the hub only, never along a redirect to another host.
     pub hf_token: Option<SecretString>,
+    /// Python whose pip is asked where packages lie.
+    pub python: PathBuf,
     /// Package index (`…/simple`), asked when pip is not there to ask.
     pub package_index: Option<String>,
     /// Proxy for HTTPS, without the hosts in `no_proxy`.
@@ -52,6 +55,7 @@ impl Default for FetchSettings {
         Self {
             hf_endpoint: HF_ENDPOINT_DEFAULT.to_owned(),
             hf_token: None,
+            python: PathBuf::from("python3"),
             package_index: None,
             proxy: None,
             no_proxy: None,

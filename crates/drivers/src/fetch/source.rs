@@ -214,3 +214,6 @@ fn is_path(text: &str) -> bool {
         && text.split('/').all(|segment| !segment.is_empty() && segment != "." && segment != "..")
         && !text.contains(['\\', '?', '#', '%'])
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,177 @@
+//! Supervision of a worker process, with shell scripts in the worker's place: what is tested is the process, not the engine.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use galerne_drivers::engine::{EngineError, RunningReplica, WorkerSpec, WorkerTask, quantise};
+use galerne_model::inference::Quantisation;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+const READY: &str = r#"echo '{"ready":true,"addr":"127.0.0.1:4242","backend":"cpu","context":2048,"sequences":4,"model_bytes":1,"memory_bytes":2,"load_ms":3}'"#;
+
+struct Bench {
+    directory: tempfile::TempDir,
+    tasks: TaskTracker,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self { directory: tempfile::tempdir().expect("a temporary directory"), tasks: TaskTracker::new() }
+    }
+
+    fn script(&self, text: &str) -> PathBuf {
+        let path = self.directory.path().join("worker");
+        fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("a file");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("our own file");
+        path
+    }
+
+    fn spec(&self, text: &str) -> WorkerSpec {
+        WorkerSpec {
+            program: self.script(text),
+            model: "/models/tiny.gguf".into(),
+            name: "tiny".to_owned(),
+            context_tokens: Some(2048),
+            sequences: None,
+            threads: Some(1),
+            queue: None,
+            task: WorkerTask::Generate,
+            log: self.directory.path().join("logs/replica-1.log"),
+            start_deadline: Duration::from_secs(20),
+        }
+    }
+
+    async fn start(&self, text: &str) -> Result<RunningReplica, EngineError> {
+        RunningReplica::start(&self.spec(text), &self.tasks).await
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("logs/replica-1.log")).expect("a log")
+    }
+
+    /// All supervision has ended; nothing is left running.
+    async fn settled(self) {
+        self.tasks.close();
+        tokio::time::timeout(Duration::from_secs(20), self.tasks.wait()).await.expect("every task ends");
+    }
+}
+
+fn is_alive(pid: u32) -> bool {
+    Path::new("/proc").join(pid.to_string()).exists()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_is_ready_when_it_says_so_and_stops_when_told() {
+    let bench = Bench::new();
+    // Standard input stays open as long as we hold it; `cat` ends when we let go or when it is terminated.
+    let replica = bench.start(&format!("echo \"args: $*\" >&2\n{READY}\nexec cat >/dev/null")).await.expect("it is ready");
+    assert_eq!(replica.url(), "http://127.0.0.1:4242");
+    assert_eq!((replica.ready().context, replica.ready().sequences), (2048, 4));
+    assert!(replica.usage().is_some_and(|usage| usage.resident_bytes > 0));
+    assert!(replica.exited().borrow().is_none());
+    let exit = replica.stop(Duration::from_secs(10)).await;
+    assert_eq!((exit.signal, exit.was_asked), (Some(15), true));
+    assert!(!is_alive(replica.pid()));
+    assert_eq!(replica.usage(), None);
+    assert!(bench.log().contains("args: serve --model /models/tiny.gguf --name tiny --context 2048 --threads 1"));
+    bench.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_will_not_stop_is_killed_after_its_grace() {
+    let bench = Bench::new();
+    let replica = bench.start(&format!("trap '' TERM\n{READY}\nwhile :; do sleep 0.05; done")).await.expect("it is ready");
+    let exit = replica.stop(Duration::from_millis(50)).await;
+    assert_eq!((exit.signal, exit.was_asked), (Some(9), true));
+    assert!(!is_alive(replica.pid()));
+    bench.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_ends_with_the_handle_that_held_it() {
+    let bench = Bench::new();
+    let replica = bench.start(&format!("{READY}\nexec cat >/dev/null")).await.expect("it is ready");
+    let (pid, mut exited) = (replica.pid(), replica.exited());
+    drop(replica);
+    let exit = exited.wait_for(Option::is_some).await.expect("its end is told").clone();
+    assert!(exit.is_some_and(|exit| exit.was_asked) && !is_alive(pid));
+    bench.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_is_told_with_the_signal_and_the_last_words() {
+    let bench = Bench::new();
+    let script = format!("{READY}\necho 'GGML_ASSERT failed' >&2\nkill -ABRT $$");
+    let replica = bench.start(&script).await.expect("it is ready");
+    let mut exited = replica.exited();
+    let exit = exited.wait_for(Option::is_some).await.expect("its end is told").clone().expect("just waited for");
+    assert_eq!((exit.signal, exit.was_asked), (Some(6), false));
+    assert!(exit.to_string().ends_with("ended it; its last words: GGML_ASSERT failed"), "{exit}");
+    bench.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_keeps_the_workers_code_words_and_hint() {
+    let bench = Bench::new();
+    let script = r#"echo '{"ready":false,"code":"model_too_large","message":"needs 9 GB, 4 GB are free","hint":"lower the context"}'; exit 3"#;
+    let error = bench.start(script).await.expect_err("it refuses");
+    assert_eq!((error.code(), error.to_string().as_str()), ("model_too_large", "needs 9 GB, 4 GB are free"));
+    assert_eq!((error.hint(), error.is_retryable()), (Some("lower the context"), false));
+    bench.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_other_start_that_fails_says_how() {
+    for (script, code, words) in [
+        ("echo 'illegal model' >&2; exit 7", "worker_crashed", "exit code 7; its last words: illegal model"),
+        ("echo 'hello'; exec cat", "worker_crashed", "`hello`"),
+        (r#"echo '{"ready":true,"addr":"nowhere"}'; exec cat"#, "worker_crashed", "nowhere"),
+        ("head -c 1000000 /dev/zero; exec cat", "worker_crashed", "first line"),
+    ] {
+        let bench = Bench::new();
+        let error = bench.start(script).await.expect_err(script);
+        assert_eq!(error.code(), code, "{error}");
+        assert!(error.to_string().contains(words), "{script}: {error}");
+        bench.settled().await;
+    }
+    let bench = Bench::new();
+    let missing = WorkerSpec { program: "/nowhere/galerne-worker".into(), ..bench.spec("") };
+    let error = RunningReplica::start(&missing, &bench.tasks).await.expect_err("no such program");
+    assert_eq!((error.code(), error.is_retryable()), ("worker_missing", false));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_never_gets_ready_is_ended_at_its_deadline() {
+    let bench = Bench::new();
+    let pid_file = bench.directory.path().join("pid");
+    let script = format!("echo $$ > {}\necho 'loading' >&2\nexec sleep 600", pid_file.display());
+    let spec = WorkerSpec { start_deadline: Duration::from_millis(500), ..bench.spec(&script) };
+    let error = RunningReplica::start(&spec, &bench.tasks).await.expect_err("too slow");
+    assert_eq!((error.code(), error.is_retryable()), ("worker_start_timeout", true));
+    if let Ok(pid) = fs::read_to_string(&pid_file) {
+        assert!(!is_alive(pid.trim().parse().expect("a process id")));
+    }
+    bench.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requantising_is_the_workers_command_and_its_failure_is_told() {
+    let bench = Bench::new();
+    let (input, output) = (bench.directory.path().join("in.gguf"), bench.directory.path().join("out.gguf"));
+    let log = bench.directory.path().join("logs/quantise.log");
+    let run = |script: &str| {
+        let program = bench.script(script);
+        let (input, output, log) = (input.clone(), output.clone(), log.clone());
+        async move {
+            let cancel = CancellationToken::new();
+            quantise(&program, &input, &output, Quantisation::Q4_0, &log, Duration::from_secs(20), &cancel).await
+        }
+    };
+    let error = run("echo 'not a model' >&2; exit 1").await.expect_err("it fails");
+    assert_eq!(error.to_string(), "requantising failed: it ended with exit code 1; its last words: not a model");
+    run(r#"[ "$1 $4 $5" = "quantize --type q4_0" ] && echo new > "$3""#).await.expect("it writes the file");
+    assert_eq!(fs::read_to_string(&output).expect("the new file"), "new\n");
+}

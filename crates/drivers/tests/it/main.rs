@@ -1,0 +1,4 @@
+//! Drivers against real neighbours: processes, files, and the package index where this machine reaches one.
+
+mod engine;
+mod package;
