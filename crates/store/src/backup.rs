@@ -1,0 +1,311 @@
+//! Backup and restore: one file of JSON lines, the same for both engines, and a manifest with its digest.
+//!
+//! Read at one moment, so a backup of a running site is whole. A restore goes into an empty place, is compared with
+//! the manifest, and is accepted only when the ledger in it closes.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use futures_util::TryStreamExt;
+use galerne_model::ids::BackupId;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use sqlx::any::{AnyArguments, AnyRow};
+use sqlx::{Arguments, Column, Row, TypeInfo, ValueRef};
+use tokio::fs;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, BufWriter};
+
+use crate::error::StoreError;
+use crate::migration::SCHEMA_VERSION;
+use crate::store::{Reader, Store, Tx};
+use crate::url::StoreUrl;
+
+mod tables;
+
+/// Name of the manifest in a backup.
+const MANIFEST: &str = "manifest.json";
+/// Name of the rows in a backup.
+const ROWS: &str = "rows.jsonl";
+/// Version of this format.
+const FORMAT: i64 = 1;
+
+/// What a backup holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupManifest {
+    /// Its id.
+    pub id: BackupId,
+    /// Version of the format.
+    pub format: i64,
+    /// Schema version of the rows.
+    pub schema_version: i64,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Number of the last event in it.
+    pub last_event: i64,
+    /// Rows by table.
+    pub rows: BTreeMap<String, i64>,
+    /// Its files.
+    pub files: Vec<BackupFile>,
+}
+
+/// A file of a backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupFile {
+    /// Name inside the backup.
+    pub name: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// SHA-256, in hex.
+    pub sha256: String,
+}
+
+impl Store {
+    /// Writes a backup into the folder `dest`, which must be empty or absent; its parent must exist.
+    pub async fn backup(&self, dest: &Path, id: BackupId, now: Timestamp) -> Result<BackupManifest, StoreError> {
+        make_empty(dest).await?;
+        let path = dest.join(ROWS);
+        let file = fs::File::create_new(&path).await.map_err(|error| StoreError::file(&path, error))?;
+        let mut sink = Sink { path: &path, file: BufWriter::new(file), digest: Sha256::new(), bytes: 0 };
+        let mut reader = self.reader().await?;
+        let mut rows = BTreeMap::new();
+        for table in tables::all() {
+            rows.insert(table.name.to_owned(), dump(&mut reader, &table, &mut sink).await?);
+        }
+        let last_event = last_event(&mut reader).await?;
+        drop(reader);
+        let file = sink.finish().await?;
+        let manifest = BackupManifest {
+            id,
+            format: FORMAT,
+            schema_version: SCHEMA_VERSION,
+            created_at: now,
+            last_event,
+            rows,
+            files: vec![file],
+        };
+        // The manifest is last: a folder without one is a backup that did not finish.
+        write_manifest(dest, &manifest).await?;
+        Ok(manifest)
+    }
+}
+
+/// Loads the backup in `src` into the empty place `target`.
+///
+/// A SQLite file appears under its name only when everything in it was verified.
+pub async fn restore(src: &Path, target: &StoreUrl) -> Result<BackupManifest, StoreError> {
+    let manifest = read_manifest(src).await?;
+    verify(src, &manifest).await?;
+    match target {
+        StoreUrl::Postgres(_) => load(src, &manifest, target).await?,
+        StoreUrl::Sqlite(path) => {
+            if fs::try_exists(path).await.map_err(|error| StoreError::file(path, error))? {
+                return Err(StoreError::Backup(format!("`{}` exists: restore into an empty place", path.display())));
+            }
+            let mut name = path.as_os_str().to_owned();
+            name.push(".restoring");
+            let unfinished = PathBuf::from(name);
+            remove_sqlite(&unfinished).await?;
+            load(src, &manifest, &StoreUrl::sqlite(&unfinished)).await?;
+            fs::rename(&unfinished, path).await.map_err(|error| StoreError::file(path, error))?;
+            sync_folder(path.parent().unwrap_or(Path::new("."))).await?;
+        }
+    }
+    Ok(manifest)
+}
+
+async fn load(src: &Path, manifest: &BackupManifest, target: &StoreUrl) -> Result<(), StoreError> {
+    let store = Store::open(target).await?;
+    let mut tx = store.begin().await?;
+    if last_event(&mut tx).await? != 0 || !tables::is_empty(tx.conn()).await? {
+        return Err(StoreError::Backup(format!("`{target}` holds data: restore into an empty database")));
+    }
+    tables::clear(tx.conn()).await?;
+    let rows = load_rows(&src.join(ROWS), &mut tx).await?;
+    if rows != manifest.rows {
+        return Err(StoreError::Backup("the backup does not hold the rows its manifest names".to_owned()));
+    }
+    tx.commit().await?;
+    let report = store.ledger_check().await?;
+    store.close().await;
+    match report.findings.first() {
+        None => Ok(()),
+        Some(finding) => Err(StoreError::Backup(format!("the ledger in the backup does not close: {}", finding.text))),
+    }
+}
+
+/// Where the rows go: a file, its digest and its size.
+struct Sink<'a> {
+    path: &'a Path,
+    file: BufWriter<fs::File>,
+    digest: Sha256,
+    bytes: u64,
+}
+
+impl Sink<'_> {
+    async fn line(&mut self, line: &str) -> Result<(), StoreError> {
+        self.digest.update(line.as_bytes());
+        self.bytes += line.len() as u64;
+        self.file.write_all(line.as_bytes()).await.map_err(|error| StoreError::file(self.path, error))
+    }
+
+    async fn finish(mut self) -> Result<BackupFile, StoreError> {
+        let failed = |error| StoreError::file(self.path, error);
+        self.file.flush().await.map_err(failed)?;
+        self.file.get_ref().sync_all().await.map_err(failed)?;
+        Ok(BackupFile { name: ROWS.to_owned(), bytes: self.bytes, sha256: hex::encode(self.digest.finalize()) })
+    }
+}
+
+/// Writes a table, one line `["table", [values…]]` per row; returns their number.
+async fn dump(reader: &mut Reader, table: &tables::Table, sink: &mut Sink<'_>) -> Result<i64, StoreError> {
+    let mut count = 0;
+    let mut rows = sqlx::query(table.select).fetch(reader.conn());
+    while let Some(row) = rows.try_next().await? {
+        let mut line = Value::Array(vec![table.name.into(), row_values(&row)?]).to_string();
+        line.push('\n');
+        sink.line(&line).await?;
+        count += 1;
+    }
+    Ok(count)
+}
+
+fn row_values(row: &AnyRow) -> Result<Value, StoreError> {
+    let mut values = Vec::with_capacity(row.columns().len());
+    for column in row.columns() {
+        let at = column.ordinal();
+        let raw = row.try_get_raw(at)?;
+        let value = if raw.is_null() {
+            Value::Null
+        } else if raw.type_info().name() == "TEXT" {
+            row.try_get::<String, _>(at)?.into()
+        } else {
+            row.try_get::<i64, _>(at)?.into()
+        };
+        values.push(value);
+    }
+    Ok(Value::Array(values))
+}
+
+async fn load_rows(path: &Path, tx: &mut Tx) -> Result<BTreeMap<String, i64>, StoreError> {
+    let file = fs::File::open(path).await.map_err(|error| StoreError::file(path, error))?;
+    let mut lines = BufReader::new(file).lines();
+    let tables = tables::all();
+    let mut counts: BTreeMap<String, i64> = tables.iter().map(|table| (table.name.to_owned(), 0)).collect();
+    let damaged = || StoreError::Backup("the backup holds a line that is no row".to_owned());
+    while let Some(line) = lines.next_line().await.map_err(|error| StoreError::file(path, error))? {
+        let (name, values): (String, Vec<Value>) = serde_json::from_str(&line).map_err(|_| damaged())?;
+        let table = tables.iter().find(|table| table.name == name).ok_or_else(damaged)?;
+        let mut arguments = AnyArguments::default();
+        for (value, kind) in values.iter().zip(table.columns) {
+            bind(&mut arguments, value, *kind).ok_or_else(damaged)??;
+        }
+        if values.len() != table.columns.len() {
+            return Err(damaged());
+        }
+        sqlx::query_with(table.insert, arguments).execute(tx.conn()).await?;
+        *counts.entry(name).or_default() += 1;
+    }
+    Ok(counts)
+}
+
+/// Binds a value as the type of its column; nothing when it is of another one.
+fn bind(arguments: &mut AnyArguments, value: &Value, kind: tables::Type) -> Option<Result<(), StoreError>> {
+    let added = match (kind, value) {
+        (tables::Type::Text, Value::Null) => arguments.add(Option::<String>::None),
+        (tables::Type::Text, Value::String(text)) => arguments.add(text.clone()),
+        (tables::Type::Number, Value::Null) => arguments.add(Option::<i64>::None),
+        (tables::Type::Number, Value::Number(number)) => arguments.add(number.as_i64()?),
+        _ => return None,
+    };
+    Some(added.map_err(|error| StoreError::from(sqlx::Error::Encode(error))))
+}
+
+async fn last_event(reader: &mut Reader) -> Result<i64, StoreError> {
+    Ok(sqlx::query(tables::LAST_EVENT).fetch_one(reader.conn()).await?.try_get("value")?)
+}
+
+async fn make_empty(dest: &Path) -> Result<(), StoreError> {
+    match fs::create_dir(dest).await {
+        Ok(()) => return Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(StoreError::file(dest, error)),
+    }
+    let mut entries = fs::read_dir(dest).await.map_err(|error| StoreError::file(dest, error))?;
+    match entries.next_entry().await.map_err(|error| StoreError::file(dest, error))? {
+        None => Ok(()),
+        Some(_) => Err(StoreError::Backup(format!("`{}` is not empty", dest.display()))),
+    }
+}
+
+async fn write_manifest(dest: &Path, manifest: &BackupManifest) -> Result<(), StoreError> {
+    let path = dest.join(MANIFEST);
+    let text = serde_json::to_string_pretty(manifest).map_err(|error| StoreError::Backup(error.to_string()))?;
+    let failed = |error| StoreError::file(&path, error);
+    let mut file = fs::File::create_new(&path).await.map_err(failed)?;
+    file.write_all(text.as_bytes()).await.map_err(failed)?;
+    file.sync_all().await.map_err(failed)?;
+    sync_folder(dest).await
+}
+
+async fn read_manifest(src: &Path) -> Result<BackupManifest, StoreError> {
+    let path = src.join(MANIFEST);
+    let text = fs::read_to_string(&path).await.map_err(|error| StoreError::file(&path, error))?;
+    let manifest: BackupManifest = serde_json::from_str(&text)
+        .map_err(|error| StoreError::Backup(format!("`{}` is no manifest: {error}", path.display())))?;
+    if manifest.format != FORMAT || manifest.schema_version > SCHEMA_VERSION {
+        return Err(StoreError::NewerSchema { found: manifest.schema_version, known: SCHEMA_VERSION });
+    }
+    if manifest.schema_version < SCHEMA_VERSION {
+        let version = manifest.schema_version;
+        return Err(StoreError::Backup(format!(
+            "the backup has schema version {version}: restore it with the release that made it"
+        )));
+    }
+    Ok(manifest)
+}
+
+async fn verify(src: &Path, manifest: &BackupManifest) -> Result<(), StoreError> {
+    for expected in &manifest.files {
+        if expected.name != ROWS {
+            return Err(StoreError::Backup(format!("the manifest names `{}`, which no backup has", expected.name)));
+        }
+        let path = src.join(&expected.name);
+        let failed = |error| StoreError::file(&path, error);
+        let mut file = BufReader::new(fs::File::open(&path).await.map_err(failed)?);
+        let mut digest = Sha256::new();
+        loop {
+            let chunk = file.fill_buf().await.map_err(failed)?;
+            if chunk.is_empty() {
+                break;
+            }
+            digest.update(chunk);
+            let length = chunk.len();
+            file.consume(length);
+        }
+        if hex::encode(digest.finalize()) != expected.sha256 {
+            return Err(StoreError::Backup(format!("`{}` was changed since the backup was made", path.display())));
+        }
+    }
+    Ok(())
+}
+
+async fn remove_sqlite(path: &Path) -> Result<(), StoreError> {
+    for suffix in ["", "-wal", "-shm"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        let file = PathBuf::from(name);
+        match fs::remove_file(&file).await {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(StoreError::file(&file, error)),
+        }
+    }
+    Ok(())
+}
+
+async fn sync_folder(folder: &Path) -> Result<(), StoreError> {
+    let failed = |error| StoreError::file(folder, error);
+    fs::File::open(folder).await.map_err(failed)?.sync_all().await.map_err(failed)
+}

@@ -1,0 +1,103 @@
+//! Leases: who leads, and until when. Every change of hands raises the epoch, and old epochs cannot write.
+//!
+//! The clock is the database's on PostgreSQL, where holders are on several machines; on SQLite the caller's.
+
+use jiff::{SignedDuration, Timestamp};
+use sqlx::Row;
+
+use crate::engine_sql;
+use crate::error::StoreError;
+use crate::resource::instant;
+use crate::store::{Store, Tx};
+
+// A holder that comes back under its own name need not wait for its own lease to end: the epoch fences its past.
+const ACQUIRE: &str = "INSERT INTO lease (name, holder, epoch, expires_at) VALUES ($1, $2, 1, $4) \
+    ON CONFLICT (name) DO UPDATE SET holder = $2, epoch = lease.epoch + 1, expires_at = $4 \
+    WHERE lease.expires_at <= $3 OR lease.holder = $2 RETURNING epoch";
+const RENEW: &str = "UPDATE lease SET expires_at = $4 WHERE name = $1 AND epoch = $2 AND expires_at > $3";
+const RELEASE: &str = "UPDATE lease SET expires_at = 0 WHERE name = $1 AND epoch = $2";
+// A write, not a read: it holds the row until the transaction ends, so nobody takes the lease meanwhile.
+const REQUIRE: &str = "UPDATE lease SET epoch = epoch WHERE name = $1 AND epoch = $2";
+
+/// A lease held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// What it is for.
+    pub name: String,
+    /// Who holds it.
+    pub holder: String,
+    /// +1 per change of hands.
+    pub epoch: i64,
+    /// When it ends unless renewed.
+    pub expires_at: Timestamp,
+}
+
+impl Store {
+    /// Takes the lease if it is free, over, or this holder's own; nothing when somebody else holds it.
+    pub async fn lease_acquire(
+        &self,
+        name: &str,
+        holder: &str,
+        ttl: SignedDuration,
+        now: Timestamp,
+    ) -> Result<Option<Lease>, StoreError> {
+        let engine = self.engine();
+        let mut tx = self.begin().await?;
+        let now = engine_sql::shared_now(engine, tx.conn(), now.as_microsecond()).await?;
+        let expires = now.saturating_add(micros(ttl));
+        let row = sqlx::query(ACQUIRE)
+            .bind(name.to_owned())
+            .bind(holder.to_owned())
+            .bind(now)
+            .bind(expires)
+            .fetch_optional(tx.conn())
+            .await?;
+        let Some(row) = row else { return Ok(None) };
+        let epoch = row.try_get("epoch")?;
+        tx.commit().await?;
+        let expires_at = instant(expires)?;
+        Ok(Some(Lease { name: name.to_owned(), holder: holder.to_owned(), epoch, expires_at }))
+    }
+
+    /// Extends a lease; false when it is over or went to somebody else.
+    pub async fn lease_renew(
+        &self,
+        name: &str,
+        epoch: i64,
+        ttl: SignedDuration,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let engine = self.engine();
+        let mut tx = self.begin().await?;
+        let now = engine_sql::shared_now(engine, tx.conn(), now.as_microsecond()).await?;
+        let done = sqlx::query(RENEW)
+            .bind(name.to_owned())
+            .bind(epoch)
+            .bind(now)
+            .bind(now.saturating_add(micros(ttl)))
+            .execute(tx.conn())
+            .await?;
+        tx.commit().await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// Gives a lease back, so that the next holder need not wait; false when it was not held any more.
+    pub async fn lease_release(&self, name: &str, epoch: i64) -> Result<bool, StoreError> {
+        let mut tx = self.begin().await?;
+        let done = sqlx::query(RELEASE).bind(name.to_owned()).bind(epoch).execute(tx.conn()).await?;
+        tx.commit().await?;
+        Ok(done.rows_affected() == 1)
+    }
+}
+
+impl Tx {
+    /// Lets this transaction go on only while the lease is at this epoch, up to its commit.
+    pub async fn require_epoch(&mut self, name: &str, epoch: i64) -> Result<(), StoreError> {
+        let done = sqlx::query(REQUIRE).bind(name.to_owned()).bind(epoch).execute(self.conn()).await?;
+        if done.rows_affected() == 1 { Ok(()) } else { Err(StoreError::Fenced { name: name.to_owned(), epoch }) }
+    }
+}
+
+fn micros(ttl: SignedDuration) -> i64 {
+    i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX)
+}

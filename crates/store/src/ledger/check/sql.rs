@@ -1,0 +1,100 @@
+//! The statements of the check. The two large ones read their tables once, in the order of their keys, without sorting.
+
+macro_rules! sum {
+    ($($column:literal),*) => {
+        concat!($(", CAST(COALESCE(SUM(", $column, "), 0) AS BIGINT) AS ", $column),*)
+    };
+}
+
+macro_rules! commodities {
+    () => {
+        sum!("prompt_tokens", "cached_tokens", "completion_tokens", "micros", "picos", "millijoules", "co2e_micrograms")
+    };
+}
+
+pub(super) const USAGE: &str = concat!(
+    "SELECT project_no, source, COUNT(*) AS n, MAX(sequence) AS last_sequence",
+    sum!("held_micros", "overrun_micros"),
+    commodities!(),
+    " FROM usage GROUP BY project_no, source"
+);
+
+pub(super) const TRANSFERS: &str = concat!(
+    "SELECT to_no, from_no, COUNT(*) AS n",
+    sum!("voided_micros"),
+    commodities!(),
+    " FROM transfer GROUP BY to_no, from_no"
+);
+
+pub(super) const DUPLICATES: &str = "SELECT request_high, request_low, COUNT(*) AS n FROM usage \
+    GROUP BY request_high, request_low HAVING COUNT(*) > 1 LIMIT $1";
+
+pub(super) const DIFFERING: &str = "SELECT u.source, u.sequence, u.request_high, u.request_low, \
+    CAST(CASE WHEN t.source IS NULL THEN 1 WHEN u.held_micros <> t.micros + t.voided_micros THEN 2 ELSE 3 END AS BIGINT) \
+    AS what FROM usage u LEFT JOIN transfer t ON t.to_no = u.project_no AND t.from_no = 1 AND t.source = u.source \
+    AND t.sequence = u.sequence AND t.part = 0 WHERE u.project_no = $1 AND (t.source IS NULL \
+    OR u.held_micros <> t.micros + t.voided_micros OR u.micros - u.overrun_micros <> t.micros \
+    OR u.picos <> t.picos OR u.prompt_tokens <> t.prompt_tokens OR u.cached_tokens <> t.cached_tokens \
+    OR u.completion_tokens <> t.completion_tokens OR u.millijoules <> t.millijoules \
+    OR u.co2e_micrograms <> t.co2e_micrograms) ORDER BY u.source, u.sequence LIMIT $2";
+
+pub(super) const STRAY: &str = "SELECT t.source, t.sequence, t.part FROM transfer t LEFT JOIN usage u \
+    ON u.project_no = t.to_no AND u.source = t.source AND u.sequence = t.sequence \
+    WHERE t.to_no = $1 AND t.from_no = 1 AND (u.source IS NULL OR t.part <> 0) \
+    ORDER BY t.source, t.sequence, t.part LIMIT $2";
+
+pub(super) const CURSORS: &str = "SELECT source, through FROM spool_cursor";
+
+pub(super) const FIRST_GAP: &str = "SELECT u.sequence + 1 AS missing FROM usage u WHERE u.source = $1 AND NOT EXISTS \
+    (SELECT 1 FROM usage v WHERE v.source = u.source AND v.sequence = u.sequence + 1) ORDER BY u.sequence LIMIT 1";
+
+pub(super) const BALANCES: &str = "SELECT owner_no AS no, prompt_tokens, cached_tokens, completion_tokens, micros, \
+    picos, millijoules, co2e_micrograms FROM balance";
+
+pub(super) const DAILY: &str =
+    concat!("SELECT project_no AS no", commodities!(), " FROM usage_daily GROUP BY project_no");
+
+pub(super) const SPENDING: &str = "SELECT subject_no, \
+    CAST(SUM(CASE WHEN period_start = 0 THEN micros ELSE 0 END) AS BIGINT) AS micros, \
+    CAST(SUM(CASE WHEN period_start = 0 THEN picos ELSE 0 END) AS BIGINT) AS picos, \
+    CAST(SUM(CASE WHEN period_start = 0 THEN 0 ELSE micros END) AS BIGINT) AS month_micros, \
+    CAST(SUM(CASE WHEN period_start = 0 THEN 0 ELSE picos END) AS BIGINT) AS month_picos \
+    FROM spending GROUP BY subject_no";
+
+pub(super) const REVERSED: &str = concat!(
+    "SELECT COUNT(*) AS n",
+    commodities!(),
+    " FROM (SELECT transfer.prompt_tokens, transfer.cached_tokens, ",
+    "transfer.completion_tokens, transfer.micros, transfer.picos, transfer.millijoules, transfer.co2e_micrograms ",
+    "FROM reversal JOIN usage ON usage.source = reversal.of_source AND usage.sequence = reversal.of_sequence ",
+    "JOIN transfer ON transfer.to_no = usage.project_no AND transfer.from_no = 1 ",
+    "AND transfer.source = usage.source AND transfer.sequence = usage.sequence AND transfer.part = 0) AS reversed"
+);
+
+pub(super) const READINGS: &str = concat!(
+    "SELECT COUNT(*) AS n",
+    sum!(
+        "millijoules",
+        "co2e_micrograms",
+        "usage_millijoules",
+        "usage_co2e_micrograms",
+        "overhead_millijoules",
+        "overhead_co2e_micrograms",
+        "idle_millijoules",
+        "idle_co2e_micrograms",
+        "apportionment_millijoules",
+        "apportionment_co2e_micrograms"
+    ),
+    " FROM (SELECT millijoules, co2e_micrograms, usage_millijoules, usage_co2e_micrograms, overhead_millijoules, ",
+    "overhead_co2e_micrograms, ",
+    "CASE WHEN millijoules > usage_millijoules THEN millijoules - usage_millijoules ELSE 0 END AS idle_millijoules, ",
+    "CASE WHEN co2e_micrograms > usage_co2e_micrograms THEN co2e_micrograms - usage_co2e_micrograms ELSE 0 END ",
+    "AS idle_co2e_micrograms, ",
+    "CASE WHEN millijoules < usage_millijoules THEN usage_millijoules - millijoules ELSE 0 END ",
+    "AS apportionment_millijoules, ",
+    "CASE WHEN co2e_micrograms < usage_co2e_micrograms THEN usage_co2e_micrograms - co2e_micrograms ELSE 0 END ",
+    "AS apportionment_co2e_micrograms FROM reading) AS parts"
+);
+
+pub(super) const PENDING: &str =
+    concat!("SELECT COUNT(*) AS n", sum!("millijoules", "co2e_micrograms"), " FROM energy_pending");

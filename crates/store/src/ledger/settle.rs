@@ -1,0 +1,316 @@
+//! Settlement: usage records become rows, transfers and sums, each exactly once.
+//!
+//! INVARIANT: `spool_cursor` moves in the transaction that writes the records, so a batch sent again adds nothing.
+
+use std::collections::BTreeMap;
+
+use galerne_model::ledger::{Outcome, Quantities, UsageRecord};
+use galerne_model::units::{MicrogramsCo2e, Micros, Millijoules};
+use sqlx::AnyConnection;
+use sqlx::Row;
+
+use super::refs::{RefCache, Refs};
+use super::{METER, OVERRUN, PART_OVERRUN, PART_USAGE};
+use super::{Postings, Transfer, bulk, method_code, operation_code, outcome_code, spending, too_large, values};
+use crate::error::{StoreError, retry};
+use crate::store::{Reader, Store};
+
+const MAKE_CURSOR: &str = "INSERT INTO spool_cursor (source, through) VALUES ($1, 0) ON CONFLICT (source) DO NOTHING";
+// A write, not a read: two shippers of one spool take turns here.
+const LOCK_CURSOR: &str = "UPDATE spool_cursor SET through = through WHERE source = $1 RETURNING through";
+const READ_CURSOR: &str = "SELECT through FROM spool_cursor WHERE source = $1";
+const MOVE_CURSOR: &str = "UPDATE spool_cursor SET through = $2 WHERE source = $1";
+const ADD_DAILY: &str = "INSERT INTO usage_daily (day, project_no, endpoint_no, key_no, principal_no, tenant_no, \
+    requests, prompt_tokens, cached_tokens, completion_tokens, micros, picos, millijoules, co2e_micrograms) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) \
+    ON CONFLICT (day, project_no, endpoint_no, key_no, principal_no) DO UPDATE SET \
+    requests = usage_daily.requests + excluded.requests, \
+    prompt_tokens = usage_daily.prompt_tokens + excluded.prompt_tokens, \
+    cached_tokens = usage_daily.cached_tokens + excluded.cached_tokens, \
+    completion_tokens = usage_daily.completion_tokens + excluded.completion_tokens, \
+    micros = usage_daily.micros + excluded.micros, picos = usage_daily.picos + excluded.picos, \
+    millijoules = usage_daily.millijoules + excluded.millijoules, \
+    co2e_micrograms = usage_daily.co2e_micrograms + excluded.co2e_micrograms";
+const ADD_PENDING: &str = "INSERT INTO energy_pending (node_no, millijoules, co2e_micrograms) VALUES ($1, $2, $3) \
+    ON CONFLICT (node_no) DO UPDATE SET millijoules = energy_pending.millijoules + excluded.millijoules, \
+    co2e_micrograms = energy_pending.co2e_micrograms + excluded.co2e_micrograms";
+
+const MICROS_PER_DAY: i64 = 86_400_000_000;
+
+/// What a settlement did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settled {
+    /// All records of this spool up to here are in the ledger.
+    pub through: i64,
+    /// Records written now.
+    pub settled: usize,
+    /// Records that were in the ledger already.
+    pub duplicates: usize,
+    /// Records whose charge exceeded their hold; the excess is the provider's.
+    pub overruns: usize,
+}
+
+/// Where the sums of a day are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct DailyKey {
+    pub(crate) day: i64,
+    pub(crate) project_no: i64,
+    pub(crate) endpoint_no: i64,
+    pub(crate) key_no: i64,
+    pub(crate) principal_no: i64,
+    pub(crate) tenant_no: i64,
+}
+
+/// Everything one batch adds.
+#[derive(Debug, Default)]
+struct Batch {
+    refs: Refs,
+    usage: Vec<Option<i64>>,
+    transfers: Vec<Option<i64>>,
+    postings: Postings,
+    daily: BTreeMap<DailyKey, (i64, Quantities)>,
+    spending: spending::Spent,
+    pending: BTreeMap<i64, (i64, i64)>,
+    overruns: usize,
+}
+
+impl Store {
+    /// Books usage records of one spool, in order. Records booked before are skipped; a missing one is refused.
+    pub async fn settle_batch(&self, source: i64, records: &[UsageRecord]) -> Result<Settled, StoreError> {
+        retry(|| self.settle_once(source, records)).await
+    }
+
+    /// All records of a spool up to here are in the ledger.
+    pub async fn settled_through(&self, source: i64) -> Result<i64, StoreError> {
+        self.read_once().await?.settled_through(source).await
+    }
+
+    async fn settle_once(&self, source: i64, records: &[UsageRecord]) -> Result<Settled, StoreError> {
+        let mut tx = self.begin().await?;
+        sqlx::query(MAKE_CURSOR).bind(source).execute(tx.conn()).await?;
+        let before: i64 = sqlx::query(LOCK_CURSOR).bind(source).fetch_one(tx.conn()).await?.try_get("through")?;
+        let mut through = before;
+        let mut batch = Batch::default();
+        for record in records {
+            check(source, record)?;
+            if record.sequence <= through {
+                continue;
+            }
+            if record.sequence != through + 1 {
+                return Err(StoreError::Gap { spool: source, expected: through + 1, got: record.sequence });
+            }
+            batch.add(tx.conn(), self.refs(), record).await?;
+            through = record.sequence;
+        }
+        let settled = usize::try_from(through - before).expect("one per record of the batch");
+        let overruns = batch.overruns;
+        if settled > 0 {
+            batch.write(tx.conn()).await?;
+            sqlx::query(MOVE_CURSOR).bind(source).bind(through).execute(tx.conn()).await?;
+            tx.commit().await?;
+            self.refs().learn(batch.refs);
+        }
+        Ok(Settled { through, settled, duplicates: records.len() - settled, overruns })
+    }
+}
+
+impl Reader {
+    /// See [`Store::settled_through`].
+    pub async fn settled_through(&mut self, source: i64) -> Result<i64, StoreError> {
+        let row = sqlx::query(READ_CURSOR).bind(source).fetch_optional(self.conn()).await?;
+        Ok(row.map(|row| row.try_get("through")).transpose()?.unwrap_or(0))
+    }
+}
+
+impl Batch {
+    async fn add(
+        &mut self,
+        conn: &mut AnyConnection,
+        cache: &RefCache,
+        record: &UsageRecord,
+    ) -> Result<(), StoreError> {
+        let tenant_no = self.refs.number(conn, cache, record.tenant_id.into()).await?;
+        let project_no = self.refs.number(conn, cache, record.project_id.into()).await?;
+        let principal_no = self.refs.number(conn, cache, record.principal_id.into()).await?;
+        let key_no = self.refs.number(conn, cache, record.key_id.into()).await?;
+        let endpoint_no = self.refs.number(conn, cache, record.endpoint_id.into()).await?;
+        let replica_no = match record.replica_id {
+            Some(id) => Some(self.refs.number(conn, cache, id.into()).await?),
+            None => None,
+        };
+        let price_book_no = match record.price_book_id {
+            Some(id) => Some(self.refs.number(conn, cache, id.into()).await?),
+            None => None,
+        };
+        let node_no = match record.replica_id {
+            Some(id) => self.refs.node_of(conn, cache, id).await?,
+            None => 0,
+        };
+        let numbers =
+            Numbers { tenant_no, project_no, principal_no, key_no, endpoint_no, replica_no, price_book_no, node_no };
+        self.book(record, &numbers)
+    }
+
+    /// The arithmetic of one record.
+    fn book(&mut self, record: &UsageRecord, numbers: &Numbers) -> Result<(), StoreError> {
+        // An interrupted request is not charged: its hold is freed whole.
+        let used = if record.outcome == Outcome::Interrupted { Quantities::default() } else { record.quantities };
+        let overrun = (used.micros.0 - record.held_micros.0).max(0);
+        let charged = Quantities { micros: Micros(used.micros.0 - overrun), ..used };
+        self.usage.extend(usage_columns(record, &used, overrun, numbers));
+        self.transfer(Transfer {
+            to_no: numbers.project_no,
+            from_no: METER,
+            source: record.source,
+            sequence: record.sequence,
+            part: PART_USAGE,
+            voided_micros: record.held_micros.0 - charged.micros.0,
+            quantities: charged,
+        })?;
+        if overrun > 0 {
+            self.overruns += 1;
+            self.transfer(Transfer {
+                to_no: OVERRUN,
+                from_no: METER,
+                source: record.source,
+                sequence: record.sequence,
+                part: PART_OVERRUN,
+                voided_micros: 0,
+                quantities: Quantities { micros: Micros(overrun), ..Quantities::default() },
+            })?;
+        }
+        let key = DailyKey {
+            day: day(record.started_at.as_microsecond()),
+            project_no: numbers.project_no,
+            endpoint_no: numbers.endpoint_no,
+            key_no: numbers.key_no,
+            principal_no: numbers.principal_no,
+            tenant_no: numbers.tenant_no,
+        };
+        let (requests, sum) = self.daily.entry(key).or_default();
+        *requests += 1;
+        super::add(sum, &charged)?;
+        let subjects = [numbers.tenant_no, numbers.project_no, numbers.key_no];
+        self.spending.add(subjects, record.started_at, (charged.micros.0, charged.picos.0))?;
+        let (millijoules, co2e) = self.pending.entry(numbers.node_no).or_default();
+        *millijoules = millijoules.checked_add(used.millijoules.0).ok_or_else(too_large)?;
+        *co2e = co2e.checked_add(used.co2e_micrograms.0).ok_or_else(too_large)?;
+        Ok(())
+    }
+
+    fn transfer(&mut self, transfer: Transfer) -> Result<(), StoreError> {
+        self.transfers.extend(transfer.columns().map(Some));
+        self.postings.add(&transfer)
+    }
+
+    async fn write(&self, conn: &mut AnyConnection) -> Result<(), StoreError> {
+        bulk::USAGE.insert(conn, &self.usage).await?;
+        bulk::TRANSFER.insert(conn, &self.transfers).await?;
+        for (node_no, (millijoules, co2e)) in &self.pending {
+            sqlx::query(ADD_PENDING).bind(*node_no).bind(*millijoules).bind(*co2e).execute(&mut *conn).await?;
+        }
+        self.postings.write(conn).await?;
+        for (key, (requests, sum)) in &self.daily {
+            add_daily(conn, key, *requests, sum).await?;
+        }
+        self.spending.write(conn).await
+    }
+}
+
+/// Adds to the sums of a day.
+pub(crate) async fn add_daily(
+    conn: &mut AnyConnection,
+    key: &DailyKey,
+    requests: i64,
+    sum: &Quantities,
+) -> Result<(), StoreError> {
+    let mut query = sqlx::query(ADD_DAILY)
+        .bind(key.day)
+        .bind(key.project_no)
+        .bind(key.endpoint_no)
+        .bind(key.key_no)
+        .bind(key.principal_no)
+        .bind(key.tenant_no)
+        .bind(requests);
+    for value in values(sum) {
+        query = query.bind(value);
+    }
+    query.execute(conn).await?;
+    Ok(())
+}
+
+/// The ids of one record, as numbers.
+struct Numbers {
+    tenant_no: i64,
+    project_no: i64,
+    principal_no: i64,
+    key_no: i64,
+    endpoint_no: i64,
+    replica_no: Option<i64>,
+    price_book_no: Option<i64>,
+    node_no: i64,
+}
+
+fn usage_columns(record: &UsageRecord, used: &Quantities, overrun: i64, numbers: &Numbers) -> [Option<i64>; 27] {
+    let [prompt, cached, completion, micros, picos, millijoules, co2e] = values(used);
+    let (high, low) = record.request_id.uuid().as_u64_pair();
+    let started = record.started_at.as_microsecond();
+    [
+        Some(numbers.project_no),
+        Some(record.source),
+        Some(record.sequence),
+        Some(record.held_micros.0),
+        Some(overrun),
+        Some(prompt),
+        Some(cached),
+        Some(completion),
+        Some(micros),
+        Some(picos),
+        Some(millijoules),
+        Some(co2e),
+        Some(high.cast_signed()),
+        Some(low.cast_signed()),
+        Some(started),
+        Some(record.ended_at.as_microsecond() - started),
+        Some(numbers.tenant_no),
+        Some(numbers.principal_no),
+        Some(numbers.key_no),
+        Some(numbers.endpoint_no),
+        numbers.replica_no,
+        numbers.price_book_no,
+        Some(operation_code(record.operation)),
+        Some(outcome_code(record.outcome)),
+        Some(i64::from(record.http_status)),
+        Some(method_code(record.energy_method)),
+        record.first_token_micros,
+    ]
+}
+
+/// The UTC day of an instant, counted from 1970-01-01.
+pub(crate) const fn day(micros: i64) -> i64 {
+    micros.div_euclid(MICROS_PER_DAY)
+}
+
+/// Refuses a record that no gateway may write.
+fn check(source: i64, record: &UsageRecord) -> Result<(), StoreError> {
+    let bad = |why: &str| Err(StoreError::BadRecord { sequence: record.sequence, why: why.to_owned() });
+    if source < 1 || record.source != source {
+        return bad("it names another spool");
+    }
+    if record.sequence < 1 {
+        return bad("sequences begin at 1");
+    }
+    if record.held_micros < Micros::ZERO || values(&record.quantities).iter().any(|&value| value < 0) {
+        return bad("a quantity is negative");
+    }
+    if record.quantities.picos.0 >= galerne_model::units::PICOS_PER_MICRO {
+        return bad("the remainder is a whole micro or more");
+    }
+    if record.quantities.millijoules > Millijoules::ZERO || record.quantities.co2e_micrograms > MicrogramsCo2e::ZERO {
+        // Energy without a replica has no meter it could come from.
+        if record.replica_id.is_none() {
+            return bad("it has energy but no replica");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,163 @@
+//! What tenants, projects and keys spent, in all and by month of admission: budgets are compared with it without a scan.
+//!
+//! Kept for every subject, with or without a budget, so that a new budget knows the past at once.
+
+use std::collections::BTreeMap;
+
+use galerne_model::money::{Budget, BudgetPeriod, BudgetSubject};
+use galerne_model::snapshot::{PeriodSpending, Spending};
+use galerne_model::units::{Micros, PICOS_PER_MICRO};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use sqlx::AnyConnection;
+use sqlx::Row;
+
+use super::refs::{self, RefId};
+use super::too_large;
+use crate::error::StoreError;
+use crate::resource::Filter;
+use crate::store::{Reader, Store};
+
+const ADD: &str = "INSERT INTO spending (subject_no, period_start, micros, picos) VALUES ($1, $2, $3, $4) \
+    ON CONFLICT (subject_no, period_start) DO UPDATE SET micros = spending.micros + excluded.micros, \
+    picos = spending.picos + excluded.picos";
+const READ: &str = "SELECT micros, picos FROM spending \
+    JOIN ledger_ref ON ledger_ref.no = spending.subject_no WHERE ledger_ref.id = $1 AND period_start = $2";
+
+/// `period_start` of what is never counted anew.
+const TOTAL: i64 = 0;
+
+/// What one transaction adds to spending.
+#[derive(Debug, Default)]
+pub(crate) struct Spent {
+    by_subject: BTreeMap<(i64, i64), (i64, i64)>,
+    month: Option<(Timestamp, Timestamp, i64)>,
+}
+
+impl Spent {
+    pub(crate) fn add(&mut self, subjects: [i64; 3], at: Timestamp, charge: (i64, i64)) -> Result<(), StoreError> {
+        let month = self.month_start(at);
+        for subject in subjects {
+            for period in [TOTAL, month] {
+                let (micros, picos) = self.by_subject.entry((subject, period)).or_default();
+                *micros = micros.checked_add(charge.0).ok_or_else(too_large)?;
+                *picos = picos.checked_add(charge.1).ok_or_else(too_large)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Records of a batch are mostly of one month, so the calendar is asked once.
+    fn month_start(&mut self, at: Timestamp) -> i64 {
+        if let Some((from, until, start)) = self.month
+            && from <= at
+            && at < until
+        {
+            return start;
+        }
+        let (from, until) = month_of(at);
+        self.month = Some((from, until, from.as_microsecond()));
+        from.as_microsecond()
+    }
+
+    pub(crate) async fn write(&self, conn: &mut AnyConnection) -> Result<(), StoreError> {
+        for ((subject, period), (micros, picos)) in &self.by_subject {
+            sqlx::query(ADD).bind(*subject).bind(*period).bind(*micros).bind(*picos).execute(&mut *conn).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The calendar month in UTC that holds an instant: its start and its end.
+fn month_of(at: Timestamp) -> (Timestamp, Timestamp) {
+    let first = at.to_zoned(TimeZone::UTC).date().first_of_month();
+    let next = first.last_of_month().tomorrow();
+    let instant =
+        |date: jiff::civil::Date| date.to_zoned(TimeZone::UTC).map_or(Timestamp::MAX, |zoned| zoned.timestamp());
+    (instant(first), next.map_or(Timestamp::MAX, instant))
+}
+
+impl Reader {
+    /// What a subject spent in the period that is running at `now`; what is below a micro is rounded up.
+    pub async fn spent(
+        &mut self,
+        subject: &BudgetSubject,
+        period: BudgetPeriod,
+        now: Timestamp,
+    ) -> Result<PeriodSpending, StoreError> {
+        let id = match *subject {
+            BudgetSubject::Tenant { tenant_id } => RefId::from(tenant_id),
+            BudgetSubject::Project { project_id } => RefId::from(project_id),
+            BudgetSubject::Key { key_id } => RefId::from(key_id),
+        };
+        let (period_start, period_end) = match period {
+            BudgetPeriod::Total => (Timestamp::UNIX_EPOCH, None),
+            BudgetPeriod::Month => (month_of(now).0, Some(month_of(now).1)),
+        };
+        let row = sqlx::query(READ)
+            .bind(id.to_string())
+            .bind(period_start.as_microsecond())
+            .fetch_optional(self.conn())
+            .await?;
+        let spent = match row {
+            Some(row) => rounded_up(row.try_get("micros")?, row.try_get("picos")?),
+            None => Micros::ZERO,
+        };
+        Ok(PeriodSpending { period_start, period_end, spent })
+    }
+
+    /// What every living budget spent in its running period, and up to which record of a spool that is counted.
+    pub async fn spending(&mut self, source: i64, now: Timestamp) -> Result<Spending, StoreError> {
+        let mut spending = Spending { settled_sequence: self.settled_through(source).await?, ..Spending::default() };
+        for budget in self.list_all::<Budget>(&Filter::default()).await? {
+            let spent = self.spent(&budget.spec.subject, budget.spec.period, now).await?;
+            spending.spent.insert(budget.id, spent);
+        }
+        Ok(spending)
+    }
+}
+
+impl Store {
+    /// See [`Reader::spent`].
+    pub async fn spent(
+        &self,
+        subject: &BudgetSubject,
+        period: BudgetPeriod,
+        now: Timestamp,
+    ) -> Result<PeriodSpending, StoreError> {
+        self.read_once().await?.spent(subject, period, now).await
+    }
+
+    /// See [`Reader::spending`]; all of it at one moment.
+    pub async fn spending(&self, source: i64, now: Timestamp) -> Result<Spending, StoreError> {
+        self.reader().await?.spending(source, now).await
+    }
+}
+
+/// Micros and picos as whole micros, so that a budget never sees less than was spent.
+const fn rounded_up(micros: i64, picos: i64) -> Micros {
+    Micros(micros + (picos + PICOS_PER_MICRO - 1).div_euclid(PICOS_PER_MICRO))
+}
+
+/// Whether an id was ever used in the ledger.
+pub(crate) async fn number_of(conn: &mut AnyConnection, id: Option<RefId>) -> Result<Option<i64>, StoreError> {
+    match id {
+        // A number no row has: an id that was never used matches nothing, rather than everything.
+        Some(id) => Ok(Some(refs::find(conn, id).await?.unwrap_or(-1))),
+        None => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_month_runs_from_its_first_instant_to_the_next_one() {
+        let at: Timestamp = "2024-02-29T23:59:59.999999Z".parse().expect("an instant");
+        let (from, until) = month_of(at);
+        assert_eq!(from.to_string(), "2024-02-01T00:00:00Z");
+        assert_eq!(until.to_string(), "2024-03-01T00:00:00Z");
+        assert_eq!(month_of(until).0, until);
+    }
+}

@@ -1,0 +1,125 @@
+//! Schema versions: numbered texts, applied once and in order, all pending ones in one transaction.
+//!
+//! Forward only. A database newer than this program is refused: its rows may mean something we do not know.
+
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+use sqlx::AnyConnection;
+use sqlx::{Connection, Row};
+
+use crate::engine_sql::{self, Engine};
+use crate::error::StoreError;
+
+/// One schema change.
+struct Migration {
+    version: i64,
+    name: &'static str,
+    sql: &'static str,
+}
+
+const MIGRATIONS: [Migration; 4] = [
+    Migration { version: 1, name: "resources", sql: include_str!("../migrations/0001_resources.sql") },
+    Migration { version: 2, name: "events", sql: include_str!("../migrations/0002_events.sql") },
+    Migration { version: 3, name: "coordination", sql: include_str!("../migrations/0003_coordination.sql") },
+    Migration { version: 4, name: "ledger", sql: include_str!("../migrations/0004_ledger.sql") },
+];
+
+/// The newest schema version this program knows.
+pub const SCHEMA_VERSION: i64 = MIGRATIONS[MIGRATIONS.len() - 1].version;
+
+const CREATE_VERSIONS: &str = "CREATE TABLE IF NOT EXISTS schema_version (
+    version BIGINT NOT NULL PRIMARY KEY, name TEXT NOT NULL, digest TEXT NOT NULL, applied_at BIGINT NOT NULL)";
+const VERSIONS: &str = "SELECT version, digest FROM schema_version ORDER BY version";
+const ADD_VERSION: &str = "INSERT INTO schema_version (version, name, digest, applied_at) VALUES ($1, $2, $3, $4)";
+
+/// What a migration did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Migrated {
+    /// Version before; 0 for an empty database.
+    pub from: i64,
+    /// Version now.
+    pub to: i64,
+    /// The copy of the SQLite file made before, when it held anything.
+    pub copy: Option<PathBuf>,
+}
+
+/// Version of the schema, 0 for an empty database.
+pub(crate) async fn version(engine: Engine, conn: &mut AnyConnection) -> Result<i64, StoreError> {
+    if !engine_sql::has_table(engine, conn, "schema_version").await? {
+        return Ok(0);
+    }
+    let mut found = 0;
+    for row in sqlx::query(VERSIONS).fetch_all(&mut *conn).await? {
+        let version: i64 = row.try_get("version")?;
+        let applied: String = row.try_get("digest")?;
+        let known = MIGRATIONS.iter().find(|migration| migration.version == version);
+        if known.is_some_and(|migration| digest(migration.sql) != applied) {
+            return Err(StoreError::Corrupt(format!("schema change {version} was applied with another text")));
+        }
+        found = version;
+    }
+    if found > SCHEMA_VERSION {
+        return Err(StoreError::NewerSchema { found, known: SCHEMA_VERSION });
+    }
+    Ok(found)
+}
+
+/// Brings the schema to [`SCHEMA_VERSION`]; does nothing when it is there already.
+pub(crate) async fn migrate(
+    engine: Engine,
+    conn: &mut AnyConnection,
+    sqlite_path: Option<&Path>,
+) -> Result<Migrated, StoreError> {
+    let before = version(engine, conn).await?;
+    let mut copy = None;
+    if let (Some(path), true) = (sqlite_path, before > 0 && before < SCHEMA_VERSION) {
+        copy = Some(copy_before(conn, path, before).await?);
+    }
+    let mut tx = conn.begin_with(engine.begin_write()).await?;
+    if engine == Engine::Postgres {
+        sqlx::query(engine_sql::POSTGRES_MIGRATION_LOCK).execute(&mut *tx).await?;
+    }
+    // Read again under the lock: another process may have migrated meanwhile.
+    let from = version(engine, &mut tx).await?;
+    if from < SCHEMA_VERSION {
+        sqlx::query(CREATE_VERSIONS).execute(&mut *tx).await?;
+        for migration in MIGRATIONS.iter().filter(|migration| migration.version > from) {
+            sqlx::raw_sql(engine.migration_text(migration.sql)).execute(&mut *tx).await?;
+            sqlx::query(ADD_VERSION)
+                .bind(migration.version)
+                .bind(migration.name)
+                .bind(digest(migration.sql))
+                .bind(Timestamp::now().as_microsecond())
+                .execute(&mut *tx)
+                .await?;
+        }
+    }
+    tx.commit().await?;
+    if from < SCHEMA_VERSION {
+        tracing::info!(from, to = SCHEMA_VERSION, "schema migrated");
+    }
+    Ok(Migrated { from, to: SCHEMA_VERSION, copy })
+}
+
+async fn copy_before(conn: &mut AnyConnection, path: &Path, version: i64) -> Result<PathBuf, StoreError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".before-schema-{}", version + 1));
+    let copy = PathBuf::from(name);
+    // A copy left by an attempt that did not finish is older than what is in force now.
+    match std::fs::remove_file(&copy) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(StoreError::file(&copy, error)),
+    }
+    let text = copy.to_str().ok_or_else(|| StoreError::Backup("the database path is not UTF-8".to_owned()))?;
+    sqlx::query(engine_sql::SQLITE_COPY).bind(text.to_owned()).execute(conn).await?;
+    // `VACUUM INTO` does not sync what it writes.
+    std::fs::File::open(&copy).and_then(|file| file.sync_all()).map_err(|error| StoreError::file(&copy, error))?;
+    Ok(copy)
+}
+
+fn digest(sql: &str) -> String {
+    hex::encode(Sha256::digest(sql.as_bytes()))
+}
