@@ -33,6 +33,8 @@ pub struct View<'a> {
     pub node: Option<NodeSeat>,
     /// Whether the model of a worker backend exists.
     pub weights: Weights,
+    /// Requests admitted and not ended, those that wait for a replica among them.
+    pub in_flight: u32,
     /// When a request last came in or ended, as far as is known.
     pub last_request_at: Option<Timestamp>,
     /// The time.
@@ -72,8 +74,6 @@ pub struct Running {
     pub sequences: Option<u32>,
     /// Its last probe.
     pub probe: Probe,
-    /// Requests running and waiting in it.
-    pub busy: u32,
 }
 
 /// Outcome of the last readiness probe.

@@ -21,7 +21,6 @@ pub(super) struct Next {
     pub(super) backend: Backend,
     pub(super) status: ReplicaStatus,
     pub(super) actions: Vec<Action>,
-    pub(super) busy: u32,
     is_over: bool,
     engine_is_gone: bool,
 }
@@ -49,7 +48,6 @@ pub(super) fn step(seen: &Sighting, now: Timestamp) -> Next {
         backend: replica.spec.backend.clone(),
         status: replica.status.clone(),
         actions: Vec::new(),
-        busy: if let Engine::Running(running) = &seen.engine { running.busy } else { 0 },
         is_over: false,
         engine_is_gone: match &seen.engine {
             Engine::Absent | Engine::Ended(_) => true,

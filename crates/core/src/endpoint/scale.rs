@@ -51,7 +51,7 @@ pub(super) fn wanted(view: &View<'_>, pool: &[Next]) -> Scale {
             let wanted = if is_idle {
                 floor
             } else {
-                floor.max(1).max(endpoint.status.replicas_wanted).max(by_load(pool)).min(most)
+                floor.max(1).max(endpoint.status.replicas_wanted).max(by_load(view, pool)).min(most)
             };
             let (blocked, node_id) = place(view, endpoint);
             let sleeps_at = sleeps_at.filter(|_| wanted > floor);
@@ -67,16 +67,15 @@ pub(super) fn wanted(view: &View<'_>, pool: &[Next]) -> Scale {
 }
 
 /// Replicas that requests running and waiting now would fill.
-fn by_load(pool: &[Next]) -> u32 {
-    let busy: u32 = pool.iter().map(|next| next.busy).fold(0, u32::saturating_add);
+fn by_load(view: &View<'_>, pool: &[Next]) -> u32 {
     let sequences = pool.iter().filter_map(|next| next.status.sequences).max().unwrap_or(1).max(1);
-    busy.div_ceil(sequences)
+    view.in_flight.div_ceil(sequences)
 }
 
 /// When the endpoint counts as idle if no request comes; nothing when it is idle for want of any request.
 fn idle_from(view: &View<'_>, endpoint: &Endpoint, pool: &[Next]) -> Option<Timestamp> {
     let patience = SignedDuration::from_secs(i64::from(endpoint.spec.idle_seconds));
-    let is_busy = pool.iter().any(|next| next.busy > 0);
+    let is_busy = view.in_flight > 0;
     let is_waking = pool.iter().any(|next| next.status.state == ReplicaState::Starting);
     // A replica that has just become ready for a waiting request has not been idle yet.
     let became_ready = pool.iter().filter(|next| next.is_ready()).map(|next| next.status.since).max();
