@@ -1,1 +1,129 @@
-//! Empty until its owner fills it.
+//! The commands of `galerne` and their output.
+//!
+//! Deliberately absent: the server's insides. Commands know its API and nothing else; what starts a server or works on its
+//! files is handed back to the binary.
+
+mod arguments;
+mod commands;
+
+pub mod up;
+
+mod answer;
+mod reason;
+mod resources;
+mod session;
+
+mod context;
+pub mod environment;
+mod private_file;
+
+mod display;
+mod failure;
+mod output;
+mod table;
+
+pub use arguments::{Arguments, Command, ConfigCommand, Global, RestoreArguments, ServerArguments};
+pub use context::Context;
+pub use failure::Failure;
+pub use output::{Format, Output};
+
+use std::path::Path;
+
+use clap::CommandFactory;
+use galerne_api::v1::identity::Whoami;
+use serde_json::json;
+
+use crate::session::Session;
+use crate::table::Facts;
+
+/// Runs a command that talks to a server, or to nobody.
+///
+/// `up`, `restore` and `config` work on a server's own files: the binary runs them.
+pub async fn run(command: Command, global: &Global, output: Output, config: &Path) -> u8 {
+    let context = match Context::load(config) {
+        Ok(context) => context.overridden(global.url.as_deref(), global.key.as_deref()),
+        Err(failure) => return { output }.failure(&failure),
+    };
+    let mut session = Session::new(output, context);
+    let outcome = Box::pin(dispatch(command, &mut session)).await;
+    match outcome.and_then(|()| session.output.flush()) {
+        Ok(()) => 0,
+        Err(failure) => session.output.failure(&failure),
+    }
+}
+
+async fn dispatch(command: Command, session: &mut Session) -> Result<(), Failure> {
+    match command {
+        Command::Up(_) | Command::Restore(_) | Command::Config(_) => unreachable!("the binary runs what works on a server's files"),
+        Command::Chat(arguments) => arguments.run(session).await,
+        Command::Whoami => whoami(session).await,
+        Command::Env(arguments) => arguments.run(session),
+        Command::Model(command) => command.run(session).await,
+        Command::Endpoint(command) => command.run(session).await,
+        Command::Replica(command) => command.run(session).await,
+        Command::Node(command) => command.run(session).await,
+        Command::Key(command) => command.run(session).await,
+        Command::Project(command) => command.run(session).await,
+        Command::Tenant(command) => command.run(session).await,
+        Command::Principal(command) => command.run(session).await,
+        Command::Role(command) => command.run(session).await,
+        Command::Cost(arguments) => arguments.run(session).await,
+        Command::Usage(arguments) => arguments.run(session).await,
+        Command::Budget(command) => command.run(session).await,
+        Command::Price(command) => command.run(session).await,
+        Command::Ledger(command) => command.run(session).await,
+        Command::Events(arguments) => arguments.run(session).await,
+        Command::Why(arguments) => arguments.run(session).await,
+        Command::Explain(arguments) => arguments.run(&mut session.output),
+        Command::Backup(command) => command.run(session).await,
+        Command::Api(arguments) => arguments.run(session).await,
+        Command::Completions { shell } => completions(session, shell),
+        Command::Version => version(session).await,
+    }
+}
+
+async fn whoami(session: &mut Session) -> Result<(), Failure> {
+    let who: Whoami = session.client()?.read("/api/v1/whoami", &[]).await?;
+    if session.is_json() {
+        return session.output.json(&who);
+    }
+    let mut names = session::Names::default();
+    names.add(who.tenant.id, &who.tenant.name);
+    names.add(who.project.id, &who.project.name);
+    let roles: Vec<String> = who
+        .roles
+        .iter()
+        .map(|role| format!("{} on {}", display::word(&role.spec.role), commands::role::place(role.spec.scope, &names)))
+        .collect();
+    let scopes: Vec<String> = who.key.spec.scopes.iter().map(display::word).collect();
+    let mut facts = Facts::new();
+    facts.add("principal", format!("{} ({})", who.principal.name, display::word(&who.principal.spec.kind)));
+    facts.add("roles", if roles.is_empty() { "none".to_owned() } else { roles.join(", ") });
+    facts.add("key", format!("{} (…{}), for {}", who.key.name, who.key.status.last_four, scopes.join(", ")));
+    facts.add("tenant", &who.tenant.name).add("project", &who.project.name);
+    facts.add("server", format!("{} version {}", session.context.url(), who.server_version));
+    facts.write(&mut session.output)
+}
+
+fn completions(session: &mut Session, shell: clap_complete::Shell) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "galerne", &mut script);
+    session.output.bytes(&script)
+}
+
+/// The version of this program, and of the server if one answers; that none does is no failure.
+async fn version(session: &mut Session) -> Result<(), Failure> {
+    let own = env!("CARGO_PKG_VERSION");
+    let server = match session.client() {
+        Ok(client) => client.read::<Whoami>("/api/v1/whoami", &[]).await.ok().map(|who| who.server_version),
+        Err(_) => None,
+    };
+    if session.is_json() {
+        return session.output.json(&json!({ "version": own, "server_version": server }));
+    }
+    session.output.line(format!("galerne {own}"))?;
+    match server {
+        Some(server) => session.output.line(format!("server  {server} at {}", session.context.url())),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,213 @@
+//! The command line: nouns, verbs, options. What they do is in `commands`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::commands::{
+    api, backup, budget, chat, cost, endpoint, env, event, key, ledger, model, node, price, principal, project, replica, role,
+    tenant, why,
+};
+use crate::failure::EXIT_CODES_HELP;
+use crate::output::Format;
+use crate::up;
+
+/// Galerne: a sovereign AI cloud, from rack to token.
+///
+/// `galerne up` starts everything on this machine. The other commands talk to a server.
+#[derive(Debug, Parser)]
+#[command(name = "galerne", version, after_help = EXIT_CODES_HELP, max_term_width = 100, propagate_version = false)]
+pub struct Arguments {
+    /// Options that every command takes.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options that every command takes.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Options of every command")]
+pub struct Global {
+    /// Where the server is [default: the context file, else http://127.0.0.1:8080]
+    #[arg(long, global = true, env = "GALERNE_URL", hide_env = true, value_name = "URL")]
+    pub url: Option<String>,
+    /// The API key to call it with [default: the context file]; better given as GALERNE_API_KEY
+    #[arg(long, global = true, env = "GALERNE_API_KEY", hide_env = true, value_name = "KEY")]
+    pub key: Option<String>,
+    /// How data is written to stdout
+    #[arg(long, short = 'o', global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    pub output: Format,
+    /// Say nothing beside the data
+    #[arg(long, short = 'q', global = true)]
+    pub quiet: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start Galerne on this machine, in the foreground
+    Up(Box<up::UpArguments>),
+    /// Talk to an endpoint
+    Chat(chat::ChatArguments),
+    /// Who this key acts for, and what it may do
+    Whoami,
+    /// Print the variables that other programs read: eval "$(galerne env --openai)"
+    Env(env::EnvArguments),
+
+    /// Models: weights that can be served
+    #[command(subcommand)]
+    Model(model::ModelCommand),
+    /// Endpoints: models at stable names
+    #[command(subcommand)]
+    Endpoint(endpoint::EndpointCommand),
+    /// Replicas: engines behind endpoints
+    #[command(subcommand)]
+    Replica(replica::ReplicaCommand),
+    /// Nodes: servers we manage
+    #[command(subcommand)]
+    Node(node::NodeCommand),
+
+    /// API keys
+    #[command(subcommand)]
+    Key(key::KeyCommand),
+    /// Projects: owners of resources inside a tenant
+    #[command(subcommand)]
+    Project(project::ProjectCommand),
+    /// Tenants: customers that are isolated and pay
+    #[command(subcommand)]
+    Tenant(tenant::TenantCommand),
+    /// Principals: users and service accounts
+    #[command(subcommand)]
+    Principal(principal::PrincipalCommand),
+    /// Roles given to principals
+    #[command(subcommand)]
+    Role(role::RoleCommand),
+
+    /// What was used and what it cost, with energy and carbon
+    Cost(cost::CostArguments),
+    /// Usage records: one per request
+    Usage(cost::UsageArguments),
+    /// Budgets: limits on money
+    #[command(subcommand)]
+    Budget(budget::BudgetCommand),
+    /// Prices per million tokens
+    #[command(subcommand)]
+    Price(price::PriceCommand),
+    /// The ledger: double entry for tokens, euros, energy, carbon
+    #[command(subcommand)]
+    Ledger(ledger::LedgerCommand),
+
+    /// Who did what to which resource, and how it was decided
+    Events(event::EventArguments),
+    /// Why something is as it is: endpoint/NAME, budget/NAME, request_ID, event_ID
+    Why(why::WhyArguments),
+    /// What an error code means and what to do
+    Explain(why::ExplainArguments),
+
+    /// Copies of the state
+    #[command(subcommand)]
+    Backup(backup::BackupCommand),
+    /// Bring a backup back into an empty data directory, with no server running on it
+    Restore(RestoreArguments),
+    /// The server's configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Call any route of the API
+    Api(api::ApiArguments),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Print the version of this program, and of the server if one answers
+    Version,
+}
+
+/// Options of `galerne restore`.
+#[derive(Debug, Clone, Args)]
+pub struct RestoreArguments {
+    /// Folder of the backup, as `galerne backup list` names it
+    pub backup: PathBuf,
+    /// Where to write it; the data directory must be new or empty
+    #[command(flatten)]
+    pub server: ServerArguments,
+    /// Do not ask
+    #[arg(long, short = 'y')]
+    pub yes: bool,
+}
+
+/// Verbs of `galerne config`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum ConfigCommand {
+    /// Check the configuration: every problem at once
+    Check(Box<ServerArguments>),
+    /// Show what is in force and where each value comes from; passwords are hidden
+    Show(Box<ServerArguments>),
+}
+
+/// Options of a server: each is also a line of the configuration file and an environment variable, as `galerne config show` lists.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Options of the server")]
+pub struct ServerArguments {
+    /// Configuration file, TOML
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Directory for state, models and logs [default: $XDG_DATA_HOME/galerne, else ~/.local/share/galerne]
+    #[arg(long, value_name = "FOLDER")]
+    pub data: Option<String>,
+    /// Address and port to listen on [default: 127.0.0.1:8080]; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<String>,
+    /// Certificate chain, PEM; needed for an address that other machines can reach
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert: Option<String>,
+    /// Key of the certificate, PEM
+    #[arg(long, value_name = "FILE")]
+    pub tls_key: Option<String>,
+    /// Database: sqlite:FILE or postgres://… [default: galerne.db in the data directory]
+    #[arg(long, value_name = "ADDRESS")]
+    pub database: Option<String>,
+    /// Grid zone of this site, for carbon intensity [default: FR]
+    #[arg(long, value_name = "ZONE")]
+    pub zone: Option<String>,
+    /// Energy of the facility per energy of its computers [default: 1.000]
+    #[arg(long, value_name = "NUMBER")]
+    pub pue: Option<String>,
+    /// Power of the whole host doing nothing [default: by a stated model]
+    #[arg(long, value_name = "WATTS")]
+    pub idle_watts: Option<String>,
+    /// Power of one busy processor thread above idle [default: by a stated model]
+    #[arg(long, value_name = "WATTS")]
+    pub active_watts: Option<String>,
+    /// How log lines are written to stderr: text, json, or auto (text at a terminal)
+    #[arg(long, value_name = "FORMAT")]
+    pub log: Option<String>,
+    /// The worker program [default: galerne-worker beside this program]
+    #[arg(long, value_name = "PROGRAM")]
+    pub worker: Option<String>,
+}
+
+impl ServerArguments {
+    /// The options that were given, by their names in the configuration.
+    pub fn flags(&self) -> Vec<(&'static str, String)> {
+        [
+            ("data", &self.data),
+            ("listen", &self.listen),
+            ("tls_cert", &self.tls_cert),
+            ("tls_key", &self.tls_key),
+            ("database", &self.database),
+            ("zone", &self.zone),
+            ("pue", &self.pue),
+            ("idle_watts", &self.idle_watts),
+            ("active_watts", &self.active_watts),
+            ("log", &self.log),
+            ("worker", &self.worker),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value.clone()?)))
+        .collect()
+    }
+}

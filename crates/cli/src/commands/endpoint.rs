@@ -1,0 +1,343 @@
+//! Endpoints: models at stable names.
+
+use clap::{Args, Subcommand, ValueEnum};
+use galerne_api::client::ListOptions;
+use galerne_model::identity::RateLimits;
+use galerne_model::inference::{Backend, Endpoint, EndpointSpec, EndpointState, Model, Visibility};
+use galerne_model::money::TokenPrice;
+use galerne_model::units::{Micros, Milliwatts};
+
+use crate::commands::values::{self, LimitArguments, OwnerArguments, Span, limits_text};
+use crate::display;
+use crate::failure::Failure;
+use crate::resources::{self, ChangeArguments, DeleteArguments, ShowArguments, Shown};
+use crate::session::{Names, Session};
+use crate::table::{Column, Facts};
+
+/// Verbs of `galerne endpoint`.
+#[derive(Debug, Subcommand)]
+pub enum EndpointCommand {
+    /// List endpoints
+    List(OwnerArguments),
+    /// Show one
+    Show(ShowArguments),
+    /// Serve a model under a name, with the embedded engine
+    Create(Box<CreateArguments>),
+    /// Serve what other servers (vLLM, SGLang, llama-server, Ollama) already serve
+    RegisterExternal(Box<ExternalArguments>),
+    /// Change limits, price, visibility or idle time; a limit of 0 takes it away
+    Update {
+        /// Its name or id
+        name: String,
+        #[command(flatten)]
+        settings: SettingArguments,
+        #[command(flatten)]
+        change: ChangeArguments,
+    },
+    /// Set how many replicas there may be
+    Scale {
+        /// Its name or id
+        name: String,
+        /// Fewest replicas; 0 gives the memory back when nobody calls
+        #[arg(long, value_name = "N")]
+        min: Option<u32>,
+        /// Most replicas
+        #[arg(long, value_name = "N")]
+        max: Option<u32>,
+        #[command(flatten)]
+        change: ChangeArguments,
+    },
+    /// Take no new requests
+    Pause {
+        /// Its name or id
+        name: String,
+        #[command(flatten)]
+        change: ChangeArguments,
+    },
+    /// Take requests again
+    Resume {
+        /// Its name or id
+        name: String,
+        #[command(flatten)]
+        change: ChangeArguments,
+    },
+    /// Stop its replicas and delete it
+    Delete(DeleteArguments),
+}
+
+/// Options of `galerne endpoint create`.
+#[derive(Debug, Args)]
+pub struct CreateArguments {
+    /// The name callers use as `model`
+    name: String,
+    /// The model, by name or id
+    #[arg(long, value_name = "MODEL")]
+    model: String,
+    /// Context of one sequence in tokens [default: what the model was trained for, as far as memory allows]
+    #[arg(long, value_name = "TOKENS")]
+    context: Option<u32>,
+    /// Sequences decoded together
+    #[arg(long, value_name = "N")]
+    sequences: Option<u32>,
+    /// Threads of each replica [default: the free cores less one]
+    #[arg(long, value_name = "N")]
+    threads: Option<u32>,
+    /// Fewest replicas; 0 gives the memory back when nobody calls
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    min: u32,
+    /// Most replicas
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    max: u32,
+    #[command(flatten)]
+    settings: SettingArguments,
+    #[command(flatten)]
+    owner: OwnerArguments,
+    #[command(flatten)]
+    change: ChangeArguments,
+}
+
+/// Options of `galerne endpoint register-external`.
+#[derive(Debug, Args)]
+pub struct ExternalArguments {
+    /// The name callers use as `model`
+    name: String,
+    /// Address before `/v1`; may be given several times, one per replica
+    #[arg(long = "at", value_name = "URL", required = true)]
+    urls: Vec<String>,
+    /// The model's name over there
+    #[arg(long, value_name = "NAME")]
+    upstream_model: String,
+    /// Its context in tokens
+    #[arg(long, value_name = "TOKENS")]
+    context: u32,
+    /// Power of one replica under load, for the energy estimate; without it energy is not reported
+    #[arg(long, value_name = "WATTS")]
+    watts: Option<u32>,
+    #[command(flatten)]
+    settings: SettingArguments,
+    #[command(flatten)]
+    owner: OwnerArguments,
+    #[command(flatten)]
+    change: ChangeArguments,
+}
+
+/// What may be changed about an endpoint while it serves.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct SettingArguments {
+    #[command(flatten)]
+    limits: LimitArguments,
+    /// Time without a request after which an endpoint with --min 0 sleeps, such as 10m
+    #[arg(long, value_name = "LENGTH")]
+    idle: Option<Span>,
+    /// Who may call it
+    #[arg(long, value_enum, value_name = "WHO")]
+    visibility: Option<VisibilityArgument>,
+    /// Euros per million prompt tokens, for this endpoint alone
+    #[arg(long, value_name = "EUROS", value_parser = values::euros)]
+    price_prompt: Option<Micros>,
+    /// Euros per million cached prompt tokens
+    #[arg(long, value_name = "EUROS", value_parser = values::euros)]
+    price_cached: Option<Micros>,
+    /// Euros per million generated tokens
+    #[arg(long, value_name = "EUROS", value_parser = values::euros)]
+    price_completion: Option<Micros>,
+}
+
+/// Who may call an endpoint.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum VisibilityArgument {
+    /// Projects of the same tenant
+    Tenant,
+    /// Only the project that owns it
+    Project,
+    /// Every tenant of the site; only an operator can set this
+    Site,
+}
+
+impl SettingArguments {
+    fn over(self, mut spec: EndpointSpec) -> EndpointSpec {
+        spec.limits = self.limits.over(spec.limits);
+        if let Some(idle) = self.idle {
+            spec.idle_seconds = u32::try_from(idle.0.as_secs()).unwrap_or(u32::MAX);
+        }
+        if let Some(visibility) = self.visibility {
+            spec.visibility = match visibility {
+                VisibilityArgument::Tenant => Visibility::Tenant,
+                VisibilityArgument::Project => Visibility::Project,
+                VisibilityArgument::Site => Visibility::Site,
+            };
+        }
+        if self.price_prompt.or(self.price_cached).or(self.price_completion).is_some() {
+            let now = spec.price.unwrap_or_default();
+            let prompt = self.price_prompt.unwrap_or(now.prompt);
+            // Whoever names no price for cached tokens means that of the prompt.
+            let cached = self.price_cached.unwrap_or(if spec.price.is_some() { now.cached } else { prompt });
+            spec.price = Some(TokenPrice { prompt, cached, completion: self.price_completion.unwrap_or(now.completion) });
+        }
+        spec
+    }
+}
+
+impl EndpointCommand {
+    pub(crate) async fn run(self, session: &mut Session) -> Result<(), Failure> {
+        match self {
+            Self::List(owner) => {
+                let empty = "no endpoint yet; make one: galerne endpoint create NAME --model MODEL";
+                resources::list::<Endpoint>(session, &owner, empty).await
+            }
+            Self::Show(show) => resources::show::<Endpoint>(session, &show.name).await,
+            Self::Create(arguments) => create(session, *arguments).await,
+            Self::RegisterExternal(arguments) => register(session, *arguments).await,
+            Self::Update { name, settings, change } => edit(session, &name, change, "updated", |spec| settings.over(spec)).await,
+            Self::Scale { name, min, max, change } => scale(session, &name, min, max, change).await,
+            Self::Pause { name, change } => {
+                edit(session, &name, change, "paused", |spec| EndpointSpec { paused: true, ..spec }).await
+            }
+            Self::Resume { name, change } => {
+                edit(session, &name, change, "resumed", |spec| EndpointSpec { paused: false, ..spec }).await
+            }
+            Self::Delete(delete) => {
+                resources::delete::<Endpoint>(session, &delete, |endpoint| {
+                    let ready = endpoint.status.replicas_ready;
+                    format!("endpoint `{}` goes: {ready} ready {} finish and stop, callers get 404", endpoint.name, replicas(ready))
+                })
+                .await
+            }
+        }
+    }
+}
+
+async fn create(session: &mut Session, arguments: CreateArguments) -> Result<(), Failure> {
+    let model = session.client()?.get::<Model>(&arguments.model, &ListOptions::default()).await?;
+    let (context_tokens, sequences, threads) = (arguments.context, arguments.sequences, arguments.threads);
+    let backend = Backend::Worker { model_id: model.id, context_tokens, sequences, threads };
+    let spec = arguments.settings.over(spec(backend, arguments.min, arguments.max));
+    resources::create::<Endpoint>(session, &arguments.name, &arguments.owner, spec, arguments.change).await?;
+    say_next(session, &arguments.name);
+    Ok(())
+}
+
+async fn register(session: &mut Session, arguments: ExternalArguments) -> Result<(), Failure> {
+    let count = u32::try_from(arguments.urls.len()).unwrap_or(u32::MAX);
+    let backend = Backend::External {
+        urls: arguments.urls,
+        upstream_model: arguments.upstream_model,
+        context_tokens: arguments.context,
+        power: arguments.watts.map(|watts| Milliwatts(i64::from(watts) * 1000)),
+    };
+    let spec = arguments.settings.over(spec(backend, count, count));
+    resources::create::<Endpoint>(session, &arguments.name, &arguments.owner, spec, arguments.change).await?;
+    say_next(session, &arguments.name);
+    Ok(())
+}
+
+fn say_next(session: &mut Session, name: &str) {
+    session.output.note(format!("how it comes up: galerne why endpoint/{name}"));
+    session.output.note(format!("talk to it:      galerne chat {name}"));
+}
+
+/// What an endpoint is when nothing but its backend is said.
+pub(crate) fn spec(backend: Backend, replicas_min: u32, replicas_max: u32) -> EndpointSpec {
+    EndpointSpec {
+        backend,
+        replicas_min,
+        replicas_max,
+        idle_seconds: 600,
+        limits: RateLimits::default(),
+        visibility: Visibility::default(),
+        price: None,
+        paused: false,
+    }
+}
+
+async fn scale(session: &mut Session, name: &str, min: Option<u32>, max: Option<u32>, change: ChangeArguments) -> Result<(), Failure> {
+    if min.or(max).is_none() {
+        return Err(Failure::usage("neither --min nor --max was given"));
+    }
+    edit(session, name, change, "scaled", |spec| {
+        let replicas_min = min.unwrap_or(spec.replicas_min);
+        EndpointSpec { replicas_min, replicas_max: max.unwrap_or_else(|| spec.replicas_max.max(replicas_min)), ..spec }
+    })
+    .await
+}
+
+async fn edit(
+    session: &mut Session,
+    name: &str,
+    change: ChangeArguments,
+    done: &str,
+    edit: impl FnOnce(EndpointSpec) -> EndpointSpec,
+) -> Result<(), Failure> {
+    let seen = session.client()?.get::<Endpoint>(name, &ListOptions::default()).await?;
+    let spec = edit(seen.spec.clone());
+    resources::update(session, &seen, name, spec, change, done).await?;
+    Ok(())
+}
+
+fn replicas(count: u32) -> &'static str {
+    if count == 1 { "replica" } else { "replicas" }
+}
+
+impl Shown for Endpoint {
+    const COLUMNS: &'static [Column] = &[
+        Column::Word("name"),
+        Column::Word("state"),
+        Column::Number("ready"),
+        Column::Word("serves"),
+        Column::Text("why"),
+    ];
+
+    fn cells(&self, names: &Names) -> Vec<String> {
+        let why = match self.status.state {
+            EndpointState::Ready => String::new(),
+            _ => self.status.reason.text.clone(),
+        };
+        let ready = format!("{}/{}", self.status.replicas_ready, self.status.replicas_wanted);
+        vec![self.name.clone(), display::word(&self.status.state), ready, serves(&self.spec.backend, names), why]
+    }
+
+    fn facts(&self, names: &Names) -> Facts {
+        let (spec, status) = (&self.spec, &self.status);
+        let mut facts = Facts::new();
+        facts.add("name", &self.name).add("state", display::word(&status.state)).add("because", &status.reason.text);
+        facts.add("serves", serves(&spec.backend, names));
+        facts.add("replicas", format!("{} ready of {} wanted", status.replicas_ready, status.replicas_wanted));
+        facts.add("may have", format!("{} to {}", spec.replicas_min, spec.replicas_max));
+        if spec.replicas_min == 0 {
+            facts.add("sleeps after", format!("{} s without a request", spec.idle_seconds));
+        }
+        facts.add("limits", limits_text(spec.limits)).add("visible to", display::word(&spec.visibility));
+        facts.maybe("price", spec.price.map(price));
+        facts.maybe("last request", status.last_request_at.map(display::instant));
+        resources::common_facts(&mut facts, self);
+        facts
+    }
+
+    fn label(&self) -> &str {
+        &self.name
+    }
+
+    fn generation(&self) -> i64 {
+        self.generation
+    }
+
+    async fn look_up(session: &Session, names: &mut Names) -> Result<(), Failure> {
+        session.names::<Model>(names).await
+    }
+}
+
+fn serves(backend: &Backend, names: &Names) -> String {
+    match backend {
+        Backend::Worker { model_id, .. } => names.of(model_id),
+        Backend::External { urls, upstream_model, .. } => match urls.as_slice() {
+            [url] => format!("{upstream_model} at {url}"),
+            urls => format!("{upstream_model} at {} servers", urls.len()),
+        },
+    }
+}
+
+/// A price in words.
+pub(crate) fn price(price: TokenPrice) -> String {
+    let [prompt, cached, completion] = [price.prompt, price.cached, price.completion].map(Micros::euros);
+    format!("{prompt} € prompt, {cached} € cached, {completion} € completion, per million tokens")
+}

@@ -1,0 +1,243 @@
+//! The ledger: what every owner received and gave, and whether all sums are equal.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use galerne_api::client::{Call, DryRun, ListOptions};
+use galerne_api::error::Code;
+use galerne_api::v1::Page;
+use galerne_api::v1::ledger::{LedgerCheck, Reverse, Transfer};
+use galerne_model::identity::Project;
+use galerne_model::ledger::{Balance, Owner};
+use galerne_model::units::Tokens;
+use owo_colors::OwoColorize;
+use reqwest::Method;
+use serde_json::json;
+
+use crate::display;
+use crate::failure::Failure;
+use crate::resources::ChangeArguments;
+use crate::session::{Names, Session};
+use crate::table::{Column, Table};
+
+/// Verbs of `galerne ledger`.
+#[derive(Debug, Subcommand)]
+pub enum LedgerCommand {
+    /// Prove that usage, transfers, balances and meter readings add up to the last unit
+    Check,
+    /// Show what every owner has
+    Balances,
+    /// List transfers, newest first
+    Transfers {
+        /// How many
+        #[arg(long, value_name = "N", default_value_t = 50)]
+        limit: u32,
+    },
+    /// Write all records, for other programs
+    Export(ExportArguments),
+    /// Cancel a transfer by its opposite; both stay in the ledger
+    Reverse {
+        /// The transfer's id
+        transfer: String,
+        /// Why; kept in the event
+        #[arg(long)]
+        reason: String,
+        /// Do not ask
+        #[arg(long, short = 'y')]
+        yes: bool,
+        #[command(flatten)]
+        change: ChangeArguments,
+    },
+}
+
+/// Options of `galerne ledger export`.
+#[derive(Debug, Args)]
+pub struct ExportArguments {
+    /// Which records
+    #[arg(long, value_enum, default_value_t = OfArgument::Usage, value_name = "RECORDS")]
+    of: OfArgument,
+    /// How they are written
+    #[arg(long, value_enum, default_value_t = FormatArgument::Csv, value_name = "FORMAT")]
+    format: FormatArgument,
+    /// File to write [default: stdout]
+    #[arg(long, value_name = "FILE")]
+    to: Option<PathBuf>,
+}
+
+/// Which records are exported.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum OfArgument {
+    /// One per request
+    Usage,
+    /// Entries of the ledger
+    Transfers,
+    /// Energy readings
+    Readings,
+}
+
+/// How an export is written.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum FormatArgument {
+    /// A heading, then one line per record
+    Csv,
+    /// One JSON object per line
+    Json,
+}
+
+impl LedgerCommand {
+    pub(crate) async fn run(self, session: &mut Session) -> Result<(), Failure> {
+        match self {
+            Self::Check => check(session).await,
+            Self::Balances => balances(session).await,
+            Self::Transfers { limit } => transfers(session, limit).await,
+            Self::Export(arguments) => export(session, arguments).await,
+            Self::Reverse { transfer, reason, yes, change } => reverse(session, &transfer, reason, yes, change).await,
+        }
+    }
+}
+
+async fn check(session: &mut Session) -> Result<(), Failure> {
+    let check: LedgerCheck = session.client()?.write(Method::POST, "/api/v1/ledger/check", DryRun::No, None::<&()>).await?;
+    if session.is_json() {
+        session.output.json(&check)?;
+    } else {
+        write_check(session, &check)?;
+    }
+    if check.closes {
+        return Ok(());
+    }
+    Err(Failure::new(Code::LedgerOpen, "the ledger does not close")
+        .hint("make a backup before anything else: galerne backup create")
+        .hint("what it means: galerne explain ledger_open"))
+}
+
+fn write_check(session: &mut Session, check: &LedgerCheck) -> Result<(), Failure> {
+    let counts = [
+        (check.usage_records, "usage records"),
+        (check.transfers, "transfers"),
+        (check.readings, "readings"),
+    ]
+    .map(|(count, what)| format!("{} {what}", display::count(count)))
+    .join(", ");
+    let seconds = format!("{}.{:03} s", check.took_ms / 1000, check.took_ms % 1000);
+    for sum in &check.sums {
+        if sum.equal {
+            session.output.line(format!("{} {}  {}", "✓".green(), sum.what, display::count(sum.left).dimmed()))?;
+        } else {
+            let (left, right) = (display::count(sum.left), display::count(sum.right));
+            let difference = display::count(sum.left.saturating_sub(sum.right));
+            session.output.line(format!("{} {}  {left} against {right}, {difference} apart", "⨯".red(), sum.what))?;
+        }
+    }
+    let verdict = if check.closes { "the ledger closes" } else { "the ledger does not close" };
+    session.output.line(format!("{verdict}: {counts} in {seconds}"))
+}
+
+async fn balances(session: &mut Session) -> Result<(), Failure> {
+    let page: Page<Balance> = session.client()?.read("/api/v1/ledger/balances", &[]).await?;
+    if session.is_json() {
+        return session.output.json(&json!({ "items": page.items }));
+    }
+    let mut names = Names::default();
+    session.names::<Project>(&mut names).await?;
+    let mut table = Table::new(&[
+        Column::Word("owner"),
+        Column::Number("tokens"),
+        Column::Number("€"),
+        Column::Number("J"),
+        Column::Number("g CO₂e"),
+    ]);
+    for balance in page.items {
+        let has = balance.quantities;
+        let tokens = Tokens(has.prompt_tokens.0 + has.cached_tokens.0 + has.completion_tokens.0);
+        table.row([
+            owner(balance.owner, &names),
+            display::tokens(tokens),
+            display::euros(has.micros, has.picos),
+            has.millijoules.joules(),
+            has.co2e_micrograms.grams(),
+        ]);
+    }
+    table.write(&mut session.output, "the ledger is empty")
+}
+
+async fn transfers(session: &mut Session, limit: u32) -> Result<(), Failure> {
+    let options = ListOptions { limit: Some(limit), ..ListOptions::default() };
+    let page: Page<Transfer> = session.client()?.read("/api/v1/ledger/transfers", &options.pairs()).await?;
+    if session.is_json() {
+        return session.output.json(&json!({ "items": page.items }));
+    }
+    let mut names = Names::default();
+    session.names::<Project>(&mut names).await?;
+    let mut table = Table::new(&[
+        Column::Word("at"),
+        Column::Word("kind"),
+        Column::Word("from"),
+        Column::Word("to"),
+        Column::Number("€"),
+        Column::Number("J"),
+        Column::Word("id"),
+    ]);
+    for transfer in page.items {
+        let moved = transfer.quantities;
+        table.row([
+            display::instant(transfer.at),
+            display::word(&transfer.kind),
+            owner(transfer.from, &names),
+            owner(transfer.to, &names),
+            display::euros(moved.micros, moved.picos),
+            moved.millijoules.joules(),
+            transfer.id.to_string(),
+        ]);
+    }
+    table.write(&mut session.output, "the ledger is empty")
+}
+
+async fn export(session: &mut Session, arguments: ExportArguments) -> Result<(), Failure> {
+    let of = match arguments.of {
+        OfArgument::Usage => "usage",
+        OfArgument::Transfers => "transfers",
+        OfArgument::Readings => "readings",
+    };
+    let format = match arguments.format {
+        FormatArgument::Csv => "csv",
+        FormatArgument::Json => "json",
+    };
+    let client = session.client()?;
+    let call = Call::new(Method::GET, "/api/v1/ledger/export").query("of", of).query("format", format);
+    let Some(path) = arguments.to else {
+        client.download(call, &mut |bytes| session.output.raw(bytes)).await?;
+        return session.output.flush();
+    };
+    let cannot = |error: std::io::Error| {
+        Failure::new(Code::Internal, format!("`{}` cannot be written", path.display())).because_of(&error)
+    };
+    let mut file = std::fs::File::create(&path).map_err(cannot)?;
+    let written = client.download(call, &mut |bytes| std::io::Write::write_all(&mut file, bytes)).await?;
+    file.sync_all().map_err(cannot)?;
+    let size = display::bytes(galerne_model::units::Bytes(i64::try_from(written).unwrap_or(i64::MAX)));
+    session.output.done(format!("{of} written to {} ({size})", path.display()));
+    Ok(())
+}
+
+async fn reverse(session: &mut Session, transfer: &str, reason: String, yes: bool, change: ChangeArguments) -> Result<(), Failure> {
+    let effect = format!("transfer `{transfer}` is cancelled by its opposite; budgets get back what it took");
+    if change.dry_run() == DryRun::No && !session.confirm(&effect, yes)? {
+        return Ok(());
+    }
+    let path = format!("/api/v1/ledger/transfers/{}/reverse", galerne_api::client::encode_segment(transfer));
+    let made: Transfer = session.client()?.write(Method::POST, &path, change.dry_run(), Some(&Reverse { reason })).await?;
+    session.output.done(format!("transfer `{transfer}` {} by `{}`", change.participle("reversed"), made.id));
+    if session.is_json() { session.output.json(&made) } else { Ok(()) }
+}
+
+fn owner(owner: Owner, names: &Names) -> String {
+    match owner {
+        Owner::Project { project_id } => format!("project/{}", names.of(project_id)),
+        Owner::Meter => "meter".to_owned(),
+        Owner::Idle => "idle".to_owned(),
+        Owner::Overhead => "overhead".to_owned(),
+        Owner::Apportionment => "apportionment".to_owned(),
+        Owner::Overrun => "overrun".to_owned(),
+    }
+}

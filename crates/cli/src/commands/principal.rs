@@ -1,0 +1,134 @@
+//! Principals: users and service accounts.
+
+use clap::{Subcommand, ValueEnum};
+use galerne_api::client::ListOptions;
+use galerne_model::identity::{Principal, PrincipalKind, PrincipalSpec};
+
+use crate::commands::values::OwnerArguments;
+use crate::display;
+use crate::failure::Failure;
+use crate::resources::{self, ChangeArguments, DeleteArguments, ShowArguments, Shown};
+use crate::session::{Names, Session};
+use crate::table::{Column, Facts};
+
+/// Verbs of `galerne principal`.
+#[derive(Debug, Subcommand)]
+pub enum PrincipalCommand {
+    /// List users and service accounts
+    List {
+        /// Only those of this tenant, by name or id
+        #[arg(long, value_name = "TENANT")]
+        tenant: Option<String>,
+    },
+    /// Show one
+    Show(ShowArguments),
+    /// Make one
+    Create {
+        /// Its name
+        name: String,
+        /// Person or program
+        #[arg(long, value_enum, default_value_t = KindArgument::User)]
+        kind: KindArgument,
+        /// Tenant, by name or id [default: that of the key]
+        #[arg(long, value_name = "TENANT")]
+        tenant: Option<String>,
+        /// Free text
+        #[arg(long, default_value = "")]
+        description: String,
+        #[command(flatten)]
+        change: ChangeArguments,
+    },
+    /// Refuse all its keys, until it is enabled
+    Disable {
+        /// Its name or id
+        name: String,
+        #[command(flatten)]
+        change: ChangeArguments,
+    },
+    /// Accept its keys again
+    Enable {
+        /// Its name or id
+        name: String,
+        #[command(flatten)]
+        change: ChangeArguments,
+    },
+    /// Delete one
+    Delete(DeleteArguments),
+}
+
+/// Person or program.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum KindArgument {
+    /// A person
+    User,
+    /// A program
+    ServiceAccount,
+}
+
+impl PrincipalCommand {
+    pub(crate) async fn run(self, session: &mut Session) -> Result<(), Failure> {
+        match self {
+            Self::List { tenant } => {
+                let owner = OwnerArguments { project: None, tenant };
+                resources::list::<Principal>(session, &owner, "no principal can be seen with this key").await
+            }
+            Self::Show(show) => resources::show::<Principal>(session, &show.name).await,
+            Self::Create { name, kind, tenant, description, change } => {
+                let kind = match kind {
+                    KindArgument::User => PrincipalKind::User,
+                    KindArgument::ServiceAccount => PrincipalKind::ServiceAccount,
+                };
+                let owner = OwnerArguments { project: None, tenant };
+                let spec = PrincipalSpec { kind, disabled: false, description };
+                resources::create::<Principal>(session, &name, &owner, spec, change).await?;
+                session.output.note(format!("next: galerne role grant {name} member --on project/NAME"));
+                Ok(())
+            }
+            Self::Disable { name, change } => set_disabled(session, &name, true, change).await,
+            Self::Enable { name, change } => set_disabled(session, &name, false, change).await,
+            Self::Delete(delete) => {
+                resources::delete::<Principal>(session, &delete, |principal| {
+                    format!("principal `{}` goes, with its roles; its keys stop working", principal.name)
+                })
+                .await
+            }
+        }
+    }
+}
+
+async fn set_disabled(session: &mut Session, name: &str, disabled: bool, change: ChangeArguments) -> Result<(), Failure> {
+    let seen = session.client()?.get::<Principal>(name, &ListOptions::default()).await?;
+    let spec = PrincipalSpec { disabled, ..seen.spec.clone() };
+    let done = if disabled { "disabled" } else { "enabled" };
+    resources::update(session, &seen, name, spec, change, done).await?;
+    Ok(())
+}
+
+impl Shown for Principal {
+    const COLUMNS: &'static [Column] =
+        &[Column::Word("name"), Column::Word("kind"), Column::Word("state"), Column::Text("description")];
+
+    fn cells(&self, _names: &Names) -> Vec<String> {
+        vec![self.name.clone(), display::word(&self.spec.kind), state(self), self.spec.description.clone()]
+    }
+
+    fn facts(&self, _names: &Names) -> Facts {
+        let mut facts = Facts::new();
+        facts.add("name", &self.name).add("kind", display::word(&self.spec.kind)).add("state", state(self));
+        facts.add("description", &self.spec.description);
+        resources::common_facts(&mut facts, self);
+        facts
+    }
+
+    fn label(&self) -> &str {
+        &self.name
+    }
+
+    fn generation(&self) -> i64 {
+        self.generation
+    }
+}
+
+fn state(principal: &Principal) -> String {
+    if principal.spec.disabled { "disabled" } else { "enabled" }.to_owned()
+}

@@ -1,0 +1,119 @@
+//! Projects: owners of resources inside a tenant.
+
+use clap::Subcommand;
+use galerne_api::client::ListOptions;
+use galerne_model::identity::{Project, ProjectSpec, RateLimits, Tenant};
+
+use crate::commands::values::{LimitArguments, OwnerArguments, limits_text};
+use crate::display;
+use crate::failure::Failure;
+use crate::resources::{self, ChangeArguments, DeleteArguments, ShowArguments, Shown};
+use crate::session::{Names, Session};
+use crate::table::{Column, Facts};
+
+/// Verbs of `galerne project`.
+#[derive(Debug, Subcommand)]
+pub enum ProjectCommand {
+    /// List projects
+    List {
+        /// Only those of this tenant, by name or id
+        #[arg(long, value_name = "TENANT")]
+        tenant: Option<String>,
+    },
+    /// Show one
+    Show(ShowArguments),
+    /// Make one
+    Create {
+        /// Its name
+        name: String,
+        /// Tenant, by name or id [default: that of the key]
+        #[arg(long, value_name = "TENANT")]
+        tenant: Option<String>,
+        /// Free text
+        #[arg(long, default_value = "")]
+        description: String,
+        #[command(flatten)]
+        limits: LimitArguments,
+        #[command(flatten)]
+        change: ChangeArguments,
+    },
+    /// Change its description or limits; a limit of 0 takes it away
+    Update {
+        /// Its name or id
+        name: String,
+        /// Free text
+        #[arg(long)]
+        description: Option<String>,
+        #[command(flatten)]
+        limits: LimitArguments,
+        #[command(flatten)]
+        change: ChangeArguments,
+    },
+    /// Delete one that has nothing left in it
+    Delete(DeleteArguments),
+}
+
+impl ProjectCommand {
+    pub(crate) async fn run(self, session: &mut Session) -> Result<(), Failure> {
+        match self {
+            Self::List { tenant } => {
+                let owner = OwnerArguments { project: None, tenant };
+                resources::list::<Project>(session, &owner, "no project yet; make one: galerne project create NAME").await
+            }
+            Self::Show(show) => resources::show::<Project>(session, &show.name).await,
+            Self::Create { name, tenant, description, limits, change } => {
+                let spec = ProjectSpec { description, limits: limits.over(RateLimits::default()) };
+                let owner = OwnerArguments { project: None, tenant };
+                resources::create::<Project>(session, &name, &owner, spec, change).await?;
+                session.output.note(format!("next: galerne key create NAME --project {name}"));
+                Ok(())
+            }
+            Self::Update { name, description, limits, change } => {
+                let seen = session.client()?.get::<Project>(&name, &ListOptions::default()).await?;
+                let spec = ProjectSpec {
+                    description: description.unwrap_or_else(|| seen.spec.description.clone()),
+                    limits: limits.over(seen.spec.limits),
+                };
+                resources::update(session, &seen, &name, spec, change, "updated").await?;
+                Ok(())
+            }
+            Self::Delete(delete) => {
+                resources::delete::<Project>(session, &delete, |project| {
+                    format!("project `{}` goes, and its keys stop working; its usage stays in the ledger", project.name)
+                })
+                .await
+            }
+        }
+    }
+}
+
+impl Shown for Project {
+    const COLUMNS: &'static [Column] =
+        &[Column::Word("name"), Column::Word("tenant"), Column::Text("limits"), Column::Text("description")];
+
+    fn cells(&self, names: &Names) -> Vec<String> {
+        let tenant = self.tenant_id.map_or_else(display::dash, |id| names.of(id));
+        vec![self.name.clone(), tenant, limits_text(self.spec.limits), self.spec.description.clone()]
+    }
+
+    fn facts(&self, names: &Names) -> Facts {
+        let mut facts = Facts::new();
+        facts.add("name", &self.name).add("description", &self.spec.description);
+        facts.maybe("tenant", self.tenant_id.map(|id| names.of(id)));
+        facts.add("limits", limits_text(self.spec.limits));
+        resources::common_facts(&mut facts, self);
+        facts
+    }
+
+    fn label(&self) -> &str {
+        &self.name
+    }
+
+    fn generation(&self) -> i64 {
+        self.generation
+    }
+
+    async fn look_up(session: &Session, names: &mut Names) -> Result<(), Failure> {
+        session.names::<Tenant>(names).await
+    }
+}

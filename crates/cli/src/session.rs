@@ -1,0 +1,132 @@
+//! One command's run: where it writes and whom it asks.
+
+use std::cell::OnceCell;
+use std::collections::HashMap;
+
+use galerne_api::client::{self, Client, ListOptions};
+use galerne_api::error::Code;
+use galerne_api::v1::Kind;
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::output::{Format, Output};
+
+/// Where a command writes, whom it asks, and as whom.
+pub(crate) struct Session {
+    pub(crate) output: Output,
+    pub(crate) context: Context,
+    client: OnceCell<Client>,
+}
+
+impl Session {
+    pub(crate) fn new(output: Output, context: Context) -> Self {
+        Self { output, context, client: OnceCell::new() }
+    }
+
+    /// The client, made at its first use: some commands need none.
+    pub(crate) fn client(&self) -> Result<Client, Failure> {
+        if let Some(client) = self.client.get() {
+            return Ok(client.clone());
+        }
+        let client = connect(&self.context)?;
+        Ok(self.client.get_or_init(|| client).clone())
+    }
+
+    pub(crate) fn is_json(&self) -> bool {
+        self.output.format() == Format::Json
+    }
+
+    /// Asks before something is lost. Without a person to ask, `--yes` is needed.
+    pub(crate) fn confirm(&mut self, effect: &str, yes: bool) -> Result<bool, Failure> {
+        if yes {
+            return Ok(true);
+        }
+        self.output.say(effect);
+        if !self.output.is_interactive() {
+            return Err(Failure::usage("nobody can be asked whether to go on").hint("say it beforehand: --yes"));
+        }
+        let go_on = self.output.confirm("Go on?")?;
+        if !go_on {
+            self.output.say("nothing was changed");
+        }
+        Ok(go_on)
+    }
+
+    /// Names of everything of a kind that may be seen, by id. Who may not list them sees ids.
+    pub(crate) async fn names<K: Kind>(&self, names: &mut Names) -> Result<(), Failure> {
+        let listed = self.client()?.read::<Listed>(&format!("/api/v1/{}", K::PLURAL), &page()).await;
+        match listed {
+            Ok(listed) => {
+                names.by_id.extend(listed.items.into_iter().map(|item| (item.id, item.name)));
+                Ok(())
+            }
+            Err(failure) if matches!(failure.code(), Code::Forbidden | Code::ScopeMissing | Code::NotFound) => Ok(()),
+            Err(failure) => Err(failure.into()),
+        }
+    }
+}
+
+/// A client for what the context names.
+pub(crate) fn connect(context: &Context) -> Result<Client, Failure> {
+    let ca = match &context.ca_file {
+        None => None,
+        Some(path) => Some(std::fs::read(path).map_err(|error| {
+            Failure::new(Code::TlsInvalid, format!("`{}` cannot be read", path.display())).because_of(&error)
+        })?),
+    };
+    Ok(Client::new(context.url(), Some(context.key()?.to_owned()), ca.as_deref())?)
+}
+
+fn page() -> Vec<(String, String)> {
+    ListOptions { limit: Some(galerne_model::limits::PAGE_MAX), ..ListOptions::default() }.pairs()
+}
+
+#[derive(serde::Deserialize)]
+struct Listed {
+    items: Vec<Named>,
+}
+
+#[derive(serde::Deserialize)]
+struct Named {
+    id: String,
+    name: String,
+}
+
+/// Names by id, as far as they are known.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    by_id: HashMap<String, String>,
+}
+
+impl Names {
+    /// Adds one that is known already.
+    pub(crate) fn add(&mut self, id: impl ToString, name: &str) {
+        self.by_id.insert(id.to_string(), name.to_owned());
+    }
+
+    /// The name, else the id itself.
+    pub(crate) fn of(&self, id: impl ToString) -> String {
+        let id = id.to_string();
+        self.by_id.get(&id).cloned().unwrap_or(id)
+    }
+}
+
+impl From<client::Failure> for Failure {
+    fn from(failure: client::Failure) -> Self {
+        let (code, hint) = (failure.code(), failure.hint());
+        match failure {
+            client::Failure::Problem(problem) => Self::problem(*problem),
+            client::Failure::Write { source } => Self::stdout(source),
+            other => {
+                let mut said = Self::new(code, other.to_string());
+                if let Some(source) = std::error::Error::source(&other) {
+                    said = said.because_of(source);
+                }
+                match hint {
+                    Some(hint) => said.hint(hint),
+                    None => said,
+                }
+            }
+        }
+    }
+}

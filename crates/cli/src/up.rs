@@ -1,0 +1,154 @@
+//! `galerne up`, seen from the terminal: its options, and the first steps once the server listens.
+//!
+//! Everything the first start does goes through the same API as anybody's call, and looks only at what is there:
+//! a start that was interrupted is continued by the next one.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use galerne_api::client::Client;
+use galerne_api::v1::identity::Whoami;
+use galerne_model::inference::Endpoint;
+
+use crate::arguments::ServerArguments;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::session::connect;
+
+pub mod phases;
+mod first_answer;
+mod first_model;
+mod ready_file;
+
+use phases::Phases;
+
+/// The model a first start serves: small enough for any machine, with a licence that lets anybody use it.
+const MODEL_DEFAULT: &str = "smollm2-135m-instruct";
+
+/// Options of `galerne up`.
+#[derive(Debug, Clone, Args)]
+pub struct UpArguments {
+    /// Model that a first start serves: a name of the catalogue or a source as of `galerne model pull`
+    #[arg(long, value_name = "MODEL", default_value = MODEL_DEFAULT)]
+    pub model: String,
+    /// Serve no model by itself
+    #[arg(long, conflicts_with = "model")]
+    pub no_model: bool,
+    /// Do not ask a first question
+    #[arg(long)]
+    pub no_first_chat: bool,
+    /// Write {"url","api_key","endpoint"} here once everything is ready, for scripts
+    #[arg(long, value_name = "FILE")]
+    pub ready_file: Option<PathBuf>,
+    /// Address under which others reach it, where the certificate names another host than --listen
+    #[arg(long, value_name = "URL")]
+    pub public_url: Option<String>,
+    /// The server's own options
+    #[command(flatten)]
+    pub server: ServerArguments,
+}
+
+/// A server that listens, as the first steps see it.
+#[derive(Debug, Clone)]
+pub struct Site {
+    /// Where it is reached.
+    pub url: String,
+    /// The operator's key, when it was made by this start.
+    pub first_key: Option<String>,
+    /// A certificate to trust beside the system's authorities.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// What the first steps did, for the last lines.
+struct Steps<'a> {
+    phases: &'a Phases,
+    arguments: &'a UpArguments,
+    client: Client,
+    context: Context,
+}
+
+/// Makes the operator a key when no usable one is known.
+pub trait MintKey {
+    /// A new key of the operator, recorded as an event.
+    fn mint(&self) -> impl Future<Output = Result<String, Failure>> + Send;
+}
+
+/// What a start does once its server listens: a context for later commands, a model, an endpoint, a first answer.
+pub async fn first_steps(
+    phases: &Phases,
+    arguments: &UpArguments,
+    config: &Path,
+    site: &Site,
+    mint: &impl MintKey,
+) -> Result<(), Failure> {
+    let context = keep_context(phases, config, site, mint).await?;
+    let client = connect(&context)?;
+    let mut steps = Steps { phases, arguments, client, context };
+    let mut endpoint = None;
+    if !arguments.no_model {
+        let (served, is_new) = steps.serve_model().await?;
+        // A start that was interrupted before its answer leaves an endpoint that nobody has asked anything.
+        if (is_new || served.status.last_request_at.is_none()) && !arguments.no_first_chat {
+            steps.first_answer(&served.name).await?;
+        }
+        steps.keep_endpoint(config, &served)?;
+        endpoint = Some(served.name);
+    }
+    if let Some(path) = &arguments.ready_file {
+        ready_file::write(path, &steps.context, endpoint.as_deref())?;
+        phases.line(format!("  ready file written: {}", path.display()));
+    }
+    steps.say_next(config, site, endpoint.as_deref());
+    Ok(())
+}
+
+impl Steps<'_> {
+    /// Remembers which endpoint `galerne chat` talks to.
+    fn keep_endpoint(&mut self, config: &Path, endpoint: &Endpoint) -> Result<(), Failure> {
+        if self.context.endpoint.as_deref() != Some(&endpoint.name) {
+            self.context.endpoint = Some(endpoint.name.clone());
+            self.context.save(config)?;
+        }
+        Ok(())
+    }
+}
+
+/// The context for this server: the stored one if its key still works, else one with a new key.
+async fn keep_context(phases: &Phases, config: &Path, site: &Site, mint: &impl MintKey) -> Result<Context, Failure> {
+    let stored = Context::load(config)?;
+    if site.first_key.is_none() && stored.url.as_deref() == Some(site.url.as_str()) && works(&stored).await? {
+        return Ok(stored);
+    }
+    if stored.api_key.is_some() {
+        let kept = keep_aside(config)?;
+        phases.line(format!("  the context of {} was moved to {kept}", stored.url()));
+    }
+    let key = match &site.first_key {
+        Some(key) => key.clone(),
+        None => mint.mint().await?,
+    };
+    let context =
+        Context { url: Some(site.url.clone()), api_key: Some(key), endpoint: None, ca_file: site.ca_file.clone() };
+    context.save(config)?;
+    Ok(context)
+}
+
+/// Whether the server knows the context's key.
+async fn works(context: &Context) -> Result<bool, Failure> {
+    let Ok(client) = connect(context) else { return Ok(false) };
+    match client.read::<Whoami>("/api/v1/whoami", &[]).await.map_err(Failure::from) {
+        Ok(_) => Ok(true),
+        Err(failure) if failure.is_refusal() => Ok(false),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Moves the context file out of the way: the key in it may be the only copy.
+fn keep_aside(config: &Path) -> Result<String, Failure> {
+    let path = Context::path(config);
+    let aside = path.with_extension(format!("{}.toml", jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ")));
+    std::fs::rename(&path, &aside).map_err(|error| {
+        Failure::new(galerne_api::error::Code::ConfigInvalid, format!("`{}` cannot be moved", path.display())).because_of(&error)
+    })?;
+    Ok(aside.display().to_string())
+}

@@ -1,0 +1,80 @@
+//! Failures: what failed, why, what to type, and how the process ends.
+
+use galerne_api::error::Code;
+use insta::assert_snapshot;
+use serde_json::json;
+
+use crate::canned::{Canned, endpoint, problem};
+use crate::galerne;
+
+#[tokio::test]
+async fn a_refusal_says_what_why_and_what_to_do() {
+    let mut refusal = problem("not_found", 404, "there is no endpoint `smal` in project `default`");
+    refusal["hint"] = json!("did you mean `smol`? galerne endpoint show smol");
+    let url = Canned::default().answer("GET /api/v1/endpoints/smal", 404, &refusal).serve().await;
+    assert_snapshot!("not_found", galerne(&url, Some(80), &["endpoint", "show", "smal"]).await.text());
+    let outcome = galerne(&url, None, &["endpoint", "show", "smal", "-o", "json"]).await;
+    let said: serde_json::Value = serde_json::from_str(&outcome.err).expect("stderr is one JSON document");
+    assert_eq!((said["error"]["code"].as_str(), said["error"]["exit_code"].as_u64()), (Some("not_found"), Some(3)));
+    assert_eq!(outcome.out, "");
+}
+
+#[tokio::test]
+async fn every_code_ends_the_process_as_the_table_says() {
+    for code in Code::ALL {
+        let refusal = problem(code.as_str(), 418, "so it is");
+        let url = Canned::default().answer("GET /api/v1/whoami", 418, &refusal).serve().await;
+        let outcome = galerne(&url, None, &["whoami"]).await;
+        assert_eq!(outcome.exit, code.exit().number(), "{code}");
+        assert!(outcome.err.contains(&format!("[{code}]")), "{}", outcome.err);
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_named_with_what_to_start() {
+    let url = Canned::default().serve().await;
+    let nobody = "http://127.0.0.1:1";
+    assert_ne!(url, nobody);
+    let outcome = galerne(nobody, None, &["whoami"]).await;
+    assert_eq!(outcome.exit, 7);
+    assert!(outcome.err.contains("`http://127.0.0.1:1/` does not answer [server_unreachable]"), "{}", outcome.err);
+    assert!(outcome.err.contains("hint: is it running? start it with `galerne up`"), "{}", outcome.err);
+}
+
+#[tokio::test]
+async fn wrong_words_are_answered_before_anybody_is_asked() {
+    for words in [
+        &["endpoint", "lst"][..],
+        &["budget", "set", "trial", "--limit", "1,50"],
+        &["cost", "--since", "yesterday"],
+        &["key", "create"],
+        &["why", "smol"],
+        &["role", "grant", "ada", "member", "--on", "somewhere"],
+        &["api", "GET", "api/v1/whoami"],
+        &["explain", "budget_exceeded"],
+    ] {
+        assert_snapshot!(words.join("_").replace(['/', ',', '-'], ""), galerne("http://127.0.0.1:1", Some(80), words).await.text());
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_destroyed_where_nobody_can_be_asked() {
+    let url = Canned::default()
+        .answer("GET /api/v1/endpoints/smol", 200, &endpoint("ready", 1, "1 replica passed its last probe"))
+        .answer("DELETE /api/v1/endpoints/smol", 200, &endpoint("ready", 1, ""))
+        .serve()
+        .await;
+    assert_snapshot!("delete_unasked", galerne(&url, Some(80), &["endpoint", "delete", "smol"]).await.text());
+    assert_snapshot!("delete_dry_run", galerne(&url, Some(80), &["endpoint", "delete", "smol", "--dry-run"]).await.text());
+    assert_snapshot!("delete_yes", galerne(&url, Some(80), &["endpoint", "delete", "smol", "--yes"]).await.text());
+}
+
+#[tokio::test]
+async fn a_ledger_that_does_not_close_is_a_failure_with_the_difference() {
+    let check = json!({
+        "closes": false, "usage_records": 3, "transfers": 3, "readings": 0, "took_ms": 1,
+        "sums": [{ "what": "micros of usage records = micros of transfers", "left": 1_001, "right": 1_000, "equal": false }],
+    });
+    let url = Canned::default().answer("POST /api/v1/ledger/check", 200, &check).serve().await;
+    assert_snapshot!("ledger_open", galerne(&url, Some(80), &["ledger", "check"]).await.text());
+}
