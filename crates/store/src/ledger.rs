@@ -15,6 +15,7 @@ pub(crate) mod reading;
 mod reversal;
 
 pub(crate) mod cost;
+pub(crate) mod listing;
 pub(crate) mod usage;
 
 pub(crate) mod check;

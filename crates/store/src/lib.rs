@@ -29,6 +29,7 @@ pub use kind::Kind;
 pub use lease::Lease;
 pub use ledger::check::{CheckReport, Finding};
 pub use ledger::cost::{CostFilter, CostGroup, CostRow};
+pub use ledger::listing::{ListedTransfer, TransferKey};
 pub use ledger::reading::Posted;
 pub use ledger::settle::Settled;
 pub use ledger::usage::{UsageCursor, UsageFilter, csv_header, csv_line};

@@ -179,7 +179,7 @@ impl Store {
     }
 }
 
-async fn owner(reader: &mut Reader, no: i64) -> Result<Owner, StoreError> {
+pub(super) async fn owner(reader: &mut Reader, no: i64) -> Result<Owner, StoreError> {
     match no {
         METER => Ok(Owner::Meter),
         IDLE => Ok(Owner::Idle),

@@ -228,7 +228,7 @@ fn posted_before(row: &AnyRow) -> Result<Posted, StoreError> {
     Ok(split(row.try_get("millijoules")?, used, &amounts))
 }
 
-fn read(row: &AnyRow, node_id: NodeId) -> Result<Reading, StoreError> {
+pub(super) fn read(row: &AnyRow, node_id: NodeId) -> Result<Reading, StoreError> {
     let id: String = row.try_get("id")?;
     Ok(Reading {
         id: id.parse().map_err(|_| StoreError::Corrupt(format!("reading `{id}` has an unreadable id")))?,

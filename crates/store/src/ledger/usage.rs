@@ -24,6 +24,8 @@ macro_rules! columns {
     };
 }
 
+pub(super) use columns;
+
 const BY_REQUEST: &str = concat!(
     "SELECT ",
     columns!(),
@@ -115,7 +117,7 @@ impl UsageCursor {
     }
 }
 
-async fn read(store: &Store, reader: &mut Reader, row: &AnyRow) -> Result<UsageRecord, StoreError> {
+pub(super) async fn read(store: &Store, reader: &mut Reader, row: &AnyRow) -> Result<UsageRecord, StoreError> {
     let (source, sequence): (i64, i64) = (row.try_get("source")?, row.try_get("sequence")?);
     macro_rules! id {
         ($column:literal) => {{
