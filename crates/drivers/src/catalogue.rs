@@ -16,7 +16,13 @@ use serde::Deserialize;
 use crate::fetch::{FetchError, Sha256Digest, Source};
 
 /// Files of the catalogue, in the order they are listed.
-const FILES: [&str; 1] = [include_str!("../../../catalogue/smollm.toml")];
+const FILES: [&str; 5] = [
+    include_str!("../../../catalogue/smollm.toml"),
+    include_str!("../../../catalogue/mistral.toml"),
+    include_str!("../../../catalogue/qwen.toml"),
+    include_str!("../../../catalogue/others.toml"),
+    include_str!("../../../catalogue/embeddings.toml"),
+];
 
 static ENTRIES: LazyLock<Vec<Entry>> = LazyLock::new(|| {
     let read = |text: &&str| {
@@ -54,7 +60,7 @@ pub struct Entry {
     pub licence: String,
     /// Places with the same bytes, best first.
     pub sources: Vec<Source>,
-    /// Digest of the file, where someone of this project has seen it.
+    /// Digest of the file, where it is known; `facts_from` says by whom.
     pub sha256: Option<Sha256Digest>,
     /// Size of the file.
     pub size_bytes: Option<u64>,
@@ -62,7 +68,7 @@ pub struct Entry {
     pub size_is_exact: bool,
     /// How the weights are packed.
     pub quantisation: String,
-    /// Weights in all.
+    /// Weights in all, as exact as its card states them.
     pub parameter_count: Option<u64>,
     /// Longest context in tokens.
     pub context_tokens: Option<u64>,

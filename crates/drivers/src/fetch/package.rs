@@ -164,17 +164,17 @@ struct Report {
 
 #[derive(Deserialize)]
 struct ReportItem {
-    download_info: DownloadInfo,
+    download_info: Download,
 }
 
 #[derive(Deserialize)]
-struct DownloadInfo {
+struct Download {
     url: String,
-    archive_info: Option<ArchiveInfo>,
+    archive_info: Option<Archive>,
 }
 
 #[derive(Deserialize)]
-struct ArchiveInfo {
+struct Archive {
     /// `sha256=<hex>`, older reports.
     hash: Option<String>,
     #[serde(default)]
