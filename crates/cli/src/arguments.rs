@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::commands::{
     api, backup, budget, chat, cost, endpoint, env, event, key, ledger, model, node, price, principal, project, replica, role,
@@ -16,7 +16,7 @@ use crate::up;
 ///
 /// `galerne up` starts everything on this machine. The other commands talk to a server.
 #[derive(Debug, Parser)]
-#[command(name = "galerne", version, after_help = EXIT_CODES_HELP, max_term_width = 100, propagate_version = false)]
+#[command(name = "galerne", version, after_help = EXIT_CODES_HELP, max_term_width = 100, disable_help_flag = true)]
 pub struct Arguments {
     /// Options that every command takes.
     #[command(flatten)]
@@ -42,6 +42,9 @@ pub struct Global {
     /// Say nothing beside the data
     #[arg(long, short = 'q', global = true)]
     pub quiet: bool,
+    /// Print help
+    #[arg(long, short = 'h', global = true, action = ArgAction::HelpShort)]
+    help: Option<bool>,
 }
 
 /// What to do.

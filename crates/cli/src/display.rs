@@ -19,6 +19,11 @@ pub(crate) fn count(value: i64) -> String {
     text
 }
 
+/// `1 project`, `2 projects`.
+pub(crate) fn counted(number: i64, noun: &str) -> String {
+    format!("{} {noun}{}", count(number), if number == 1 { "" } else { "s" })
+}
+
 /// Tokens in groups of three.
 pub(crate) fn tokens(tokens: Tokens) -> String {
     count(tokens.0)

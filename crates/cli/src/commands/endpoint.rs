@@ -198,8 +198,8 @@ impl EndpointCommand {
             }
             Self::Delete(delete) => {
                 resources::delete::<Endpoint>(session, &delete, |endpoint| {
-                    let ready = endpoint.status.replicas_ready;
-                    format!("endpoint `{}` goes: {ready} ready {} finish and stop, callers get 404", endpoint.name, replicas(ready))
+                    let ready = display::counted(i64::from(endpoint.status.replicas_ready), "ready replica");
+                    format!("endpoint `{}` goes: callers get 404; requests in flight are finished first ({ready})", endpoint.name)
                 })
                 .await
             }
@@ -272,10 +272,6 @@ async fn edit(
     let spec = edit(seen.spec.clone());
     resources::update(session, &seen, name, spec, change, done).await?;
     Ok(())
-}
-
-fn replicas(count: u32) -> &'static str {
-    if count == 1 { "replica" } else { "replicas" }
 }
 
 impl Shown for Endpoint {

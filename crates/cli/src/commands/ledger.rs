@@ -6,9 +6,9 @@ use clap::{Args, Subcommand, ValueEnum};
 use galerne_api::client::{Call, DryRun, ListOptions};
 use galerne_api::error::Code;
 use galerne_api::v1::Page;
-use galerne_api::v1::ledger::{LedgerCheck, Reverse, Transfer};
+use galerne_api::v1::ledger::{LedgerCheck, Reverse, Reversed, Transfer};
 use galerne_model::identity::Project;
-use galerne_model::ledger::{Balance, Owner};
+use galerne_model::ledger::{Balance, Owner, Quantities};
 use galerne_model::units::Tokens;
 use owo_colors::OwoColorize;
 use reqwest::Method;
@@ -112,25 +112,25 @@ async fn check(session: &mut Session) -> Result<(), Failure> {
 }
 
 fn write_check(session: &mut Session, check: &LedgerCheck) -> Result<(), Failure> {
-    let counts = [
-        (check.usage_records, "usage records"),
-        (check.transfers, "transfers"),
-        (check.readings, "readings"),
-    ]
-    .map(|(count, what)| format!("{} {what}", display::count(count)))
-    .join(", ");
-    let seconds = format!("{}.{:03} s", check.took_ms / 1000, check.took_ms % 1000);
-    for sum in &check.sums {
-        if sum.equal {
-            session.output.line(format!("{} {}  {}", "✓".green(), sum.what, display::count(sum.left).dimmed()))?;
-        } else {
-            let (left, right) = (display::count(sum.left), display::count(sum.right));
-            let difference = display::count(sum.left.saturating_sub(sum.right));
-            session.output.line(format!("{} {}  {left} against {right}, {difference} apart", "⨯".red(), sum.what))?;
-        }
+    let (usage, metered) = (check.usage, check.metered);
+    let energy = |quantities: Quantities| display::energy(quantities.millijoules);
+    let tokens = display::tokens(all_tokens(usage));
+    let cost = display::euros(usage.micros, usage.picos);
+    session.output.line(format!("used by {}  {tokens} tokens, {cost} €, {}, {}", display::counted(check.projects, "project"), energy(usage), display::carbon(usage.co2e_micrograms)))?;
+    session.output.line(format!("given by the meter  {}, {}", energy(metered), display::carbon(metered.co2e_micrograms)))?;
+    for finding in &check.findings {
+        session.output.line(format!("{} {} {}", "⨯".red(), finding.text, format!("[{}]", finding.code).dimmed()))?;
     }
-    let verdict = if check.closes { "the ledger closes" } else { "the ledger does not close" };
-    session.output.line(format!("{verdict}: {counts} in {seconds}"))
+    let counts = [(check.usage_records, "usage record"), (check.transfers, "transfer"), (check.readings, "reading")]
+        .map(|(number, noun)| display::counted(number, noun))
+        .join(", ");
+    let took = format!("{}.{:03} s", check.took_ms / 1000, check.took_ms % 1000);
+    let verdict = if check.closes { format!("{} the ledger closes", "✓".green()) } else { format!("{} the ledger does not close", "⨯".red()) };
+    session.output.line(format!("{verdict}: {counts} compared in {took}"))
+}
+
+fn all_tokens(quantities: Quantities) -> Tokens {
+    quantities.prompt_tokens + quantities.cached_tokens + quantities.completion_tokens
 }
 
 async fn balances(session: &mut Session) -> Result<(), Failure> {
@@ -149,10 +149,9 @@ async fn balances(session: &mut Session) -> Result<(), Failure> {
     ]);
     for balance in page.items {
         let has = balance.quantities;
-        let tokens = Tokens(has.prompt_tokens.0 + has.cached_tokens.0 + has.completion_tokens.0);
         table.row([
             owner(balance.owner, &names),
-            display::tokens(tokens),
+            display::tokens(all_tokens(has)),
             display::euros(has.micros, has.picos),
             has.millijoules.joules(),
             has.co2e_micrograms.grams(),
@@ -170,7 +169,6 @@ async fn transfers(session: &mut Session, limit: u32) -> Result<(), Failure> {
     let mut names = Names::default();
     session.names::<Project>(&mut names).await?;
     let mut table = Table::new(&[
-        Column::Word("at"),
         Column::Word("kind"),
         Column::Word("from"),
         Column::Word("to"),
@@ -181,7 +179,6 @@ async fn transfers(session: &mut Session, limit: u32) -> Result<(), Failure> {
     for transfer in page.items {
         let moved = transfer.quantities;
         table.row([
-            display::instant(transfer.at),
             display::word(&transfer.kind),
             owner(transfer.from, &names),
             owner(transfer.to, &names),
@@ -226,8 +223,9 @@ async fn reverse(session: &mut Session, transfer: &str, reason: String, yes: boo
         return Ok(());
     }
     let path = format!("/api/v1/ledger/transfers/{}/reverse", galerne_api::client::encode_segment(transfer));
-    let made: Transfer = session.client()?.write(Method::POST, &path, change.dry_run(), Some(&Reverse { reason })).await?;
-    session.output.done(format!("transfer `{transfer}` {} by `{}`", change.participle("reversed"), made.id));
+    let made: Reversed = session.client()?.write(Method::POST, &path, change.dry_run(), Some(&Reverse { reason })).await?;
+    let by = made.by.map_or_else(String::new, |id| format!(" by `{id}`"));
+    session.output.done(format!("transfer `{transfer}` {}{by}", change.participle("reversed")));
     if session.is_json() { session.output.json(&made) } else { Ok(()) }
 }
 

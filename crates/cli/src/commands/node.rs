@@ -59,10 +59,7 @@ pub(crate) fn in_a_line(facts: &NodeFacts) -> String {
         [gpu] => gpu.name.clone(),
         gpus => format!("{} × {}", gpus.len(), gpus[0].name),
     };
-    let disks = match facts.disks.len() {
-        1 => "1 disk".to_owned(),
-        count => format!("{count} disks"),
-    };
+    let disks = display::counted(i64::try_from(facts.disks.len()).unwrap_or(i64::MAX), "disk");
     format!("{} threads, {} memory, {disks}, {gpus}", facts.cpu.threads, display::bytes(facts.memory))
 }
 

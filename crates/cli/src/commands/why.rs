@@ -95,10 +95,13 @@ fn list(output: &mut Output) -> Result<(), Failure> {
     table.write(output, "")
 }
 
-/// The code that shares the most words with what was typed.
+/// The code that shares the most words with what was typed; the first word says what it is about and counts double.
 fn nearest(text: &str) -> Option<Code> {
     let words: Vec<&str> = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| word.len() > 2).collect();
-    let shared = |code: &Code| words.iter().filter(|word| code.as_str().contains(**word)).count();
+    let shared = |code: &Code| {
+        let hits = |words: &[&str]| words.iter().filter(|word| code.as_str().contains(**word)).count();
+        hits(&words) + hits(words.get(..1).unwrap_or_default())
+    };
     Code::ALL.iter().copied().max_by_key(shared).filter(|code| shared(code) > 0)
 }
 

@@ -33,8 +33,6 @@ impl Canned {
 
     /// Serves until the test's runtime ends; returns the address.
     pub(crate) async fn serve(self) -> String {
-        // Another test of this process may have installed it already.
-        drop(rustls::crypto::ring::default_provider().install_default());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a loopback port is free");
         let address = listener.local_addr().expect("bound");
         let router = Router::new().fallback(reply).with_state(Arc::new(self));

@@ -71,9 +71,13 @@ async fn nothing_is_destroyed_where_nobody_can_be_asked() {
 
 #[tokio::test]
 async fn a_ledger_that_does_not_close_is_a_failure_with_the_difference() {
+    let none = json!({
+        "prompt_tokens": 0, "cached_tokens": 0, "completion_tokens": 0, "micros": 0, "picos": 0, "millijoules": 0, "co2e_micrograms": 0,
+    });
     let check = json!({
-        "closes": false, "usage_records": 3, "transfers": 3, "readings": 0, "took_ms": 1,
-        "sums": [{ "what": "micros of usage records = micros of transfers", "left": 1_001, "right": 1_000, "equal": false }],
+        "closes": false, "usage_records": 3, "transfers": 3, "readings": 0, "projects": 1, "took_ms": 1,
+        "usage": none, "metered": none,
+        "findings": [{ "code": "usage_unbooked", "text": "usage record 7 of spool 1 has 1,001 micros, its transfer 1,000" }],
     });
     let url = Canned::default().answer("POST /api/v1/ledger/check", 200, &check).serve().await;
     assert_snapshot!("ledger_open", galerne(&url, Some(80), &["ledger", "check"]).await.text());
