@@ -129,7 +129,9 @@ impl CatalogueError {
     /// The next step for a person.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Unknown { .. } => Some("`galerne model catalogue` lists them; a source such as `hf://owner/repo/file` works too"),
+            Self::Unknown { .. } => {
+                Some("`galerne model catalogue` lists them; a source such as `hf://owner/repo/file` works too")
+            }
             Self::Source(error) => error.hint(),
         }
     }
@@ -197,7 +199,8 @@ impl RawEntry {
     fn entry(self) -> Result<Entry, CatalogueError> {
         let sources = self.sources.iter().map(|text| text.parse()).collect::<Result<_, FetchError>>()?;
         let sha256 = self.sha256.as_deref().map(str::parse::<Sha256Digest>).transpose();
-        let sha256 = sha256.map_err(|error| FetchError::BadSource { text: self.name.clone(), why: error.to_string() })?;
+        let sha256 =
+            sha256.map_err(|error| FetchError::BadSource { text: self.name.clone(), why: error.to_string() })?;
         Ok(Entry {
             name: self.name,
             aliases: self.aliases,

@@ -272,7 +272,9 @@ fn read_tensors<R: Read + Seek>(
         let name = input.text(NAME_MAX_BYTES)?;
         let dimension_count = input.u32()?;
         if dimension_count > DIMENSIONS_MAX {
-            return Err(input.invalid(&format!("a tensor has {dimension_count} dimensions, more than {DIMENSIONS_MAX}")));
+            return Err(
+                input.invalid(&format!("a tensor has {dimension_count} dimensions, more than {DIMENSIONS_MAX}"))
+            );
         }
         let mut elements = 1u64;
         let mut row = 1u64;
@@ -284,10 +286,14 @@ fn read_tensors<R: Read + Seek>(
         let id = input.u32()?;
         let kind = TensorType::from_id(id).ok_or_else(|| input.invalid(&format!("tensor type {id} is unknown")))?;
         let offset = input.u64()?;
-        if elements == 0 || row % kind.block_elements != 0 {
-            return Err(input.invalid(&format!("the size of tensor `{}` does not fit its type {}", shown(&name), kind.name)));
+        if elements == 0 || !row.is_multiple_of(kind.block_elements) {
+            return Err(input.invalid(&format!(
+                "the size of tensor `{}` does not fit its type {}",
+                shown(&name),
+                kind.name
+            )));
         }
-        if offset % alignment != 0 {
+        if !offset.is_multiple_of(alignment) {
             return Err(input.invalid(&format!("tensor `{}` is not aligned to {alignment} bytes", shown(&name))));
         }
         let bytes = (elements / kind.block_elements)

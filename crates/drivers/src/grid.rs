@@ -164,7 +164,13 @@ impl Grid {
 
     /// Zones that are known in a scope, in order.
     pub fn zones(&self, scope: Scope) -> impl Iterator<Item = &str> {
-        let mut zones: Vec<_> = self.means.keys().chain(self.series.keys()).filter(|(of, _)| *of == scope).map(|(_, zone)| zone.as_str()).collect();
+        let mut zones: Vec<_> = self
+            .means
+            .keys()
+            .chain(self.series.keys())
+            .filter(|(of, _)| *of == scope)
+            .map(|(_, zone)| zone.as_str())
+            .collect();
         zones.sort_unstable();
         zones.dedup();
         zones.into_iter()

@@ -36,7 +36,12 @@ struct Share {
 }
 
 /// Energy between two looks, and what rounding left for the next.
-pub(super) fn between(before: &Counters, after: &Counters, model: &PowerModel, carry: Balance) -> (EnergySample, Balance) {
+pub(super) fn between(
+    before: &Counters,
+    after: &Counters,
+    model: &PowerModel,
+    carry: Balance,
+) -> (EnergySample, Balance) {
     let awake_nanos = (after.at.awake_nanos - before.at.awake_nanos).max(0);
     let passed_nanos = (after.at.since_boot_nanos - before.at.since_boot_nanos).max(awake_nanos);
     let busy_cpu_micros = busy(before, after, model, awake_nanos);

@@ -42,7 +42,9 @@ impl Counters {
 /// Packages only: `psys` and the parts inside a package (`core`, `dram`) would be counted twice. All or none: a package
 /// that cannot be read would make the host look thriftier than it is.
 fn packages(host: &Host) -> BTreeMap<String, PackageCounter> {
-    let is_top = |name: &String| name.strip_prefix("intel-rapl:").is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit()));
+    let is_top = |name: &String| {
+        name.strip_prefix("intel-rapl:").is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit()))
+    };
     let zones = host.names("sys/class/powercap").into_iter().filter(is_top).filter(|zone| {
         host.text(&format!("sys/class/powercap/{zone}/name")).is_some_and(|name| name.starts_with("package"))
     });

@@ -62,6 +62,7 @@ impl PowerModel {
 
 /// Lines `cpu0 …`, `cpu1 …` of `/proc/stat`: the processors that are online.
 fn count_cpus(stat: &str) -> i64 {
-    let numbered = |line: &&str| line.strip_prefix("cpu").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+    let numbered =
+        |line: &&str| line.strip_prefix("cpu").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
     i64::try_from(stat.lines().filter(numbered).count()).unwrap_or(1).max(1)
 }

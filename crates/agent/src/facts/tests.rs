@@ -70,7 +70,12 @@ fn a_host_laid_out_in_a_directory_is_read_whole() {
     assert_eq!((facts.host_name.as_str(), facts.kernel.as_str()), ("node-7", "6.1.0-18-amd64"));
     assert_eq!(facts.os, "Debian GNU/Linux 12 (bookworm)");
     assert_eq!(facts.memory, Bytes(16384 * 1024));
-    let disk = DiskFacts { name: "nvme0n1".into(), model: "SAMSUNG MZQL2".into(), size: Bytes(2_000_409_264 * 512), rotational: false };
+    let disk = DiskFacts {
+        name: "nvme0n1".into(),
+        model: "SAMSUNG MZQL2".into(),
+        size: Bytes(2_000_409_264 * 512),
+        rotational: false,
+    };
     assert_eq!(facts.disks, [disk]);
     let nics: Vec<_> = facts.nics.iter().map(|nic| (nic.name.as_str(), nic.up, nic.megabits_per_second)).collect();
     assert_eq!(nics, [("eth0", true, Some(100_000)), ("eth1", false, None)]);

@@ -73,7 +73,8 @@ impl LogFile {
 
     /// Keeps a line. A log that cannot be written must not stop the engine: the line stays in memory only.
     pub(super) fn write(&mut self, line: &[u8]) {
-        let text: String = String::from_utf8_lossy(line).chars().filter(|c| !c.is_control()).take(LAST_LINE_MAX_CHARS).collect();
+        let text: String =
+            String::from_utf8_lossy(line).chars().filter(|c| !c.is_control()).take(LAST_LINE_MAX_CHARS).collect();
         if !text.trim().is_empty() {
             self.last_lines.push_back(text);
         }

@@ -37,9 +37,8 @@ impl RunningReplica {
     pub async fn start(spec: &WorkerSpec, tasks: &TaskTracker) -> Result<Self, EngineError> {
         let log = LogFile::open(&spec.log).map_err(|source| EngineError::Log { path: spec.log.clone(), source })?;
         let log = Arc::new(Mutex::new(log));
-        let mut child = command(spec)
-            .spawn()
-            .map_err(|source| EngineError::Spawn { program: spec.program.clone(), source })?;
+        let mut child =
+            command(spec).spawn().map_err(|source| EngineError::Spawn { program: spec.program.clone(), source })?;
         // `wait` would close standard input, which is what keeps the worker alive.
         let stdin = child.stdin.take();
         let stderr_done = child.stderr.take().map(|stderr| tasks.spawn(keep_log(stderr, Arc::clone(&log))));
@@ -55,7 +54,7 @@ impl RunningReplica {
         let ready = match judge_line(&line) {
             Ok(ready) => ready,
             Err(verdict) => {
-                let error = verdict.unwrap_or(EngineError::BadReadyLine { line: cut(&line) });
+                let error = verdict.unwrap_or_else(|| EngineError::BadReadyLine { line: cut(&line) });
                 if line.is_empty() {
                     return Err(EngineError::Ended { exit: reap(&mut child, stderr_done, &log).await });
                 }
@@ -249,9 +248,8 @@ impl Watched {
         let mut stdout = self.stdout.take();
         // Nothing more is expected on standard output; reading it keeps the worker from ever blocking on it.
         let drain = async {
-            match &mut stdout {
-                Some(stdout) => drop(tokio::io::copy(stdout, &mut tokio::io::sink()).await),
-                None => {}
+            if let Some(stdout) = &mut stdout {
+                drop(tokio::io::copy(stdout, &mut tokio::io::sink()).await);
             }
             std::future::pending::<std::convert::Infallible>().await
         };

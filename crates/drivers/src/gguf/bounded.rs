@@ -74,7 +74,8 @@ impl<R: Read + Seek> Bounded<R> {
         let step = i64::try_from(bytes).map_err(|_| self.invalid("a length overflows"))?;
         if bytes < 4096 {
             // Inside the buffer of a `BufReader` a short read is far cheaper than a seek.
-            let copied = std::io::copy(&mut (&mut self.source).take(bytes), &mut std::io::sink()).map_err(GgufError::Io)?;
+            let copied =
+                std::io::copy(&mut (&mut self.source).take(bytes), &mut std::io::sink()).map_err(GgufError::Io)?;
             if copied != bytes {
                 return Err(GgufError::Truncated { file_bytes: self.length, needed_bytes: self.position + bytes });
             }

