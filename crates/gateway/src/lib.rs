@@ -1,1 +1,43 @@
-//! Empty until its owner fills it.
+//! The inference data plane: authenticate, admit, route, stream, count, settle.
+//!
+//! A request, in the order of the modules: the key is looked up in a snapshot; the body is read and checked; rates and
+//! budgets admit it and a hold is written to the spool; a sleeping endpoint is woken; a replica is chosen and asked, once
+//! more when it fails before the first byte; the answer is passed on while tokens are counted; what was used is written to
+//! the spool before the answer's last byte.
+//!
+//! INVARIANT: no SQL and no call to the control plane on the path of a request: a snapshot comes in, the spool goes out.
+//! INVARIANT: every admitted request ends in exactly one usage record, whatever ends it.
+//! Deliberately absent: policy (it is `galerne_core`'s), tokenisation (the engine counts), dialects beyond OpenAI's words and
+//! Mistral's `random_seed`, `safe_prompt` and `tool_choice: "any"`.
+
+mod activity;
+mod config;
+mod digest;
+
+mod routes;
+
+mod authenticate;
+mod body;
+mod request;
+
+mod admit;
+mod ticket;
+mod wake;
+
+mod upstream;
+
+mod meter;
+mod plain;
+mod sse;
+mod stream;
+
+mod spool;
+
+mod metrics;
+mod models;
+mod refusal;
+
+pub use activity::EndpointActivity;
+pub use config::{Clock, Gateway, GatewayConfig, GatewayError, Wake};
+pub use digest::digest;
+pub use spool::{Recovered, Spool, SpoolError, SpoolLimits, UsageBatch};

@@ -92,6 +92,7 @@ codes! {
     // Inference.
     ModelNotFound = "model_not_found", 404, NotFound, Never, Caller, "no endpoint has this name";
     ContextLengthExceeded = "context_length_exceeded", 400, Invalid, Never, Caller, "prompt and answer do not fit into the context";
+    NotServed = "not_served", 501, Failed, Never, Caller, "this part of the OpenAI or Mistral API is not served";
     OperationNotSupported = "operation_not_supported", 400, Invalid, Never, Caller, "the model cannot do this kind of work";
     RateLimited = "rate_limited", 429, Unavailable, Later, Caller, "a rate or concurrency limit is reached";
     BudgetExhausted = "budget_exhausted", 402, Unavailable, Never, Caller, "a budget does not cover the request";

@@ -1,0 +1,213 @@
+//! Admission: the endpoint by name, rates, budgets, and the hold in the spool. All of them, or none.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::{HeaderName, HeaderValue};
+use galerne_api::error::Code;
+use galerne_core::admission::{Limit, Permit, RateBook, RateRefused, Subject};
+use galerne_core::budget::{self, BudgetRefused, HoldError, applies};
+use galerne_model::identity::RateLimits;
+use galerne_model::ids::RequestId;
+use galerne_model::inference::Visibility;
+use galerne_model::ledger::Operation;
+use galerne_model::snapshot::{BudgetEntry, EndpointEntry, KeyEntry, Snapshot};
+
+use crate::config::Shared;
+use crate::models;
+use crate::refusal::{Headers, Refusal};
+use crate::request::Asked;
+use crate::spool::{Hold, SpoolFull};
+use crate::ticket::Ticket;
+
+/// Wait proposed when a request is refused because of seats, which no clock frees.
+const SEAT_WAIT: Duration = Duration::from_secs(1);
+/// Wait proposed when the spool or a budget's numbers are not ready.
+const RECORDING_WAIT: Duration = Duration::from_secs(5);
+
+/// The endpoint `asked` names, if this key may call it.
+pub(crate) fn find_endpoint(
+    snapshot: &Snapshot,
+    key: &KeyEntry,
+    asked: &Asked<'_>,
+) -> Result<Arc<EndpointEntry>, Refusal> {
+    let name = &asked.model;
+    let Some(endpoint) = visible(snapshot, key).find(|endpoint| endpoint.name == *name) else {
+        return Err(models::not_found(snapshot, key, name));
+    };
+    let can = match asked.operation {
+        Operation::Chat | Operation::Completion => endpoint.can_chat,
+        Operation::Embedding => endpoint.can_embed,
+    };
+    if !can {
+        let does = if endpoint.can_embed { "makes embeddings" } else { "answers chats and completions" };
+        return Err(Refusal::new(Code::OperationNotSupported, format!("`{name}` {does} only")).param("model"));
+    }
+    if endpoint.paused {
+        let text = format!("endpoint `{name}` is paused; hint: galerne endpoint resume {name}");
+        return Err(Refusal::new(Code::EndpointPaused, text).retry_after(Duration::from_secs(60)));
+    }
+    Ok(Arc::clone(endpoint))
+}
+
+/// Endpoints this key may call. A project's own come first, so that another's endpoint of the same name hides none.
+pub(crate) fn visible<'a>(snapshot: &'a Snapshot, key: &'a KeyEntry) -> impl Iterator<Item = &'a Arc<EndpointEntry>> {
+    let rank = |endpoint: &EndpointEntry| {
+        if endpoint.project_id == key.project_id {
+            Some(0)
+        } else if endpoint.tenant_id == key.tenant_id && endpoint.visibility != Visibility::Project {
+            Some(1)
+        } else {
+            (endpoint.visibility == Visibility::Site).then_some(2)
+        }
+    };
+    (0..3).flat_map(move |wanted| snapshot.endpoints.values().filter(move |endpoint| rank(endpoint) == Some(wanted)))
+}
+
+/// Admits a request, or says which limit it met. Nothing stays reserved after a refusal.
+pub(crate) fn admit(
+    shared: &Arc<Shared>,
+    snapshot: &Snapshot,
+    key: &KeyEntry,
+    endpoint: &Arc<EndpointEntry>,
+    asked: &Asked<'_>,
+    request_id: RequestId,
+) -> Result<(Ticket, Headers), Refusal> {
+    let now = shared.now();
+    let subjects = subjects(snapshot, key, endpoint);
+    let (permit, hold, rate_headers) = {
+        let mut books = shared.books();
+        let permit = books.rates.admit(&subjects, asked.estimate(), now);
+        let rate_headers = rate_headers(&books.rates, &subjects);
+        let permit = permit.map_err(|refused| rate_refusal(refused, rate_headers.clone()))?;
+        let budgets = budgets_above(snapshot, key);
+        match books.budgets.try_hold(&budgets, &endpoint.price, asked.bound(endpoint.context_tokens), now) {
+            Ok(hold) => (permit, hold, rate_headers),
+            Err(error) => {
+                books.rates.finish(permit, 0);
+                return Err(hold_refusal(&error));
+            }
+        }
+    };
+    let entry = Hold {
+        request_id,
+        started_at: hold.admitted_at(),
+        tenant_id: key.tenant_id,
+        project_id: key.project_id,
+        principal_id: key.principal_id,
+        key_id: key.id,
+        endpoint_id: endpoint.id,
+        operation: asked.operation,
+        held_micros: hold.amount(),
+        price_book_id: endpoint.price_book_id,
+    };
+    if let Err(full) = shared.spool.admit(entry.clone()) {
+        give_back(shared, permit, hold);
+        return Err(spool_refusal(full));
+    }
+    Ok((Ticket::new(shared, entry, hold, permit, endpoint, snapshot.energy.clone()), rate_headers))
+}
+
+fn give_back(shared: &Shared, permit: Permit, hold: budget::Hold) {
+    let mut books = shared.books();
+    books.rates.finish(permit, 0);
+    books.budgets.void(hold);
+}
+
+fn subjects(snapshot: &Snapshot, key: &KeyEntry, endpoint: &EndpointEntry) -> Vec<(Subject, RateLimits)> {
+    let project = snapshot.projects.get(&key.project_id).copied().unwrap_or_default();
+    let all = [
+        (Subject::Key(key.id), key.limits),
+        (Subject::Project(key.project_id), project),
+        (Subject::Endpoint(endpoint.id), endpoint.limits),
+    ];
+    all.into_iter().filter(|(_, limits)| *limits != RateLimits::default()).collect()
+}
+
+fn budgets_above<'a>(snapshot: &'a Snapshot, key: &KeyEntry) -> Vec<&'a BudgetEntry> {
+    let all = snapshot.budgets.iter();
+    all.filter(|budget| applies(&budget.subject, key.tenant_id, key.project_id, key.id)).collect()
+}
+
+fn rate_refusal(refused: RateRefused, headers: Headers) -> Refusal {
+    let mut refusal = Refusal::new(Code::RateLimited, refused.to_string());
+    refusal.retry_after = match (refused.limit, refused.retry_after_micros) {
+        (_, Some(micros)) => Some(Duration::from_micros(micros.unsigned_abs())),
+        (Limit::Concurrency(most), None) if most > 0 => Some(SEAT_WAIT),
+        (Limit::Concurrency(_) | Limit::Requests(_) | Limit::Tokens(_), None) => None,
+    };
+    refusal.headers = headers;
+    refusal
+}
+
+/// OpenAI's rate headers, for the subject that has the least left.
+fn rate_headers(rates: &RateBook, subjects: &[(Subject, RateLimits)]) -> Headers {
+    let mut headers = Headers::new();
+    let requests = subjects
+        .iter()
+        .filter_map(|(subject, limits)| Some((rates.remaining(*subject).requests?, limits.requests_per_minute?)));
+    let tokens = subjects
+        .iter()
+        .filter_map(|(subject, limits)| Some((rates.remaining(*subject).tokens?, limits.tokens_per_minute?)));
+    if let Some((left, limit)) = requests.min() {
+        push(
+            &mut headers,
+            ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"],
+            left,
+            limit,
+        );
+    }
+    if let Some((left, limit)) = tokens.min() {
+        push(
+            &mut headers,
+            ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"],
+            left,
+            limit,
+        );
+    }
+    headers
+}
+
+fn push(headers: &mut Headers, names: [&'static str; 3], left: u32, limit: u32) {
+    // A bucket of one minute's worth is full again after the missing part of a minute.
+    let reset_ms = u64::from(limit.saturating_sub(left)) * 60_000 / u64::from(limit.max(1));
+    let values = [limit.to_string(), left.to_string(), format!("{reset_ms}ms")];
+    for (name, value) in names.into_iter().zip(values) {
+        let value = HeaderValue::from_str(&value).expect("digits are a header value");
+        headers.push((HeaderName::from_static(name), value));
+    }
+}
+
+fn hold_refusal(error: &HoldError) -> Refusal {
+    match error {
+        HoldError::Refused(refused) => budget_refusal(refused),
+        HoldError::NotLoaded { .. } => {
+            Refusal::new(Code::Overloaded, format!("{error}; this passes in a moment")).retry_after(SEAT_WAIT)
+        }
+        HoldError::Unpriceable(reason) => Refusal::new(Code::Internal, format!("{error}: {reason}")),
+    }
+}
+
+fn budget_refusal(refused: &BudgetRefused) -> Refusal {
+    let fits = match refused.fits_max_tokens {
+        Some(tokens) if tokens.0 > 0 => format!("`max_tokens` of {} would fit", tokens.0),
+        _ => "not even the prompt fits".to_owned(),
+    };
+    let resets = refused.resets_at.map_or_else(String::new, |at| format!("; the budget starts again at {at}"));
+    let text = format!("{refused}; {fits}{resets}; hint: galerne budget show {}", refused.name);
+    let mut refusal = Refusal::new(Code::BudgetExhausted, text).param("max_tokens");
+    let numbers = [
+        ("x-galerne-budget-limit-micros", refused.limit.0),
+        ("x-galerne-budget-available-micros", refused.available.0),
+        ("x-galerne-budget-asked-micros", refused.asked.0),
+    ];
+    for (name, number) in numbers {
+        refusal.headers.push((HeaderName::from_static(name), HeaderValue::from(number)));
+    }
+    refusal
+}
+
+fn spool_refusal(full: SpoolFull) -> Refusal {
+    Refusal::new(Code::MeterFull, format!("usage cannot be recorded now, so nothing is admitted: {full}"))
+        .retry_after(RECORDING_WAIT)
+}

@@ -1,0 +1,73 @@
+//! Reading a request's body: bounded in bytes and in time, valid UTF-8.
+
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, header};
+use bytes::BytesMut;
+use galerne_api::error::Code;
+use galerne_model::limits;
+use http_body_util::BodyExt as _;
+use tokio::time::timeout;
+
+use crate::refusal::Refusal;
+
+/// Longest pause between two parts of a body.
+const PART_TIMEOUT: Duration = Duration::from_millis(limits::CLIENT_WRITE_TIMEOUT_MS);
+/// Bytes of a too large body that are read and thrown away, so that the client gets to read the refusal instead of a reset.
+const DISCARD_MAX_BYTES: usize = 128 * 1024 * 1024;
+/// Longest time spent on throwing away.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The whole body as text.
+pub(crate) async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Refusal> {
+    let announced: Option<usize> =
+        headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
+    let mut body = body;
+    if announced.is_some_and(|length| length > limits::INFERENCE_BODY_MAX_BYTES) {
+        return Err(too_large(&mut body, announced).await);
+    }
+    let mut whole = BytesMut::with_capacity(announced.unwrap_or(0));
+    while let Some(frame) = timeout(PART_TIMEOUT, body.frame()).await.map_err(|_| too_slow())? {
+        let Ok(part) = frame.map_err(|_| broken())?.into_data() else { continue };
+        if whole.len() + part.len() > limits::INFERENCE_BODY_MAX_BYTES {
+            drop(whole);
+            return Err(too_large(&mut body, announced).await);
+        }
+        whole.extend_from_slice(&part);
+    }
+    match std::str::from_utf8(&whole) {
+        Ok(_) => Ok(whole.freeze()),
+        Err(error) => {
+            let at = error.valid_up_to();
+            Err(Refusal::new(Code::MalformedJson, format!("the body is not UTF-8: byte {at} cannot be read")))
+        }
+    }
+}
+
+async fn too_large(body: &mut Body, announced: Option<usize>) -> Refusal {
+    let discard = async {
+        let mut seen = 0;
+        while seen < DISCARD_MAX_BYTES
+            && let Some(Ok(frame)) = body.frame().await
+        {
+            seen += frame.data_ref().map_or(0, Bytes::len);
+        }
+    };
+    // Running out of time here only means that the client may not read why it was refused.
+    let in_time = timeout(DISCARD_TIMEOUT, discard).await.is_ok();
+    tracing::debug!(in_time, "body above the limit thrown away");
+    let most = limits::INFERENCE_BODY_MAX_BYTES;
+    let size = announced.map_or_else(String::new, |length| format!(" and this one has {length}"));
+    Refusal::new(Code::BodyTooLarge, format!("a request body may have {most} bytes{size}"))
+}
+
+fn too_slow() -> Refusal {
+    let seconds = PART_TIMEOUT.as_secs();
+    Refusal::new(Code::RequestTimeout, format!("the body did not go on for {seconds} seconds"))
+        .retry_after(Duration::from_secs(1))
+}
+
+fn broken() -> Refusal {
+    Refusal::new(Code::RequestTimeout, "the body ended before its announced length")
+}

@@ -1,0 +1,270 @@
+//! The gateway as the server sees it: what it is given, what it hands out, how it ends.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use galerne_core::admission::RateBook;
+use galerne_core::budget::BudgetBook;
+use galerne_core::budget::applies;
+use galerne_core::rating::Charge;
+use galerne_core::routing::ReplicaBook;
+use galerne_model::ids::EndpointId;
+use galerne_model::ledger::UsageRecord;
+use galerne_model::limits;
+use galerne_model::snapshot::{Snapshot, Spending};
+use jiff::Timestamp;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::activity::{ActivityTable, EndpointActivity};
+use crate::metrics::Metrics;
+use crate::routes;
+use crate::spool::{self, Recovered, Spool, SpoolError, SpoolLimits, UsageBatch};
+use crate::upstream::Upstream;
+
+/// Wall-clock time; the server passes the process's one clock.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// How often idle limiters, gone replicas and gone endpoints are forgotten.
+const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(30);
+
+/// What a gateway is made of.
+pub struct GatewayConfig {
+    /// Directory of the usage spool.
+    pub spool_dir: PathBuf,
+    /// Sizes of the spool.
+    pub spool_limits: SpoolLimits,
+    /// The secret under which keys are digested.
+    pub pepper: Vec<u8>,
+    /// Wall-clock time.
+    pub clock: Clock,
+    /// Keys, endpoints, prices, limits.
+    pub snapshot: watch::Receiver<Arc<Snapshot>>,
+    /// What the ledger has settled; its watermark must be the one of [`Spool::source_of`] this directory.
+    pub spending: watch::Receiver<Arc<Spending>>,
+    /// Endpoints that need a replica.
+    pub wake: mpsc::Sender<Wake>,
+    /// Usage records for the ledger.
+    pub usage: mpsc::Sender<UsageBatch>,
+}
+
+/// A request waits for this endpoint, which has no ready replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wake {
+    /// The endpoint.
+    pub endpoint_id: EndpointId,
+}
+
+/// Why a gateway cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// The spool cannot be opened.
+    #[error("the gateway cannot open its usage spool")]
+    Spool(#[source] SpoolError),
+    /// The HTTP client towards replicas cannot be built.
+    #[error("the gateway cannot prepare its connections to replicas")]
+    Upstream(#[source] reqwest::Error),
+}
+
+/// The inference data plane. Cheap to clone.
+#[derive(Clone)]
+pub struct Gateway {
+    shared: Arc<Shared>,
+}
+
+/// What the requests share. No lock in it is held across an await.
+pub(crate) struct Shared {
+    pub(crate) pepper: Vec<u8>,
+    pub(crate) clock: Clock,
+    pub(crate) snapshot: watch::Receiver<Arc<Snapshot>>,
+    spending: watch::Receiver<Arc<Spending>>,
+    pub(crate) wake: mpsc::Sender<Wake>,
+    pub(crate) spool: Arc<Spool>,
+    books: Mutex<Books>,
+    replicas: Mutex<ReplicaBook>,
+    pub(crate) activity: Arc<ActivityTable>,
+    pub(crate) upstream: Upstream,
+    pub(crate) metrics: Metrics,
+    in_flight: AtomicUsize,
+    /// Requests end here at shutdown, streams included.
+    pub(crate) tasks: TaskTracker,
+    /// No new requests.
+    pub(crate) draining: CancellationToken,
+    /// Requests still running are cut.
+    pub(crate) cut: CancellationToken,
+    shipping: TaskTracker,
+    stop_shipping: CancellationToken,
+}
+
+/// Rates and budgets, under one lock: a request is admitted by both or by neither.
+#[derive(Default)]
+pub(crate) struct Books {
+    pub(crate) rates: RateBook,
+    pub(crate) budgets: BudgetBook,
+    /// The last news merged into `budgets`.
+    heard: Option<Arc<Spending>>,
+}
+
+impl Gateway {
+    /// Opens the spool, ends what a killed process left open, and starts shipping. Call inside a tokio runtime.
+    pub fn new(config: GatewayConfig) -> Result<(Self, Recovered), GatewayError> {
+        let now = (config.clock)();
+        let settled = config.spending.borrow().settled_sequence;
+        let (spool, recovered) =
+            Spool::open(&config.spool_dir, config.spool_limits, settled, now).map_err(GatewayError::Spool)?;
+        let mut books = Books::default();
+        books.hear(&config.spending);
+        books.recover(&recovered.unsettled, &config.snapshot.borrow());
+        let shared = Arc::new(Shared {
+            pepper: config.pepper,
+            clock: config.clock,
+            snapshot: config.snapshot,
+            spending: config.spending,
+            wake: config.wake,
+            metrics: Metrics::new(Arc::clone(&spool)),
+            spool,
+            books: Mutex::new(books),
+            replicas: Mutex::new(ReplicaBook::new()),
+            activity: Arc::default(),
+            upstream: Upstream::new().map_err(GatewayError::Upstream)?,
+            in_flight: AtomicUsize::new(0),
+            tasks: TaskTracker::new(),
+            draining: CancellationToken::new(),
+            cut: CancellationToken::new(),
+            shipping: TaskTracker::new(),
+            stop_shipping: CancellationToken::new(),
+        });
+        report(&recovered);
+        let stop = shared.stop_shipping.clone();
+        shared.shipping.spawn(spool::ship(Arc::clone(&shared.spool), settled, config.usage, stop));
+        shared.shipping.spawn(keep_house(Arc::clone(&shared)));
+        Ok((Self { shared }, recovered))
+    }
+
+    /// The routes under `/v1`.
+    pub fn router(&self) -> axum::Router {
+        routes::router(Arc::clone(&self.shared))
+    }
+
+    /// The number of this gateway's spool, as the ledger knows it.
+    pub fn source(&self) -> i64 {
+        self.shared.spool.source()
+    }
+
+    /// Requests per endpoint, for scaling to zero and back.
+    pub fn activity(&self) -> Vec<EndpointActivity> {
+        self.shared.activity.snapshot()
+    }
+
+    /// Puts the gateway's series into `registry`.
+    pub fn register_metrics(&self, registry: &mut prometheus_client::registry::Registry) {
+        self.shared.metrics.register(registry);
+    }
+
+    /// Takes no new requests, gives those in flight `grace`, cuts and settles the rest, ships what can be shipped.
+    pub async fn drain(&self, grace: Duration) {
+        self.shared.draining.cancel();
+        self.shared.tasks.close();
+        if tokio::time::timeout(grace, self.shared.tasks.wait()).await.is_err() {
+            tracing::warn!("requests were still running at the end of the drain; they are cut and settled");
+            self.shared.cut.cancel();
+            self.shared.tasks.wait().await;
+        }
+        self.shared.stop_shipping.cancel();
+        self.shared.shipping.close();
+        self.shared.shipping.wait().await;
+        self.shared.spool.stop();
+    }
+}
+
+impl Shared {
+    pub(crate) fn now(&self) -> Timestamp {
+        (self.clock)()
+    }
+
+    /// The rate and budget books, with the ledger's last news merged.
+    pub(crate) fn books(&self) -> MutexGuard<'_, Books> {
+        // The books' own operations are all-or-nothing, so a panic elsewhere leaves them whole.
+        let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
+        books.hear(&self.spending);
+        books
+    }
+
+    pub(crate) fn replicas(&self) -> MutexGuard<'_, ReplicaBook> {
+        self.replicas.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes one of the places in this process, unless all are taken.
+    pub(crate) fn enter(self: &Arc<Self>) -> Option<Place> {
+        let place = Place(Arc::clone(self));
+        let before = self.in_flight.fetch_add(1, Ordering::AcqRel);
+        self.metrics.in_flight.inc();
+        (before < limits::GATEWAY_IN_FLIGHT_MAX).then_some(place)
+    }
+}
+
+/// One of the [`limits::GATEWAY_IN_FLIGHT_MAX`] places in this process.
+pub(crate) struct Place(Arc<Shared>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
+        self.0.metrics.in_flight.dec();
+    }
+}
+
+impl Books {
+    /// Merges what the ledger has published since the last time. Read under the books' lock, so that news is never
+    /// merged in another order than it was published.
+    fn hear(&mut self, spending: &watch::Receiver<Arc<Spending>>) {
+        let news = Arc::clone(&spending.borrow());
+        if self.heard.as_ref().is_none_or(|heard| !Arc::ptr_eq(heard, &news)) {
+            self.budgets.merge(&news);
+            self.heard = Some(news);
+        }
+    }
+
+    /// Counts records that were on disk and not in the ledger when the gateway started.
+    fn recover(&mut self, unsettled: &[UsageRecord], snapshot: &Snapshot) {
+        for record in unsettled {
+            let budgets = snapshot.budgets.iter();
+            let above = budgets.filter(|b| applies(&b.subject, record.tenant_id, record.project_id, record.key_id));
+            let charge =
+                Charge { micros: record.quantities.micros.min(record.held_micros), picos: record.quantities.picos };
+            self.budgets.recover(record.sequence, record.started_at, charge, above.map(|budget| budget.id).collect());
+        }
+    }
+}
+
+fn report(recovered: &Recovered) {
+    let Recovered { unsettled, interrupted, torn_bytes, damaged_bytes } = recovered;
+    if *damaged_bytes > 0 {
+        tracing::error!(damaged_bytes, "spool was damaged; what could be read was kept");
+    }
+    if *torn_bytes > 0 {
+        tracing::warn!(torn_bytes, "spool ended in a half-written entry, which was cut off");
+    }
+    if *interrupted > 0 {
+        tracing::warn!(interrupted, "requests were cut by the end of the last process; their holds are freed");
+    }
+    tracing::info!(unsettled = unsettled.len(), "spool opened");
+}
+
+async fn keep_house(shared: Arc<Shared>) {
+    loop {
+        tokio::select! {
+            () = shared.stop_shipping.cancelled() => return,
+            () = tokio::time::sleep(HOUSEKEEPING_INTERVAL) => {}
+        }
+        let now = shared.now();
+        let snapshot = Arc::clone(&shared.snapshot.borrow());
+        shared.books().rates.forget_idle(now);
+        let replicas =
+            snapshot.endpoints.values().flat_map(|endpoint| endpoint.replicas.iter().map(|replica| replica.id));
+        shared.replicas().keep_only(&replicas.collect());
+        shared.activity.keep_only(|id| snapshot.endpoints.contains_key(&id));
+    }
+}

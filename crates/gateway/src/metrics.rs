@@ -1,0 +1,184 @@
+//! The gateway's series. Labels come from closed sets; nobody's name is in them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use galerne_api::error::Code;
+use galerne_model::ledger::{Operation, Outcome, UsageRecord};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric as _, LabelValueEncoder,
+};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::meter::Counted;
+use crate::spool::Spool;
+
+/// From 5 ms (a cached answer) to 160 s, each twice the one before.
+const SECONDS: [f64; 16] =
+    [0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Ended {
+    operation: OperationLabel,
+    outcome: OutcomeLabel,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Refused {
+    code: CodeLabel,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfKind {
+    kind: TokenKind,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "the names are the label values")]
+enum TokenKind {
+    prompt,
+    cached,
+    completion,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct OperationLabel(Operation);
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct OutcomeLabel(Outcome);
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct CodeLabel(Code);
+
+/// Counters of one gateway.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    pub(crate) in_flight: Gauge,
+    pub(crate) retries: Counter,
+    requests: Family<Ended, Counter>,
+    refusals: Family<Refused, Counter>,
+    tokens: Family<OfKind, Counter>,
+    energy_millijoules: Counter,
+    request_seconds: Histogram,
+    first_token_seconds: Histogram,
+    spool: Arc<Spool>,
+}
+
+impl Metrics {
+    pub(crate) fn new(spool: Arc<Spool>) -> Self {
+        Self {
+            in_flight: Gauge::default(),
+            retries: Counter::default(),
+            requests: Family::default(),
+            refusals: Family::default(),
+            tokens: Family::default(),
+            energy_millijoules: Counter::default(),
+            request_seconds: Histogram::new(SECONDS),
+            first_token_seconds: Histogram::new(SECONDS),
+            spool,
+        }
+    }
+
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "galerne_gateway_in_flight_requests",
+            "Requests being worked on, refused ones included until they are answered",
+            self.in_flight.clone(),
+        );
+        registry.register(
+            "galerne_gateway_retries",
+            "Attempts made again on a replica before the first byte",
+            self.retries.clone(),
+        );
+        registry.register("galerne_gateway_requests", "Admitted requests that ended", self.requests.clone());
+        registry.register("galerne_gateway_refusals", "Requests answered with an error", self.refusals.clone());
+        registry.register("galerne_gateway_tokens", "Tokens metered", self.tokens.clone());
+        registry.register("galerne_gateway_energy_millijoules", "Energy of requests", self.energy_millijoules.clone());
+        registry.register_with_unit(
+            "galerne_gateway_request",
+            "Time from admission to the last byte",
+            Unit::Seconds,
+            self.request_seconds.clone(),
+        );
+        registry.register_with_unit(
+            "galerne_gateway_first_token",
+            "Time from admission to the first content",
+            Unit::Seconds,
+            self.first_token_seconds.clone(),
+        );
+        registry.register_collector(Box::new(SpoolBytes(Arc::clone(&self.spool))));
+    }
+
+    pub(crate) fn refused(&self, code: Code) {
+        self.refusals.get_or_create(&Refused { code: CodeLabel(code) }).inc();
+    }
+
+    /// A record was written.
+    pub(crate) fn settled(&self, record: &UsageRecord, took: Duration) {
+        let labels = Ended { operation: OperationLabel(record.operation), outcome: OutcomeLabel(record.outcome) };
+        self.requests.get_or_create(&labels).inc();
+        self.request_seconds.observe(took.as_secs_f64());
+        if let Some(first) = record.first_token_micros.and_then(|micros| u64::try_from(micros).ok()) {
+            self.first_token_seconds.observe(Duration::from_micros(first).as_secs_f64());
+        }
+        let energy = u64::try_from(record.quantities.millijoules.0).unwrap_or(0);
+        self.energy_millijoules.inc_by(energy);
+    }
+
+    /// Tokens were counted.
+    pub(crate) fn answered(&self, counted: Counted) {
+        let kinds = [
+            (TokenKind::prompt, counted.prompt - counted.cached),
+            (TokenKind::cached, counted.cached),
+            (TokenKind::completion, counted.completion),
+        ];
+        for (kind, count) in kinds {
+            self.tokens.get_or_create(&OfKind { kind }).inc_by(u64::try_from(count).unwrap_or(0));
+        }
+    }
+}
+
+/// Read when scraped: the spool knows its size.
+#[derive(Debug)]
+struct SpoolBytes(Arc<Spool>);
+
+impl Collector for SpoolBytes {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        let bytes = ConstGauge::new(i64::try_from(self.0.bytes()).unwrap_or(i64::MAX));
+        let help = "Usage records and holds on disk that the ledger has not taken yet";
+        let metric = encoder.encode_descriptor("galerne_spool", help, Some(&Unit::Bytes), bytes.metric_type())?;
+        bytes.encode(metric)
+    }
+}
+
+impl EncodeLabelValue for OperationLabel {
+    fn encode(&self, encoder: &mut LabelValueEncoder) -> Result<(), std::fmt::Error> {
+        let word = match self.0 {
+            Operation::Chat => "chat",
+            Operation::Completion => "completion",
+            Operation::Embedding => "embedding",
+        };
+        EncodeLabelValue::encode(&word, encoder)
+    }
+}
+
+impl EncodeLabelValue for OutcomeLabel {
+    fn encode(&self, encoder: &mut LabelValueEncoder) -> Result<(), std::fmt::Error> {
+        let word = match self.0 {
+            Outcome::Completed => "completed",
+            Outcome::Cancelled => "cancelled",
+            Outcome::Failed => "failed",
+            Outcome::Interrupted => "interrupted",
+        };
+        EncodeLabelValue::encode(&word, encoder)
+    }
+}
+
+impl EncodeLabelValue for CodeLabel {
+    fn encode(&self, encoder: &mut LabelValueEncoder) -> Result<(), std::fmt::Error> {
+        EncodeLabelValue::encode(&self.0.as_str(), encoder)
+    }
+}

@@ -1,0 +1,132 @@
+//! `/v1/models`: the endpoints a key may call, in the union of OpenAI's and Mistral's shapes.
+
+use galerne_api::error::Code;
+use galerne_model::snapshot::{EndpointEntry, KeyEntry, Snapshot};
+use serde::Serialize;
+
+use crate::admit::visible;
+use crate::refusal::Refusal;
+
+/// Names offered when one is not found.
+const SUGGESTIONS_MAX: usize = 3;
+/// Longest name compared: the distance costs the product of the lengths.
+const COMPARED_MAX_CHARS: usize = 64;
+
+#[derive(Debug, Serialize)]
+pub(crate) struct ModelList<'a> {
+    object: &'static str,
+    data: Vec<ModelCard<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct ModelCard<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: i64,
+    owned_by: String,
+    max_model_len: u32,
+    max_context_length: u32,
+    capabilities: Capabilities,
+    aliases: [&'a str; 0],
+    deprecation: Option<&'a str>,
+    name: &'a str,
+    root: &'a str,
+    #[serde(rename = "type")]
+    kind: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+#[expect(clippy::struct_excessive_bools, reason = "Mistral's shape")]
+struct Capabilities {
+    completion_chat: bool,
+    completion_fim: bool,
+    function_calling: bool,
+    fine_tuning: bool,
+    vision: bool,
+    classification: bool,
+}
+
+/// Everything this key may call; of several endpoints of one name, the one that would answer.
+pub(crate) fn list<'a>(snapshot: &'a Snapshot, key: &'a KeyEntry) -> ModelList<'a> {
+    let mut data: Vec<ModelCard<'a>> = Vec::new();
+    for endpoint in visible(snapshot, key) {
+        if !data.iter().any(|card| card.id == endpoint.name) {
+            data.push(card(endpoint));
+        }
+    }
+    ModelList { object: "list", data }
+}
+
+/// One model by name.
+pub(crate) fn find<'a>(snapshot: &'a Snapshot, key: &'a KeyEntry, name: &str) -> Result<ModelCard<'a>, Refusal> {
+    let found = visible(snapshot, key).find(|endpoint| endpoint.name == name);
+    found.map(|endpoint| card(endpoint)).ok_or_else(|| not_found(snapshot, key, name))
+}
+
+/// The refusal for a name nobody has, with the nearest ones this key may see.
+pub(crate) fn not_found(snapshot: &Snapshot, key: &KeyEntry, name: &str) -> Refusal {
+    let shown: String = name.chars().take(COMPARED_MAX_CHARS).collect();
+    let mut near: Vec<(usize, &str)> =
+        visible(snapshot, key).map(|endpoint| (distance(&shown, &endpoint.name), endpoint.name.as_str())).collect();
+    near.sort_unstable();
+    near.dedup();
+    let names: Vec<String> = near.into_iter().take(SUGGESTIONS_MAX).map(|(_, name)| format!("`{name}`")).collect();
+    let hint = match names.as_slice() {
+        [] => "there is no endpoint yet; hint: galerne endpoint create".to_owned(),
+        names => format!("nearest: {}", names.join(", ")),
+    };
+    Refusal::new(Code::ModelNotFound, format!("no endpoint is named `{shown}`; {hint}")).param("model")
+}
+
+fn card(endpoint: &EndpointEntry) -> ModelCard<'_> {
+    ModelCard {
+        id: &endpoint.name,
+        object: "model",
+        created: endpoint.created_at.as_second(),
+        owned_by: endpoint.tenant_id.to_string(),
+        max_model_len: endpoint.context_tokens,
+        max_context_length: endpoint.context_tokens,
+        capabilities: Capabilities {
+            completion_chat: endpoint.can_chat,
+            completion_fim: false,
+            function_calling: false,
+            fine_tuning: false,
+            vision: false,
+            classification: false,
+        },
+        aliases: [],
+        deprecation: None,
+        name: &endpoint.name,
+        root: &endpoint.name,
+        kind: "base",
+    }
+}
+
+/// Levenshtein's distance, upper and lower case alike, of the first characters.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().take(COMPARED_MAX_CHARS).flat_map(char::to_lowercase).collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, left) in a.chars().flat_map(char::to_lowercase).enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, right) in b.iter().enumerate() {
+            let changed = diagonal + usize::from(left != *right);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances_count_changes() {
+        assert_eq!(distance("smolm2", "smollm2"), 1);
+        assert_eq!(distance("SMOL", "smol"), 0);
+        assert_eq!(distance("", "abc"), 3);
+        assert_eq!(distance("kitten", "sitting"), 3);
+    }
+}

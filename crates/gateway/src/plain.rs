@@ -1,0 +1,79 @@
+//! A plain answer: read whole, counted, settled, then sent.
+
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, header};
+use galerne_api::error::Code;
+use galerne_core::routing;
+use galerne_model::ledger::Outcome;
+
+use crate::config::Shared;
+use crate::meter::{self, Counted};
+use crate::refusal::Refusal;
+use crate::request::{Fields, ObjectWriter};
+use crate::ticket::{Ending, Ticket};
+use crate::upstream::SeatGuard;
+
+const ENERGY_JOULES: HeaderName = HeaderName::from_static("x-galerne-energy-joules");
+const CO2E_GRAMS: HeaderName = HeaderName::from_static("x-galerne-co2e-grams");
+const ENERGY_METHOD: HeaderName = HeaderName::from_static("x-galerne-energy-method");
+const COST_EUR: HeaderName = HeaderName::from_static("x-galerne-cost-eur");
+
+/// Turns a replica's reply into ours and settles it.
+pub(crate) fn reply(
+    shared: &Arc<Shared>,
+    mut ticket: Ticket,
+    body: &Bytes,
+    seat: SeatGuard,
+) -> Result<Response<Body>, Refusal> {
+    let Some((fields, usage)) = parse(body) else {
+        seat.release(routing::Ending::Broken);
+        let refusal = Refusal::new(
+            Code::ReplicaFailed,
+            "the replica answered with something that is not a JSON object with `usage`",
+        );
+        let ending =
+            Ending { outcome: Outcome::Failed, http_status: refusal.status().as_u16(), counted: Counted::default() };
+        ticket.settle(ending);
+        return Err(refusal);
+    };
+    seat.release(routing::Ending::Answered);
+    ticket.first_content();
+    let counted = meter::read_usage(usage).unwrap_or_default();
+    let energy = ticket.energy(counted);
+    let charge = ticket.charge(counted);
+    let mut out = ObjectWriter::with_capacity(body.len() + 128);
+    for (name, value) in &fields.0 {
+        if name == "usage" {
+            out.raw("usage", &meter::shown_usage(usage, Some(energy)));
+        } else {
+            out.raw(name, value.get());
+        }
+    }
+    ticket.settle(Ending { outcome: Outcome::Completed, http_status: 200, counted });
+    shared.metrics.answered(counted);
+    let mut response = Response::new(Body::from(out.finish()));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let (joules, grams) = meter::amounts(energy);
+    text(headers, ENERGY_JOULES, &joules);
+    text(headers, CO2E_GRAMS, &grams);
+    text(headers, ENERGY_METHOD, meter::method_word(energy.method));
+    text(headers, COST_EUR, &meter::cost_text(charge));
+    Ok(response)
+}
+
+fn parse(body: &Bytes) -> Option<(Fields<'_>, &str)> {
+    let text = std::str::from_utf8(body).ok()?;
+    let fields: Fields<'_> = serde_json::from_str(text).ok()?;
+    let usage = fields.get("usage")?.get();
+    meter::read_usage(usage)?;
+    Some((fields, usage))
+}
+
+fn text(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    if value != "null" {
+        headers.insert(name, HeaderValue::from_str(value).expect("digits and letters are a header value"));
+    }
+}

@@ -1,0 +1,210 @@
+//! An admitted request: what it reserved, and the one place that ends it.
+//!
+//! INVARIANT: a ticket ends in exactly one usage record: by `settle`, or by its drop when the client left or a task died.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use galerne_core::admission::Permit;
+use galerne_core::budget;
+use galerne_core::energy;
+use galerne_core::rating::{self, Charge, TokenCounts};
+use galerne_model::ids::RequestId;
+use galerne_model::ledger::{EnergyMethod, Operation, Outcome, Quantities, UsageRecord};
+use galerne_model::snapshot::{EndpointEntry, EnergyRate, ReplicaEnergy, ReplicaEntry};
+use galerne_model::units::{MicrogramsCo2e, Millijoules, Tokens};
+use tokio::time::Instant;
+
+use crate::activity::Busy;
+use crate::config::Shared;
+use crate::meter::Counted;
+use crate::spool::Hold;
+
+/// HTTP status recorded for requests whose client left; nginx's number for it.
+const CLIENT_LEFT: u16 = 499;
+
+/// The right of one request to be worked on.
+pub(crate) struct Ticket {
+    shared: Arc<Shared>,
+    open: Option<Open>,
+}
+
+struct Open {
+    hold: Hold,
+    money: budget::Hold,
+    permit: Permit,
+    endpoint: Arc<EndpointEntry>,
+    rate: EnergyRate,
+    admitted: Instant,
+    first_content: Option<Instant>,
+    replica: Option<ReplicaEntry>,
+    /// When the work was over; what the reply says of energy and what is recorded must be the same.
+    worked: Option<Duration>,
+    busy: Busy,
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ending {
+    pub(crate) outcome: Outcome,
+    pub(crate) http_status: u16,
+    pub(crate) counted: Counted,
+}
+
+/// Energy and carbon of a request, with how they were obtained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Energy {
+    pub(crate) energy: Millijoules,
+    pub(crate) carbon: MicrogramsCo2e,
+    pub(crate) method: EnergyMethod,
+}
+
+impl Ticket {
+    pub(crate) fn new(
+        shared: &Arc<Shared>,
+        hold: Hold,
+        money: budget::Hold,
+        permit: Permit,
+        endpoint: &Arc<EndpointEntry>,
+        rate: EnergyRate,
+    ) -> Self {
+        let busy = shared.activity.begin(endpoint.id, hold.started_at);
+        let open = Open {
+            hold,
+            money,
+            permit,
+            endpoint: Arc::clone(endpoint),
+            rate,
+            admitted: Instant::now(),
+            first_content: None,
+            replica: None,
+            worked: None,
+            busy,
+        };
+        Self { shared: Arc::clone(shared), open: Some(open) }
+    }
+
+    pub(crate) fn request_id(&self) -> RequestId {
+        self.open().hold.request_id
+    }
+
+    pub(crate) fn operation(&self) -> Operation {
+        self.open().hold.operation
+    }
+
+    /// Notes which replica works on it now.
+    pub(crate) fn on_replica(&mut self, replica: &ReplicaEntry) {
+        self.open_mut().replica = Some(replica.clone());
+    }
+
+    /// The replica that works on it.
+    pub(crate) fn replica(&self) -> Option<ReplicaEntry> {
+        self.open().replica.clone()
+    }
+
+    /// Notes the first content towards the client.
+    pub(crate) fn first_content(&mut self) {
+        let open = self.open_mut();
+        open.first_content.get_or_insert_with(Instant::now);
+    }
+
+    /// Energy of what was counted so far.
+    pub(crate) fn energy(&mut self, counted: Counted) -> Energy {
+        self.open_mut().energy(counted)
+    }
+
+    /// What these tokens cost here.
+    pub(crate) fn charge(&self, counted: Counted) -> Charge {
+        self.open().charge(counted)
+    }
+
+    /// Ends the request: writes its usage record, frees what it reserved.
+    pub(crate) fn settle(mut self, ending: Ending) {
+        if let Some(open) = self.open.take() {
+            open.settle(&self.shared, ending);
+        }
+    }
+
+    fn open(&self) -> &Open {
+        self.open.as_ref().expect("only `settle` and `drop` take it, and both consume the ticket")
+    }
+
+    fn open_mut(&mut self) -> &mut Open {
+        self.open.as_mut().expect("only `settle` and `drop` take it, and both consume the ticket")
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if let Some(open) = self.open.take() {
+            let ending = Ending { outcome: Outcome::Cancelled, http_status: CLIENT_LEFT, counted: Counted::default() };
+            open.settle(&self.shared, ending);
+        }
+    }
+}
+
+impl Open {
+    fn settle(mut self, shared: &Shared, ending: Ending) {
+        let Ending { outcome, http_status, counted } = ending;
+        let now = shared.now().max(self.hold.started_at);
+        let charge = self.charge(counted);
+        let energy = self.energy(counted);
+        let record = UsageRecord {
+            replica_id: self.replica.as_ref().map(|replica| replica.id),
+            outcome,
+            http_status,
+            quantities: Quantities {
+                prompt_tokens: Tokens(counted.prompt - counted.cached),
+                cached_tokens: Tokens(counted.cached),
+                completion_tokens: Tokens(counted.completion),
+                micros: charge.micros,
+                picos: charge.picos,
+                millijoules: energy.energy,
+                co2e_micrograms: energy.carbon,
+            },
+            energy_method: energy.method,
+            first_token_micros: self.first_content.map(|at| micros(at.duration_since(self.admitted))),
+            ..self.hold.unsettled(now)
+        };
+        let record = shared.spool.settle(record);
+        shared.metrics.settled(&record, self.admitted.elapsed());
+        self.busy.end_at(now);
+        let used = u32::try_from(counted.prompt.saturating_add(counted.completion)).unwrap_or(u32::MAX);
+        let mut books = shared.books();
+        books.rates.finish(self.permit, used);
+        books.budgets.settle(self.money, record.sequence, charge);
+    }
+
+    fn charge(&self, counted: Counted) -> Charge {
+        let tokens = TokenCounts {
+            prompt: Tokens(counted.prompt - counted.cached),
+            cached: Tokens(counted.cached),
+            completion: Tokens(counted.completion),
+        };
+        rating::charge(&self.endpoint.price, tokens).unwrap_or_else(|error| {
+            // An engine that reports impossible counts: the caller pays no more than was held.
+            let request_id = self.hold.request_id;
+            tracing::error!(%request_id, %error, "usage cannot be priced; the hold is charged");
+            Charge { micros: self.hold.held_micros, ..Charge::ZERO }
+        })
+    }
+
+    fn energy(&mut self, counted: Counted) -> Energy {
+        let worked = *self.worked.get_or_insert_with(|| self.admitted.elapsed());
+        let (energy, method) = match self.replica.as_ref().map(|replica| replica.energy) {
+            Some(ReplicaEnergy::CpuTime) => match (counted.cpu_micros, self.rate.method) {
+                (Some(cpu), Some(method)) => (energy::from_cpu(cpu, self.rate.active), method),
+                (None, _) | (_, None) => (Millijoules::ZERO, EnergyMethod::Unknown),
+            },
+            Some(ReplicaEnergy::StatedPower(power)) => {
+                (energy::from_wall(micros(worked), power), EnergyMethod::Estimated)
+            }
+            Some(ReplicaEnergy::Unknown) | None => (Millijoules::ZERO, EnergyMethod::Unknown),
+        };
+        Energy { energy, carbon: energy::carbon(energy, self.rate.intensity_mg_per_kwh), method }
+    }
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
