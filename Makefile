@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up build test test-full tidy
+.PHONY: help up build test test-full bench tidy
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
@@ -23,6 +23,7 @@ help:
 	@echo "make up          install what is missing, build, start Galerne with a model served (ARGS=\"…\" for flags)"
 	@echo "make test        install what is missing, check, build, run all tests"
 	@echo "make test-full   the same, and what takes long"
+	@echo "make bench       the promised figures, measured here; exits 1 if one is missed"
 	@echo "make build       build the release programs without starting them"
 	@echo "make tidy        only the rules of structure; seconds"
 
@@ -41,6 +42,10 @@ test:
 test-full:
 	@sh make/install.sh test
 	@cargo xtask test --full
+
+bench:
+	@sh make/install.sh build
+	@cargo xtask bench
 
 tidy:
 	@cargo xtask tidy

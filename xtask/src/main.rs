@@ -1,4 +1,5 @@
-//! Project tasks that need more than a Makefile line: `tidy` (the rules of structure) and `test` (all that `make test` runs).
+//! Project tasks that need more than a Makefile line: `tidy` (the rules of structure), `test` (all that `make test` runs)
+//! and `bench` (the promised figures).
 //!
 //! Deliberately absent: anything a user of Galerne needs. This crate is never shipped.
 
@@ -9,10 +10,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 
+mod bench;
 mod testing;
 mod tidy;
 
-const USAGE: &str = "usage: cargo xtask tidy [--warnings] | test [--full]";
+const USAGE: &str = "usage: cargo xtask tidy [--warnings] | test [--full] | bench";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -33,6 +35,7 @@ fn run(words: &[&str]) -> Result<ExitCode> {
         ["tidy", "--warnings"] => tidy::run(&root, tidy::Show::Warnings)?,
         ["test"] => testing::run(&root, testing::Extent::Change)?,
         ["test", "--full"] => testing::run(&root, testing::Extent::Full)?,
+        ["bench"] => bench::run(&root)?,
         _ => bail!("{USAGE}"),
     };
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
