@@ -1,1 +1,28 @@
-//! Empty until its owner fills it.
+//! Where decisions meet the store and the neighbours: load → decide → record → act.
+//!
+//! [`start`] runs three loops until it is cancelled: the publisher (the gateway's view of the store), the endpoint
+//! loop (replicas), the pull loop (downloads). Usage and energy come in through [`Handle`].
+//! INVARIANT: only these loops change a status, each change with its event in one transaction, before anything is done.
+//! INVARIANT: every loop looks only at recorded state and may be killed between any two lines.
+//! Deliberately absent: HTTP of our own, and the decisions themselves (`galerne_core`).
+
+pub mod clock;
+
+mod handle;
+mod start;
+
+mod event;
+mod leader;
+
+mod endpoint_loop;
+mod pull_loop;
+
+mod bill;
+mod publisher;
+mod snapshot;
+
+pub mod node;
+
+pub use bill::EnergySample;
+pub use handle::{Activity, ActivityFeed, Handle};
+pub use start::{ControlError, Inputs, start};

@@ -144,7 +144,7 @@ pub struct BudgetEntry {
 }
 
 /// What the ledger has settled, and up to which record of this gateway.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Spending {
     /// Records of this gateway's spool up to here are in `spent`.
     pub settled_sequence: i64,

@@ -1,0 +1,165 @@
+//! The bill loop's inputs: usage records from the gateway's spool, readings from the node's meters.
+//!
+//! INVARIANT: a record or reading is acknowledged only when it is durable; sent again it is counted once.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use galerne_drivers::grid::{Grid, Scope};
+use galerne_model::identity::ApiKey;
+use galerne_model::ids::{KeyId, NodeId, ReadingId};
+use galerne_model::ledger::{EnergyMethod, Reading, UsageRecord};
+use galerne_model::snapshot::EnergyRate;
+use galerne_model::units::{Millijoules, Milliwatts};
+use galerne_store::{Store, StoreError, retry};
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::handle::lock;
+
+/// How stale a key's last use may be: one write per key and minute, however busy it is.
+const LAST_USE_STALE: SignedDuration = SignedDuration::from_secs(60);
+
+/// What the meters of this node said over an interval.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EnergySample {
+    /// Start of the interval.
+    pub started_at: Timestamp,
+    /// End of the interval.
+    pub ended_at: Timestamp,
+    /// Energy of the node in it.
+    pub millijoules: Millijoules,
+    /// How it was obtained.
+    pub method: EnergyMethod,
+    /// CPU time the node was busy in it, in microseconds.
+    pub busy_cpu_micros: i64,
+    /// Power of one busy CPU above idle, from now on the rate of requests.
+    pub active: Milliwatts,
+}
+
+/// Settles usage and books energy.
+pub(crate) struct Bill {
+    store: Store,
+    source: i64,
+    node_id: NodeId,
+    zone: String,
+    pue_thousandths: i64,
+    grid: Grid,
+    rate: Mutex<(Milliwatts, Option<EnergyMethod>)>,
+    last_uses: Mutex<BTreeMap<KeyId, Timestamp>>,
+    /// The energy rate changed.
+    pub(crate) rate_changed: Arc<Notify>,
+}
+
+/// What [`Bill`] is made of.
+pub(crate) struct BillInputs {
+    pub(crate) store: Store,
+    pub(crate) source: i64,
+    pub(crate) node_id: NodeId,
+    pub(crate) zone: String,
+    pub(crate) pue_thousandths: i64,
+    pub(crate) grid: Grid,
+}
+
+impl Bill {
+    pub(crate) fn new(inputs: BillInputs) -> Self {
+        let BillInputs { store, source, node_id, zone, pue_thousandths, grid } = inputs;
+        let rate = Mutex::new((Milliwatts::ZERO, None));
+        let last_uses = Mutex::default();
+        Self { store, source, node_id, zone, pue_thousandths, grid, rate, last_uses, rate_changed: Arc::default() }
+    }
+
+    pub(crate) async fn accept(&self, records: &[UsageRecord], now: Timestamp) -> Result<i64, StoreError> {
+        let settled = self.store.settle_batch(self.source, records).await?;
+        if settled.overruns > 0 {
+            tracing::warn!(count = settled.overruns, "charges exceeded their holds, the provider bears the rest");
+        }
+        // The money is safe; a last use that cannot be written is tried again with the next batch.
+        if let Err(error) = self.note_uses(records, now).await {
+            tracing::warn!(error = %error, "last use of keys not written");
+        }
+        Ok(settled.through)
+    }
+
+    pub(crate) async fn book_reading(&self, sample: &EnergySample) -> Result<(), StoreError> {
+        let signal = self.intensity(sample.ended_at);
+        let reading = Reading {
+            id: ReadingId::from_uuid(Uuid::now_v7()),
+            node_id: self.node_id,
+            started_at: sample.started_at,
+            ended_at: sample.ended_at,
+            millijoules: sample.millijoules,
+            method: sample.method,
+            busy_cpu_micros: sample.busy_cpu_micros,
+            zone: self.zone.clone(),
+            intensity_mg_per_kwh: signal.0,
+            intensity_source: signal.1,
+        };
+        self.store.post_reading(&reading, self.pue_thousandths).await?;
+        self.set_rate(sample.active, of_requests(sample.method));
+        Ok(())
+    }
+
+    pub(crate) fn set_rate(&self, active: Milliwatts, method: EnergyMethod) {
+        let new = (active, Some(method));
+        let mut rate = lock(&self.rate);
+        if *rate != new {
+            *rate = new;
+            self.rate_changed.notify_one();
+        }
+    }
+
+    /// Energy and carbon of CPU time now.
+    pub(crate) fn energy_rate(&self, now: Timestamp) -> EnergyRate {
+        let (active, method) = *lock(&self.rate);
+        let (intensity_mg_per_kwh, source) = self.intensity(now);
+        EnergyRate { active, method, intensity_mg_per_kwh, intensity_source: source.into() }
+    }
+
+    /// Intensity and its source in words. An unknown zone emits nothing that could be stated, and says so.
+    fn intensity(&self, at: Timestamp) -> (i64, String) {
+        match self.grid.intensity(&self.zone, at, Scope::Lifecycle) {
+            Ok(signal) => (signal.mg_per_kwh, signal.words()),
+            Err(error) => (0, format!("unknown: {error}")),
+        }
+    }
+
+    async fn note_uses(&self, records: &[UsageRecord], now: Timestamp) -> Result<(), StoreError> {
+        let mut uses: BTreeMap<KeyId, Timestamp> = BTreeMap::new();
+        for record in records {
+            let latest = uses.entry(record.key_id).or_insert(record.ended_at);
+            *latest = (*latest).max(record.ended_at);
+        }
+        uses.retain(|key, at| {
+            let known = lock(&self.last_uses).get(key).copied();
+            known.is_none_or(|known| at.duration_since(known).abs() >= LAST_USE_STALE)
+        });
+        for (key_id, at) in uses {
+            match retry(|| self.note_use(key_id, at, now)).await {
+                // A key that was deleted meanwhile has no last use to keep.
+                Ok(()) | Err(StoreError::NotFound { .. }) => drop(lock(&self.last_uses).insert(key_id, at)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn note_use(&self, key_id: KeyId, at: Timestamp, now: Timestamp) -> Result<(), StoreError> {
+        let mut tx = self.store.begin().await?;
+        let mut status = tx.get::<ApiKey>(key_id).await?.status;
+        status.last_used_at = status.last_used_at.max(Some(at));
+        tx.update_status::<ApiKey>(key_id, &status, now).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+}
+
+/// A request gets a share of what the node used: a share of a measured quantity is apportioned.
+fn of_requests(method: EnergyMethod) -> EnergyMethod {
+    match method {
+        EnergyMethod::Measured | EnergyMethod::Apportioned => EnergyMethod::Apportioned,
+        EnergyMethod::Estimated => EnergyMethod::Estimated,
+        EnergyMethod::Unknown => EnergyMethod::Unknown,
+    }
+}

@@ -1,0 +1,100 @@
+//! What the rest of the process says to the loops.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use galerne_model::ids::EndpointId;
+use galerne_model::ledger::{EnergyMethod, UsageRecord};
+use galerne_model::units::Milliwatts;
+use galerne_store::StoreError;
+use jiff::Timestamp;
+use tokio::sync::Notify;
+
+use crate::bill::{Bill, EnergySample};
+use crate::clock::Clock;
+
+/// What the gateway is doing on an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Activity {
+    /// The endpoint.
+    pub endpoint_id: EndpointId,
+    /// Requests admitted and not ended, waiting ones among them.
+    pub in_flight: u32,
+    /// When the last one began or ended.
+    pub last_request_at: Timestamp,
+}
+
+/// Asks the gateway what it is doing.
+pub type ActivityFeed = Arc<dyn Fn() -> Vec<Activity> + Send + Sync>;
+
+/// Speaks to the running loops. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    pub(crate) demand: Arc<Demand>,
+    pub(crate) bill: Arc<Bill>,
+    pub(crate) clock: Clock,
+}
+
+impl Handle {
+    /// An endpoint without a replica is wanted by a request.
+    pub fn wake(&self, endpoint_id: EndpointId) {
+        self.demand.wake(endpoint_id, self.clock.now());
+    }
+
+    /// Where to learn what the gateway is doing; it starts after the loops.
+    pub fn set_activity(&self, feed: ActivityFeed) {
+        *lock(&self.demand.feed) = Some(feed);
+    }
+
+    /// Settles usage records in the ledger, each exactly once; returns the last sequence that is durable.
+    pub async fn accept(&self, records: Vec<UsageRecord>) -> Result<i64, StoreError> {
+        self.bill.accept(&records, self.clock.now()).await
+    }
+
+    /// Books what the node's meters said over an interval.
+    pub async fn book_reading(&self, sample: EnergySample) -> Result<(), StoreError> {
+        self.bill.book_reading(&sample).await
+    }
+
+    /// What a busy CPU of this node draws above idle, and how that is known.
+    pub fn set_energy_rate(&self, active: Milliwatts, method: EnergyMethod) {
+        self.bill.set_rate(active, method);
+    }
+}
+
+/// Demand for endpoints: requests that wait for a replica, and what the gateway has in flight.
+#[derive(Default)]
+pub(crate) struct Demand {
+    woken: Mutex<BTreeMap<EndpointId, Timestamp>>,
+    feed: Mutex<Option<ActivityFeed>>,
+    pub(crate) signal: Notify,
+}
+
+impl Demand {
+    fn wake(&self, endpoint_id: EndpointId, now: Timestamp) {
+        lock(&self.woken).insert(endpoint_id, now);
+        self.signal.notify_one();
+    }
+
+    /// Requests in flight and the last sign of one, by endpoint.
+    pub(crate) fn by_endpoint(&self) -> BTreeMap<EndpointId, (u32, Timestamp)> {
+        let mut all: BTreeMap<EndpointId, (u32, Timestamp)> =
+            lock(&self.woken).iter().map(|(id, at)| (*id, (0, *at))).collect();
+        let feed = lock(&self.feed).clone();
+        for activity in feed.map(|feed| feed()).unwrap_or_default() {
+            let known = all.entry(activity.endpoint_id).or_insert((0, activity.last_request_at));
+            *known = (activity.in_flight, known.1.max(activity.last_request_at));
+        }
+        all
+    }
+
+    /// Forgets endpoints that are gone.
+    pub(crate) fn keep_only(&self, known: impl Fn(&EndpointId) -> bool) {
+        lock(&self.woken).retain(|id, _| known(id));
+    }
+}
+
+/// Every change under these locks is one assignment, so that a panic elsewhere leaves them whole.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

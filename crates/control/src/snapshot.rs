@@ -1,0 +1,213 @@
+//! The gateway's view: keys, endpoints, prices, limits and budgets, from one moment of the store.
+//!
+//! A pure function of the rows; [`load`] reads them. What cannot be used (a revoked key, a replica that is not ready)
+//! is absent, so that the gateway needs no rule to refuse it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use galerne_core::authorize::{self, Action, Noun, Verb};
+use galerne_core::budget;
+use galerne_model::identity::{ApiKey, KeyScope, Principal, Project, RoleBinding, RoleBindingSpec, Scope};
+use galerne_model::ids::{ModelId, PrincipalId, ProjectId};
+use galerne_model::inference::{Backend, Endpoint, EndpointState, Model, Replica, ReplicaState};
+use galerne_model::money::{Budget, PriceBook, TokenPrice};
+use galerne_model::reason::Reason;
+use galerne_model::snapshot::{
+    BudgetEntry, EndpointEntry, EnergyRate, KeyEntry, ReplicaEnergy, ReplicaEntry, Snapshot,
+};
+use galerne_store::{Filter, Reader, StoreError};
+use jiff::Timestamp;
+
+/// Context assumed when neither endpoint, engine nor model says one.
+const CONTEXT_UNKNOWN: u32 = 4_096;
+
+/// The rows a snapshot is made of.
+#[derive(Debug, Default)]
+pub(crate) struct Rows {
+    keys: Vec<ApiKey>,
+    principals: Vec<Principal>,
+    bindings: Vec<RoleBinding>,
+    projects: Vec<Project>,
+    endpoints: Vec<Endpoint>,
+    replicas: Vec<Replica>,
+    models: Vec<Model>,
+    budgets: Vec<Budget>,
+    prices: Vec<PriceBook>,
+}
+
+pub(crate) async fn load(reader: &mut Reader) -> Result<Rows, StoreError> {
+    let all = Filter::default();
+    Ok(Rows {
+        keys: reader.list_all(&all).await?,
+        principals: reader.list_all(&all).await?,
+        bindings: reader.list_all(&all).await?,
+        projects: reader.list_all(&all).await?,
+        endpoints: reader.list_all(&all).await?,
+        replicas: reader.list_all(&all).await?,
+        models: reader.list_all(&all).await?,
+        budgets: reader.list_all(&all).await?,
+        prices: reader.list_all(&all).await?,
+    })
+}
+
+pub(crate) fn build(rows: Rows, energy: EnergyRate, version: u64, now: Timestamp) -> Snapshot {
+    let models: BTreeMap<ModelId, &Model> = rows.models.iter().map(|model| (model.id, model)).collect();
+    // The newest version is in force; ids sort by time.
+    let book = rows.prices.iter().max_by_key(|book| book.id);
+    let entry = |endpoint: &Endpoint| {
+        let replicas: Vec<&Replica> = rows.replicas.iter().filter(|r| r.spec.endpoint_id == endpoint.id).collect();
+        endpoint_entry(endpoint, &replicas, &models, book).map(|entry| (endpoint.id, Arc::new(entry)))
+    };
+    Snapshot {
+        version,
+        keys: key_entries(&rows),
+        endpoints: rows.endpoints.iter().filter_map(entry).collect(),
+        projects: rows
+            .projects
+            .iter()
+            .map(|project| (project.id, project.spec.limits))
+            .collect::<HashMap<ProjectId, _>>(),
+        budgets: rows.budgets.iter().map(|budget| budget_entry(budget, now)).collect(),
+        energy,
+    }
+}
+
+fn key_entries(rows: &Rows) -> HashMap<String, Arc<KeyEntry>> {
+    let mut bindings: BTreeMap<PrincipalId, Vec<RoleBindingSpec>> = BTreeMap::new();
+    for binding in &rows.bindings {
+        bindings.entry(binding.spec.principal_id).or_default().push(binding.spec.clone());
+    }
+    let principals: BTreeMap<PrincipalId, &Principal> = rows.principals.iter().map(|p| (p.id, p)).collect();
+    let entry = |key: &ApiKey| {
+        let principal_id = key.spec.principal_id;
+        let is_active = principals.get(&principal_id).is_some_and(|principal| !principal.spec.disabled);
+        let (tenant_id, project_id) = (key.tenant_id?, key.project_id?);
+        if !is_active || key.status.revoked_at.is_some() || key.status.digest.is_empty() {
+            return None;
+        }
+        let roles = bindings.get(&principal_id).map(Vec::as_slice).unwrap_or_default();
+        let infer = Action { verb: Verb::Use, noun: Noun::Inference };
+        let scope = Scope::Project { tenant_id, project_id };
+        let entry = KeyEntry {
+            id: key.id,
+            tenant_id,
+            project_id,
+            principal_id,
+            scopes: key.spec.scopes.clone(),
+            may_infer: authorize::decide(roles, &[KeyScope::Inference], infer, scope).is_ok(),
+            expires_at: key.spec.expires_at,
+            limits: key.spec.limits,
+        };
+        Some((key.status.digest.clone(), Arc::new(entry)))
+    };
+    rows.keys.iter().filter_map(entry).collect()
+}
+
+fn endpoint_entry(
+    endpoint: &Endpoint,
+    replicas: &[&Replica],
+    models: &BTreeMap<ModelId, &Model>,
+    book: Option<&PriceBook>,
+) -> Option<EndpointEntry> {
+    let spec = &endpoint.spec;
+    let (model, upstream_model, price_name) = match &spec.backend {
+        Backend::Worker { model_id, .. } => {
+            let model = models.get(model_id).copied();
+            (model, endpoint.name.clone(), model.map(|model| model.name.clone()).unwrap_or_default())
+        }
+        Backend::External { upstream_model, .. } => (None, upstream_model.clone(), upstream_model.clone()),
+    };
+    let is_embedding = model.map(|model| model.spec.facts.is_embedding);
+    let (price, price_book_id) = match (&spec.price, book) {
+        (Some(price), Some(_) | None) => (*price, None),
+        (None, Some(book)) => (price_in(book, &price_name), Some(book.id)),
+        (None, None) => (TokenPrice::default(), None),
+    };
+    let ready: Vec<ReplicaEntry> = replicas.iter().filter_map(|replica| replica_entry(replica)).collect();
+    Some(EndpointEntry {
+        id: endpoint.id,
+        name: endpoint.name.clone(),
+        tenant_id: endpoint.tenant_id?,
+        project_id: endpoint.project_id?,
+        visibility: spec.visibility,
+        created_at: endpoint.created_at,
+        context_tokens: context_tokens(&spec.backend, replicas, model),
+        can_chat: is_embedding != Some(true),
+        can_embed: is_embedding != Some(false),
+        paused: spec.paused,
+        wakes: wakes(endpoint),
+        not_ready_because: if ready.is_empty() { why_not_ready(&endpoint.status.reason) } else { String::new() },
+        limits: spec.limits,
+        price,
+        price_book_id,
+        upstream_model,
+        replicas: ready,
+    })
+}
+
+fn price_in(book: &PriceBook, model: &str) -> TokenPrice {
+    let named = book.spec.models.iter().find(|entry| entry.model == model);
+    named.map_or(book.spec.default, |entry| entry.price)
+}
+
+/// A request on an endpoint without a replica waits where one is coming; where starts fail it is told why at once.
+fn wakes(endpoint: &Endpoint) -> bool {
+    let is_worker = match &endpoint.spec.backend {
+        Backend::Worker { .. } => true,
+        Backend::External { .. } => false,
+    };
+    let is_coming = match endpoint.status.state {
+        EndpointState::Starting | EndpointState::Ready | EndpointState::Asleep => true,
+        EndpointState::Degraded => false,
+        // The status may still be that of the generation before.
+        EndpointState::Paused => endpoint.status.observed_generation != endpoint.generation,
+    };
+    is_worker && is_coming && !endpoint.spec.paused
+}
+
+fn why_not_ready(reason: &Reason) -> String {
+    match reason.because.first() {
+        Some(part) => format!("{}: {}", reason.text, part.text),
+        None => reason.text.clone(),
+    }
+}
+
+fn context_tokens(backend: &Backend, replicas: &[&Replica], model: Option<&Model>) -> u32 {
+    let trained =
+        model.and_then(|model| u32::try_from(model.spec.facts.context_tokens).ok()).filter(|tokens| *tokens > 0);
+    match backend {
+        Backend::External { context_tokens, .. } => *context_tokens,
+        Backend::Worker { context_tokens, .. } => {
+            let reported =
+                replicas.iter().filter_map(|replica| replica.status.context_tokens).filter(|tokens| *tokens > 0).min();
+            reported.or(*context_tokens).or(trained).unwrap_or(CONTEXT_UNKNOWN)
+        }
+    }
+}
+
+fn replica_entry(replica: &Replica) -> Option<ReplicaEntry> {
+    let is_ready = replica.status.state == ReplicaState::Ready;
+    let energy = match &replica.spec.backend {
+        Backend::Worker { .. } => ReplicaEnergy::CpuTime,
+        Backend::External { power: Some(power), .. } => ReplicaEnergy::StatedPower(*power),
+        Backend::External { power: None, .. } => ReplicaEnergy::Unknown,
+    };
+    let url = replica.status.url.clone().filter(|_| is_ready)?;
+    Some(ReplicaEntry { id: replica.id, url, energy })
+}
+
+fn budget_entry(budget: &Budget, now: Timestamp) -> BudgetEntry {
+    let (period_start, period_end) = budget::period_at(budget.spec.period, now);
+    BudgetEntry {
+        id: budget.id,
+        name: budget.name.clone(),
+        subject: budget.spec.subject,
+        limit: budget.spec.limit_micros,
+        period_start,
+        period_end,
+    }
+}
+
+#[cfg(test)]
+mod tests;
