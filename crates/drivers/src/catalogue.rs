@@ -118,10 +118,10 @@ pub enum CatalogueError {
 }
 
 impl CatalogueError {
-    /// Stable code of the error page.
+    /// Public error code; each has a page in `docs/errors`.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Unknown { .. } => "model_unknown",
+            Self::Unknown { .. } => "source_invalid",
             Self::Source(error) => error.code(),
         }
     }

@@ -155,16 +155,15 @@ pub enum EngineError {
 }
 
 impl EngineError {
-    /// Stable code of the error page.
-    pub fn code(&self) -> &str {
+    /// Public error code; each has a page in `docs/errors`. The worker's own, finer code stays in `Refused`.
+    pub fn code(&self) -> &'static str {
         match self {
             Self::Spawn { .. } => "worker_missing",
-            Self::Log { .. } => "worker_log",
-            Self::Refused { code, .. } => code,
-            Self::Ended { .. } | Self::BadReadyLine { .. } => "worker_crashed",
-            Self::NotReadyInTime { .. } => "worker_start_timeout",
+            Self::Log { .. } => "data_dir_unusable",
+            Self::Refused { code, .. } => public_code(code),
+            Self::Ended { .. } | Self::BadReadyLine { .. } | Self::NotReadyInTime { .. } => "replica_failed",
             Self::Quantise { .. } | Self::QuantiseTimeout { .. } => "requantise_failed",
-            Self::Cancelled => "cancelled",
+            Self::Cancelled => "wrong_state",
         }
     }
 
@@ -185,5 +184,17 @@ impl EngineError {
     /// Whether another start of the same spec can end differently. A refusal stays one until the spec or the host changes.
     pub fn is_retryable(&self) -> bool {
         !matches!(self, Self::Refused { .. } | Self::Spawn { .. } | Self::Cancelled)
+    }
+}
+
+/// The public code for a worker's refusal.
+fn public_code(worker_code: &str) -> &'static str {
+    match worker_code {
+        "engine_memory" | "engine_context" | "engine_sequences" => "not_enough_memory",
+        "engine_baseline_cpu" => "engine_too_slow",
+        "engine_absent" | "engine_backend" => "worker_missing",
+        "port_in_use" | "listen_failed" => "address_in_use",
+        code if code.starts_with("model_") => "gguf_invalid",
+        _ => "replica_failed",
     }
 }

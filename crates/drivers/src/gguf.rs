@@ -71,12 +71,13 @@ pub enum GgufError {
 }
 
 impl GgufError {
-    /// Stable code of the error page.
+    /// Public error code; each has a page in `docs/errors`.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::NotGguf | Self::Version(_) | Self::BigEndian | Self::Invalid { .. } => "source_invalid",
-            Self::Truncated { .. } => "blob_truncated",
-            Self::Io(_) => "io",
+            Self::NotGguf | Self::Version(_) | Self::BigEndian | Self::Invalid { .. } | Self::Truncated { .. } => {
+                "gguf_invalid"
+            }
+            Self::Io(_) => "data_dir_unusable",
         }
     }
 }

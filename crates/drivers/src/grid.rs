@@ -84,11 +84,10 @@ pub enum GridError {
 }
 
 impl GridError {
-    /// Stable code of the error page.
+    /// Public error code; each has a page in `docs/errors`.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::UnknownZone { .. } => "grid_zone_unknown",
-            Self::BadFile { .. } => "grid_file_invalid",
+            Self::UnknownZone { .. } | Self::BadFile { .. } => "config_invalid",
         }
     }
 }

@@ -106,11 +106,14 @@ codes! {
 
     // Models and engines.
     SourceInvalid = "source_invalid", 422, Invalid, Never, Caller, "the model source cannot be read";
+    SourceNotFound = "source_not_found", 422, NotFound, Never, Caller, "the model source has no such file";
+    SourceForbidden = "source_forbidden", 422, Refused, Never, Caller, "the model source wants a login, or another one";
     SourceUnreachable = "source_unreachable", 502, Unavailable, Later, Unexpected, "the model source does not answer";
     DigestMismatch = "digest_mismatch", 422, Invalid, Never, Unexpected, "the bytes are not the ones that were expected";
     GgufInvalid = "gguf_invalid", 422, Invalid, Never, Caller, "the file is not a sound GGUF model";
     NotEnoughDisk = "not_enough_disk", 507, Local, Later, Broken, "the disk has no room for this";
     NotEnoughMemory = "not_enough_memory", 507, Local, Later, Unexpected, "the model does not fit into memory";
+    RequantiseFailed = "requantise_failed", 500, Failed, Later, Broken, "the weights could not be requantised";
     EngineTooSlow = "engine_too_slow", 500, Local, Never, Broken, "only the baseline engine would run on this processor";
     WorkerMissing = "worker_missing", 500, Local, Never, Broken, "the worker program cannot be found or started";
 

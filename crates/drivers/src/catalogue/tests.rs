@@ -35,7 +35,7 @@ fn the_default_model_is_found_by_name_alias_and_any_case() {
 #[test]
 fn an_unknown_name_says_which_are_near() {
     let error = resolve("smollm2-135m-instrukt").expect_err("a typo");
-    assert_eq!(error.code(), "model_unknown");
+    assert_eq!(error.code(), "source_invalid");
     assert!(error.to_string().contains("did you mean `smollm2-135m-instruct`"), "{error}");
     assert!(matches!(resolve("hf://a/b/c.gguf"), Ok(Wanted::Place(Source::HuggingFace(_)))));
     assert_eq!(resolve("hf://a/b").expect_err("no file").code(), "source_invalid");

@@ -127,20 +127,19 @@ pub enum FetchError {
 }
 
 impl FetchError {
-    /// Stable code of the error page.
+    /// Public error code; each has a page in `docs/errors`.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::BadSource { .. } | Self::BadAnswer { .. } | Self::BadArchive { .. } => "source_invalid",
+            Self::BadSource { .. } | Self::BadAnswer { .. } | Self::BadArchive { .. } | Self::TooLarge { .. } => {
+                "source_invalid"
+            }
             Self::NotFound { .. } => "source_not_found",
             Self::Forbidden { .. } => "source_forbidden",
-            Self::Unreachable { .. } | Self::NoIndex { .. } => "source_unreachable",
+            Self::Unreachable { .. } | Self::NoIndex { .. } | Self::WrongLength { .. } => "source_unreachable",
             Self::DigestMismatch { .. } => "digest_mismatch",
-            Self::WrongLength { .. } => "blob_truncated",
-            Self::TooLarge { .. } => "source_too_large",
-            Self::DiskFull { .. } => "disk_full",
-            Self::Busy { .. } => "pull_running",
-            Self::Io { .. } => "blob_io",
-            Self::Cancelled => "cancelled",
+            Self::DiskFull { .. } => "not_enough_disk",
+            Self::Io { .. } => "data_dir_unusable",
+            Self::Busy { .. } | Self::Cancelled => "wrong_state",
         }
     }
 

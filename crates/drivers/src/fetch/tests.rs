@@ -302,7 +302,7 @@ async fn a_file_over_the_limit_is_refused_announced_or_not() {
     for answer in [announced, Answer { bytes: unannounced, stalls: false }] {
         let server = Server::start(vec![answer]).await;
         let error = bench.fetch(&server.url(), None).await.expect_err("800,000 bytes");
-        assert_eq!(error.code(), "source_too_large");
+        assert_eq!(error.code(), "source_invalid");
     }
 }
 
@@ -316,7 +316,7 @@ async fn a_full_disk_is_seen_before_the_first_byte_with_the_numbers() {
     let source: Source = server.url().parse().expect("a source");
     let error =
         fetcher.fetch(&source, Expected::default(), &silent(), &CancellationToken::new()).await.expect_err("full");
-    assert_eq!(error.code(), "disk_full");
+    assert_eq!(error.code(), "not_enough_disk");
     assert!(error.to_string().contains("1500000 bytes free; 800000 are needed and 1000000 stay reserved"), "{error}");
 }
 
@@ -336,7 +336,7 @@ async fn a_disk_that_fills_up_on_the_way_is_given_back_its_space() {
     blobs.free_bytes = shrinking;
     let fetcher = Fetcher::new(bench.settings.clone(), blobs).expect("a client");
     let error = fetcher.fetch(&Source::File(path), Expected::default(), &silent(), &CancellationToken::new()).await;
-    assert_eq!(error.expect_err("full after 64 MiB").code(), "disk_full");
+    assert_eq!(error.expect_err("full after 64 MiB").code(), "not_enough_disk");
     assert_eq!((bench.files("sha256"), bench.files("partial")), (vec![], vec![]));
 }
 
@@ -347,7 +347,7 @@ async fn one_source_is_fetched_by_one_at_a_time() {
     fs::write(&path, b"weights").expect("a file");
     let held = Part::open(&bench.blobs(), &format!("file://{}", path.display())).expect("nobody else");
     let error = bench.fetch(&format!("file://{}", path.display()), None).await.expect_err("held");
-    assert_eq!((error.code(), error.is_retryable()), ("pull_running", true));
+    assert_eq!((error.code(), error.is_retryable()), ("wrong_state", true));
     drop(held);
     bench.fetch(&format!("file://{}", path.display()), None).await.expect("free again");
 }

@@ -43,7 +43,7 @@ fn a_gap_is_filled_by_the_yearly_mean_of_the_same_scope_and_says_so() {
 fn scopes_are_never_substituted_for_each_other() {
     let error = Grid::with_defaults().intensity("SE", at("2024-01-01T00:00:00Z"), Scope::Direct);
     let error = error.expect_err("only a lifecycle figure is known for Sweden");
-    assert_eq!(error.code(), "grid_zone_unknown");
+    assert_eq!(error.code(), "config_invalid");
     assert!(error.to_string().contains("known zones: DE FR GB"), "{error}");
 }
 
@@ -81,7 +81,7 @@ fn a_file_that_contradicts_another_changes_nothing() {
 fn a_repeated_local_hour_cannot_hide_in_a_file() {
     // The clock going back gives 02:00 twice in local time; in UTC every hour has its own name.
     let twice = "datetime_utc,ci_direct_g_per_kwh\n2023-10-29 01:00:00,10\n2023-10-29 01:00:00,20\n";
-    assert_eq!(Grid::default().add_file("FR.csv", twice).expect_err("twice").code(), "grid_file_invalid");
+    assert_eq!(Grid::default().add_file("FR.csv", twice).expect_err("twice").code(), "config_invalid");
 }
 
 #[test]

@@ -121,9 +121,9 @@ async fn a_crash_is_told_with_the_signal_and_the_last_words() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_keeps_the_workers_code_words_and_hint() {
     let bench = Bench::new();
-    let script = r#"echo '{"ready":false,"code":"model_too_large","message":"needs 9 GB, 4 GB are free","hint":"lower the context"}'; exit 3"#;
+    let script = r#"echo '{"ready":false,"code":"engine_memory","message":"needs 9 GB, 4 GB are free","hint":"lower the context"}'; exit 3"#;
     let error = bench.start(script).await.expect_err("it refuses");
-    assert_eq!((error.code(), error.to_string().as_str()), ("model_too_large", "needs 9 GB, 4 GB are free"));
+    assert_eq!((error.code(), error.to_string().as_str()), ("not_enough_memory", "needs 9 GB, 4 GB are free"));
     assert_eq!((error.hint(), error.is_retryable()), (Some("lower the context"), false));
     bench.settled().await;
 }
@@ -131,10 +131,10 @@ async fn a_refusal_keeps_the_workers_code_words_and_hint() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_other_start_that_fails_says_how() {
     for (script, code, words) in [
-        ("echo 'illegal model' >&2; exit 7", "worker_crashed", "exit code 7; its last words: illegal model"),
-        ("echo 'hello'; exec cat", "worker_crashed", "`hello`"),
-        (r#"echo '{"ready":true,"addr":"nowhere"}'; exec cat"#, "worker_crashed", "nowhere"),
-        ("head -c 1000000 /dev/zero; exec cat", "worker_crashed", "first line"),
+        ("echo 'illegal model' >&2; exit 7", "replica_failed", "exit code 7; its last words: illegal model"),
+        ("echo 'hello'; exec cat", "replica_failed", "`hello`"),
+        (r#"echo '{"ready":true,"addr":"nowhere"}'; exec cat"#, "replica_failed", "nowhere"),
+        ("head -c 1000000 /dev/zero; exec cat", "replica_failed", "first line"),
     ] {
         let bench = Bench::new();
         let error = bench.start(script).await.expect_err(script);
@@ -155,7 +155,7 @@ async fn a_worker_that_never_gets_ready_is_ended_at_its_deadline() {
     let script = format!("echo $$ > {}\necho 'loading' >&2\nexec sleep 600", pid_file.display());
     let spec = WorkerSpec { start_deadline: Duration::from_millis(500), ..bench.spec(&script) };
     let error = RunningReplica::start(&spec, &bench.tasks).await.expect_err("too slow");
-    assert_eq!((error.code(), error.is_retryable()), ("worker_start_timeout", true));
+    assert_eq!((error.code(), error.is_retryable()), ("replica_failed", true));
     if let Ok(pid) = fs::read_to_string(&pid_file) {
         assert!(!is_alive(pid.trim().parse().expect("a process id")));
     }
