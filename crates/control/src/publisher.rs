@@ -86,7 +86,7 @@ impl Publisher {
         });
         if let Some(rows) = rows {
             let version = self.last.version + 1;
-            let snapshot = snapshot::build(rows, self.bill.energy_rate(now), version, now);
+            let snapshot = snapshot::build(&rows, self.bill.energy_rate(now), version, now);
             let period_end = snapshot.budgets.iter().filter_map(|budget| budget.period_end).min();
             self.last = Published { version, event: newest, at: Some(Instant::now()), period_end };
             self.snapshot.send_replace(Arc::new(snapshot));

@@ -51,7 +51,7 @@ pub(crate) async fn load(reader: &mut Reader) -> Result<Rows, StoreError> {
     })
 }
 
-pub(crate) fn build(rows: Rows, energy: EnergyRate, version: u64, now: Timestamp) -> Snapshot {
+pub(crate) fn build(rows: &Rows, energy: EnergyRate, version: u64, now: Timestamp) -> Snapshot {
     let models: BTreeMap<ModelId, &Model> = rows.models.iter().map(|model| (model.id, model)).collect();
     // The newest version is in force; ids sort by time.
     let book = rows.prices.iter().max_by_key(|book| book.id);
@@ -61,7 +61,7 @@ pub(crate) fn build(rows: Rows, energy: EnergyRate, version: u64, now: Timestamp
     };
     Snapshot {
         version,
-        keys: key_entries(&rows),
+        keys: key_entries(rows),
         endpoints: rows.endpoints.iter().filter_map(entry).collect(),
         projects: rows
             .projects

@@ -12,6 +12,8 @@ mod replica;
 mod scale;
 mod status;
 
+pub(crate) use status::state_word;
+
 use galerne_model::ids::{NodeId, ReplicaId};
 use galerne_model::inference::{Backend, Endpoint, EndpointStatus, Replica, ReplicaSpec, ReplicaState, ReplicaStatus};
 use galerne_model::reason::Reason;

@@ -14,4 +14,4 @@ pub mod routing;
 pub mod energy;
 
 pub mod endpoint;
-//WHY
+pub mod why;

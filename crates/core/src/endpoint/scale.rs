@@ -94,7 +94,7 @@ fn place(view: &View<'_>, endpoint: &Endpoint) -> (Option<Reason>, Option<NodeId
                 Some(
                     reason
                         .next("see which models there are", "galerne model list")
-                        .next("give it another model", format!("galerne endpoint update {name} --model MODEL")),
+                        .next("delete it and make it anew", format!("galerne endpoint delete {name}")),
                 ),
                 None,
             )

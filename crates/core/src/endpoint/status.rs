@@ -66,17 +66,17 @@ fn headline(state: EndpointState, endpoint: &Endpoint, ready: u32, wanted: u32) 
         }
         EndpointState::Starting => {
             Reason::blocks("endpoint_starting", format!("none of {wanted} {} ready yet", replicas_are(wanted)))
-                .next("watch it come up", format!("galerne endpoint get {name}"))
+                .next("watch it come up", format!("galerne endpoint show {name}"))
         }
         EndpointState::Asleep => {
             Reason::holds("endpoint_asleep", "it is scaled to zero; the next request wakes it and waits")
-                .next("wake it", format!("galerne chat --model {name}"))
+                .next("wake it", format!("galerne chat {name}"))
         }
         EndpointState::Degraded => Reason::blocks(
             "endpoint_degraded",
             format!("{ready} of {wanted} {} ready and something is in the way", replicas_are(wanted)),
         )
-        .next("read what its replicas logged", format!("galerne endpoint logs {name}")),
+        .next("see each replica's state; its log is in the data directory", "galerne replica list"),
         EndpointState::Paused => Reason::blocks("endpoint_paused", "a person paused it")
             .next("let it take requests again", format!("galerne endpoint resume {name}")),
     }

@@ -1,0 +1,224 @@
+//! Why something is as it is: reason trees from recorded facts, each ending in what a person can do next.
+//!
+//! Nothing is guessed: every sentence restates a field, and “stuck” is a deadline that has passed.
+
+use galerne_model::event::{Decision, Event};
+use galerne_model::inference::{Endpoint, Pull, PullState, Replica, ReplicaState};
+use galerne_model::ledger::{EnergyMethod, Outcome, UsageRecord};
+use galerne_model::money::{Budget, BudgetPeriod};
+use galerne_model::reason::Reason;
+use galerne_model::units::Micros;
+use jiff::{SignedDuration, Timestamp};
+
+use crate::endpoint::state_word;
+
+/// How long after its deadline a state counts as stuck: the loop that should have acted looks every few seconds.
+const STUCK_AFTER: SignedDuration = SignedDuration::from_secs(10);
+/// Spenders named under a budget.
+const SPENDERS_NAMED: usize = 5;
+
+/// A budget and what was spent under it.
+#[derive(Debug, Clone, Copy)]
+pub struct BudgetView<'a> {
+    /// The budget.
+    pub budget: &'a Budget,
+    /// Settled in the running period.
+    pub spent: Micros,
+    /// Who spent it, by name, in any order.
+    pub spenders: &'a [(String, Micros)],
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// Why an endpoint is in its state.
+pub fn endpoint(endpoint: &Endpoint, replicas: &[Replica], now: Timestamp) -> Reason {
+    let mut reason = endpoint.status.reason.clone();
+    if endpoint.status.observed_generation < endpoint.generation {
+        reason.because.push(Reason::blocks(
+            "generation_not_seen",
+            format!("its change to generation {} has not been acted upon yet", endpoint.generation),
+        ));
+    }
+    reason.because.extend(replicas.iter().filter_map(|replica| stuck(replica, now)));
+    reason
+}
+
+/// Whether a replica should long have left its state.
+pub fn stuck(replica: &Replica, now: Timestamp) -> Option<Reason> {
+    let status = &replica.status;
+    let deadline = status.deadline_at.filter(|at| now.duration_since(*at) > STUCK_AFTER)?;
+    let expected = match status.state {
+        ReplicaState::Starting | ReplicaState::Unready | ReplicaState::Draining | ReplicaState::Backoff => true,
+        ReplicaState::Ready | ReplicaState::Stopped => false,
+    };
+    let state = state_word(status.state);
+    let text = format!(
+        "replica {} is {state} since {} and should have left that state by {deadline}",
+        replica.spec.index, status.since
+    );
+    let reason = Reason::blocks("replica_stuck", text);
+    expected.then(|| reason.next("see whether the endpoint loop runs", "galerne events --action endpoint.state"))
+}
+
+/// Why a download is where it is.
+pub fn pull(pull: &Pull) -> Reason {
+    let name = &pull.name;
+    let status = &pull.status;
+    match status.state {
+        PullState::Pending => Reason::blocks("pull_pending", "it waits for its turn; two downloads run at once"),
+        PullState::Fetching => {
+            let of = status.total.map_or_else(|| "an unknown number of".to_owned(), |total| total.0.to_string());
+            Reason::blocks("pull_fetching", format!("{} of {of} bytes are here", status.done.0))
+        }
+        PullState::Importing => Reason::blocks("pull_importing", "all bytes are here; they are checked and prepared"),
+        PullState::Done => Reason::holds("pull_done", "the model is here")
+            .next("serve it", format!("galerne endpoint create {name} --model {name}")),
+        PullState::Failed => {
+            let because =
+                status.reason.clone().unwrap_or_else(|| Reason::blocks("internal", "the reason was not recorded"));
+            Reason::blocks("pull_failed", "it ended without a model").because(because).next(
+                "try again; what is on disk is not fetched twice",
+                format!("galerne model pull {}", pull.spec.source),
+            )
+        }
+        PullState::Cancelled => Reason::blocks("pull_cancelled", "a person stopped it").next(
+            "try again; what is on disk is not fetched twice",
+            format!("galerne model pull {}", pull.spec.source),
+        ),
+    }
+}
+
+/// Why a request ended as it did and cost what it cost. `endpoint` is the endpoint's name.
+pub fn request(record: &UsageRecord, endpoint: &str) -> Reason {
+    let status = record.http_status;
+    let head = match record.outcome {
+        Outcome::Completed => {
+            Reason::holds("request_completed", format!("`{endpoint}` answered it whole (HTTP {status})"))
+        }
+        Outcome::Cancelled => Reason::blocks(
+            "request_cancelled",
+            format!(
+                "the client left before `{endpoint}` had finished (HTTP {status}); what was made until then counts"
+            ),
+        ),
+        Outcome::Failed => Reason::blocks(
+            "request_failed",
+            format!("`{endpoint}` did not answer it whole (HTTP {status}); what was made until then counts"),
+        )
+        .next("see why its endpoint fails", format!("galerne why endpoint/{endpoint}")),
+        Outcome::Interrupted => Reason::blocks(
+            "request_interrupted",
+            "the gateway ended while it was in flight; its hold was freed when the gateway came back",
+        ),
+    };
+    let reason =
+        head.because(time_of(record)).because(tokens_of(record)).because(money_of(record)).because(energy_of(record));
+    match record.replica_id {
+        Some(_) => reason,
+        None => reason.because(Reason::blocks("no_replica", "no replica took it")),
+    }
+}
+
+/// Why a budget refuses or grants: its limit, what is left, who spent it.
+pub fn budget(view: &BudgetView<'_>) -> Reason {
+    let spec = &view.budget.spec;
+    let name = &view.budget.name;
+    let left = spec.limit_micros.saturating_sub(view.spent).max(Micros::ZERO);
+    let numbers =
+        format!("{} € of {} € are spent, {} € are left", view.spent.euros(), spec.limit_micros.euros(), left.euros());
+    let head = if left == Micros::ZERO {
+        Reason::blocks("budget_spent", numbers)
+            .next("raise its limit", format!("galerne budget set {name} --limit EUROS"))
+    } else {
+        Reason::holds("budget_left", format!("{numbers}; a request is admitted if its worst case fits into that"))
+    };
+    let (_, end) = crate::budget::period_at(spec.period, view.now);
+    let period = match (spec.period, end) {
+        (BudgetPeriod::Month, Some(end)) => Reason::holds("budget_period", format!("it starts again at {end}")),
+        (BudgetPeriod::Month, None) | (BudgetPeriod::Total, Some(_) | None) => {
+            Reason::holds("budget_period", "it counts from the beginning and never starts again")
+        }
+    };
+    let mut spenders: Vec<&(String, Micros)> =
+        view.spenders.iter().filter(|(_, spent)| *spent > Micros::ZERO).collect();
+    spenders.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    let named = spenders
+        .into_iter()
+        .take(SPENDERS_NAMED)
+        .map(|(who, spent)| Reason::holds("spender", format!("{who} spent {} €", spent.euros())));
+    let mut reason = head.because(period);
+    reason.because.extend(named);
+    reason
+}
+
+/// Why an action was denied, or that it was not.
+pub fn event(event: &Event) -> Reason {
+    let head = match event.decision {
+        Decision::Allowed => Reason::holds("allowed", event.text.clone()),
+        Decision::Denied => Reason::blocks("denied", event.text.clone())
+            .next("see who you are and which roles you have", "galerne whoami")
+            .next("ask an owner for a role", "galerne role grant PRINCIPAL ROLE --on WHERE"),
+    };
+    let who = match (event.actor.principal_id, event.actor.key_id) {
+        (Some(principal), Some(key)) => format!("{principal} acted with {key}"),
+        (Some(principal), None) => format!("{principal} acted"),
+        (None, Some(key)) => format!("somebody acted with {key}"),
+        (None, None) if event.actor.component.is_empty() => "the caller is not known".to_owned(),
+        (None, None) => format!("Galerne itself acted ({})", event.actor.component),
+    };
+    let place = event.actor.address.as_ref().map(|address| format!(" from {address}")).unwrap_or_default();
+    let what = event.resource.as_ref().map(|id| format!(" on {id}")).unwrap_or_default();
+    head.because(Reason::holds("actor", format!("{who}{place}")))
+        .because(Reason::holds("action", format!("it was `{}`{what} at {}", event.action, event.at)))
+}
+
+fn time_of(record: &UsageRecord) -> Reason {
+    let took = record.ended_at.duration_since(record.started_at).as_millis();
+    match record.first_token_micros {
+        Some(micros) => {
+            Reason::holds("time", format!("its first token came after {} ms, its last after {took} ms", micros / 1000))
+        }
+        None => Reason::holds("time", format!("it took {took} ms and brought no token")),
+    }
+}
+
+fn tokens_of(record: &UsageRecord) -> Reason {
+    let used = &record.quantities;
+    let (prompt, cached, completion) = (used.prompt_tokens.0, used.cached_tokens.0, used.completion_tokens.0);
+    Reason::holds("tokens", format!("{prompt} prompt tokens were computed, {cached} reused, {completion} generated"))
+}
+
+fn money_of(record: &UsageRecord) -> Reason {
+    let by = match record.price_book_id {
+        Some(id) => format!("by price book {id}"),
+        None => "by the endpoint's own price, or without one".to_owned(),
+    };
+    let charged = record.quantities.micros.min(record.held_micros);
+    let borne = record.quantities.micros.saturating_sub(charged);
+    let overrun = if borne > Micros::ZERO {
+        format!("; {} € more were borne by the provider", borne.euros())
+    } else {
+        String::new()
+    };
+    Reason::holds(
+        "money",
+        format!("{} € were charged of {} € held, {by}{overrun}", charged.euros(), record.held_micros.euros()),
+    )
+}
+
+fn energy_of(record: &UsageRecord) -> Reason {
+    let used = &record.quantities;
+    let method = match record.energy_method {
+        EnergyMethod::Measured => "measured",
+        EnergyMethod::Apportioned => "a share of what was measured, by work",
+        EnergyMethod::Estimated => "estimated from CPU time",
+        EnergyMethod::Unknown => return Reason::holds("energy", "its energy is not known"),
+    };
+    Reason::holds(
+        "energy",
+        format!("{} J and {} g CO₂e, {method}", used.millijoules.joules(), used.co2e_micrograms.grams()),
+    )
+}
+
+#[cfg(test)]
+mod tests;

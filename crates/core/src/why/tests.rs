@@ -1,0 +1,185 @@
+use galerne_model::event::Actor;
+use galerne_model::ids::{
+    BudgetId, EndpointId, EventId, KeyId, PrincipalId, ProjectId, ReplicaId, RequestId, TenantId,
+};
+use galerne_model::inference::{Backend, ReplicaSpec, ReplicaStatus};
+use galerne_model::ledger::{Operation, Quantities};
+use galerne_model::money::{BudgetSpec, BudgetStatus, BudgetSubject};
+use galerne_model::units::{MicrogramsCo2e, Millijoules, Picos, Tokens};
+use uuid::Uuid;
+
+use super::*;
+
+fn at(text: &str) -> Timestamp {
+    text.parse().expect("written by hand")
+}
+
+fn id(n: u128) -> Uuid {
+    Uuid::from_u128(n)
+}
+
+fn lines(reason: &Reason) -> Vec<String> {
+    let mark = |r: &Reason| format!("{} {}", if r.holds { '✓' } else { '⨯' }, r.text);
+    std::iter::once(mark(reason)).chain(reason.because.iter().map(mark)).collect()
+}
+
+fn record(outcome: Outcome) -> UsageRecord {
+    UsageRecord {
+        source: 1,
+        sequence: 1,
+        request_id: RequestId::from_uuid(id(1)),
+        started_at: at("2026-11-22T10:00:00Z"),
+        ended_at: at("2026-11-22T10:00:02Z"),
+        tenant_id: TenantId::from_uuid(id(1)),
+        project_id: ProjectId::from_uuid(id(1)),
+        principal_id: PrincipalId::from_uuid(id(1)),
+        key_id: KeyId::from_uuid(id(1)),
+        endpoint_id: EndpointId::from_uuid(id(1)),
+        replica_id: Some(ReplicaId::from_uuid(id(1))),
+        operation: Operation::Chat,
+        outcome,
+        http_status: 200,
+        held_micros: Micros(40),
+        quantities: Quantities {
+            prompt_tokens: Tokens(31),
+            cached_tokens: Tokens(0),
+            completion_tokens: Tokens(9),
+            micros: Micros(10),
+            picos: Picos(50_000),
+            millijoules: Millijoules(1_234),
+            co2e_micrograms: MicrogramsCo2e(10),
+        },
+        energy_method: EnergyMethod::Estimated,
+        price_book_id: None,
+        first_token_micros: Some(120_000),
+    }
+}
+
+#[test]
+fn a_completed_request_accounts_for_time_tokens_money_and_energy() {
+    assert_eq!(
+        lines(&request(&record(Outcome::Completed), "small")),
+        [
+            "✓ `small` answered it whole (HTTP 200)",
+            "✓ its first token came after 120 ms, its last after 2000 ms",
+            "✓ 31 prompt tokens were computed, 0 reused, 9 generated",
+            "✓ 0.000010 € were charged of 0.000040 € held, by the endpoint's own price, or without one",
+            "✓ 1.234 J and 0.000010 g CO₂e, estimated from CPU time",
+        ]
+    );
+}
+
+#[test]
+fn a_failed_request_points_to_its_endpoint() {
+    let reason = request(&UsageRecord { replica_id: None, http_status: 503, ..record(Outcome::Failed) }, "small");
+    assert_eq!(reason.next[0].command.as_deref(), Some("galerne why endpoint/small"));
+    assert_eq!(reason.because.last().map(|part| part.code.as_str()), Some("no_replica"));
+}
+
+#[test]
+fn a_budget_names_who_spent_most_and_when_it_starts_again() {
+    let budget = Budget {
+        id: BudgetId::from_uuid(id(1)),
+        tenant_id: None,
+        project_id: None,
+        name: "lab".into(),
+        generation: 1,
+        created_at: at("2026-11-01T00:00:00Z"),
+        updated_at: at("2026-11-01T00:00:00Z"),
+        spec: BudgetSpec {
+            subject: BudgetSubject::Project { project_id: ProjectId::from_uuid(id(1)) },
+            limit_micros: Micros(5_000_000),
+            period: BudgetPeriod::Month,
+        },
+        status: BudgetStatus::default(),
+    };
+    let spenders = [
+        ("key a".to_owned(), Micros(2_000_000)),
+        ("key b".to_owned(), Micros(3_000_000)),
+        ("key c".to_owned(), Micros(0)),
+    ];
+    let view =
+        BudgetView { budget: &budget, spent: Micros(5_000_000), spenders: &spenders, now: at("2026-11-22T10:00:00Z") };
+    let reason = super::budget(&view);
+    assert_eq!(
+        lines(&reason),
+        [
+            "⨯ 5.000000 € of 5.000000 € are spent, 0.000000 € are left",
+            "✓ it starts again at 2026-12-01T00:00:00Z",
+            "✓ key b spent 3.000000 €",
+            "✓ key a spent 2.000000 €",
+        ]
+    );
+    assert_eq!(reason.next[0].command.as_deref(), Some("galerne budget set lab --limit EUROS"));
+    assert!(super::budget(&BudgetView { spent: Micros(1), ..view }).holds);
+}
+
+#[test]
+fn a_denial_says_who_from_where_and_what_to_do() {
+    let denied = Event {
+        id: EventId::from_uuid(id(1)),
+        sequence: 7,
+        at: at("2026-11-22T10:00:00Z"),
+        actor: Actor {
+            principal_id: Some(PrincipalId::from_uuid(id(2))),
+            address: Some("192.0.2.7".into()),
+            ..Actor::default()
+        },
+        action: "endpoint.delete".into(),
+        tenant_id: None,
+        project_id: None,
+        resource: Some("endpoint_x".into()),
+        decision: Decision::Denied,
+        before_digest: None,
+        after_digest: None,
+        text: "you may not delete endpoints here".into(),
+    };
+    assert_eq!(
+        lines(&event(&denied)),
+        [
+            "⨯ you may not delete endpoints here",
+            "✓ principal_00000000000000000000000000000002 acted from 192.0.2.7",
+            "✓ it was `endpoint.delete` on endpoint_x at 2026-11-22T10:00:00Z",
+        ]
+    );
+    assert_eq!(event(&denied).next[0].command.as_deref(), Some("galerne whoami"));
+    assert!(event(&Event { decision: Decision::Allowed, ..denied }).next.is_empty());
+}
+
+#[test]
+fn stuck_is_a_deadline_that_has_passed() {
+    let now = at("2026-11-22T10:00:00Z");
+    let status = ReplicaStatus {
+        state: ReplicaState::Draining,
+        reason: Reason::default(),
+        url: None,
+        context_tokens: None,
+        sequences: None,
+        restarts: 0,
+        deadline_at: Some(at("2026-11-22T09:59:00Z")),
+        since: at("2026-11-22T09:58:40Z"),
+    };
+    let backend = Backend::External { urls: vec![], upstream_model: "m".into(), context_tokens: 1, power: None };
+    let replica = Replica {
+        id: ReplicaId::from_uuid(id(1)),
+        tenant_id: None,
+        project_id: None,
+        name: "r".into(),
+        generation: 1,
+        created_at: now,
+        updated_at: now,
+        spec: ReplicaSpec {
+            endpoint_id: EndpointId::from_uuid(id(1)),
+            endpoint_generation: 1,
+            backend,
+            index: 0,
+            node_id: None,
+        },
+        status,
+    };
+    assert_eq!(
+        stuck(&replica, now).expect("a minute late").text,
+        "replica 0 is draining since 2026-11-22T09:58:40Z and should have left that state by 2026-11-22T09:59:00Z"
+    );
+    assert_eq!(stuck(&replica, at("2026-11-22T09:59:05Z")), None, "the loop looks every few seconds");
+}
