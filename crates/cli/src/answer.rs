@@ -128,7 +128,11 @@ impl Answer {
                 Millijoules(0) => format!("energy {}", display::word(&record.energy_method)),
                 energy => format!("{} {}", display::energy(energy), display::word(&record.energy_method)),
             };
-            return vec![energy, format!("{} €", display::euros(used.micros, used.picos)), display::carbon(used.co2e_micrograms)];
+            return vec![
+                energy,
+                format!("{} €", display::euros(used.micros, used.picos)),
+                display::carbon(used.co2e_micrograms),
+            ];
         }
         let Some(usage) = &self.usage else { return Vec::new() };
         let method = usage.energy_method.as_deref().unwrap_or("");
@@ -189,7 +193,10 @@ mod tests {
 
     #[test]
     fn the_figures_of_an_answer_stand_on_one_line() {
-        assert_eq!(answer().figures(), "31 tokens in (20 cached), 11 out · 100.0 tok/s · first after 80 ms · 4.250 J estimated · 0.000066 g CO₂e");
+        assert_eq!(
+            answer().figures(),
+            "31 tokens in (20 cached), 11 out · 100.0 tok/s · first after 80 ms · 4.250 J estimated · 0.000066 g CO₂e"
+        );
     }
 
     #[test]

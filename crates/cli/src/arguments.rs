@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::commands::{
-    api, backup, budget, chat, cost, endpoint, env, event, key, ledger, model, node, price, principal, project, replica, role,
-    tenant, why,
+    api, backup, budget, chat, cost, endpoint, env, event, key, ledger, model, node, price, principal, project,
+    replica, role, tenant, why,
 };
 use crate::failure::EXIT_CODES_HELP;
 use crate::output::Format;
@@ -30,10 +30,10 @@ pub struct Arguments {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Options of every command")]
 pub struct Global {
-    /// Where the server is [default: the context file, else http://127.0.0.1:8080]
+    /// Where the server is [default: the profile, else http://127.0.0.1:8080]
     #[arg(long, global = true, env = "GALERNE_URL", hide_env = true, value_name = "URL")]
     pub url: Option<String>,
-    /// The API key to call it with [default: the context file]; better given as GALERNE_API_KEY
+    /// The API key to call it with [default: the profile]; better given as GALERNE_API_KEY
     #[arg(long, global = true, env = "GALERNE_API_KEY", hide_env = true, value_name = "KEY")]
     pub key: Option<String>,
     /// How data is written to stdout

@@ -2,26 +2,26 @@
 
 pub(crate) mod values;
 
-pub(crate) mod model;
 pub(crate) mod endpoint;
-pub(crate) mod replica;
+pub(crate) mod model;
 pub(crate) mod node;
+pub(crate) mod replica;
 
 pub(crate) mod key;
-pub(crate) mod project;
-pub(crate) mod tenant;
 pub(crate) mod principal;
+pub(crate) mod project;
 pub(crate) mod role;
+pub(crate) mod tenant;
 
-pub(crate) mod cost;
 pub(crate) mod budget;
-pub(crate) mod price;
+pub(crate) mod cost;
 pub(crate) mod ledger;
+pub(crate) mod price;
 
+pub(crate) mod backup;
 pub(crate) mod event;
 pub(crate) mod why;
-pub(crate) mod backup;
 
+pub(crate) mod api;
 pub(crate) mod chat;
 pub(crate) mod env;
-pub(crate) mod api;

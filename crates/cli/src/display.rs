@@ -177,7 +177,10 @@ mod tests {
 
     #[test]
     fn bytes_are_shown_in_binary_units() {
-        assert_eq!([0, 1023, 1024, 1536, 91_737_088].map(|n| bytes(Bytes(n))), ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "87.4 MiB"]);
+        assert_eq!(
+            [0, 1023, 1024, 1536, 91_737_088].map(|n| bytes(Bytes(n))),
+            ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "87.4 MiB"]
+        );
     }
 
     #[test]

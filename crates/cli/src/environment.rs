@@ -1,4 +1,4 @@
-//! The environment, read once: where the context file lives. Everything else that is read from it is an option in `arguments`
+//! The environment, read once: where the profile lives. Everything else that is read from it is an option in `arguments`
 //! or of the server's configuration.
 
 use std::path::PathBuf;
@@ -29,12 +29,12 @@ mod tests {
         let folder = |xdg: &str| {
             let xdg = PathBuf::from(xdg);
             from_variables(|name| match name {
-                "HOME" => Some(PathBuf::from("/home/ada")),
+                "HOME" => Some(PathBuf::from("/srv/ada")),
                 "XDG_CONFIG_HOME" => Some(xdg.clone()),
                 _ => None,
             })
         };
         assert_eq!(folder("/etc/ada"), PathBuf::from("/etc/ada/galerne"));
-        assert_eq!(folder("relative"), PathBuf::from("/home/ada/.config/galerne"));
+        assert_eq!(folder("relative"), PathBuf::from("/srv/ada/.config/galerne"));
     }
 }

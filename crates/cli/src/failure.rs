@@ -124,7 +124,7 @@ impl Failure {
     }
 
     /// For people.
-    pub(crate) fn render(&self) -> String {
+    pub fn render(&self) -> String {
         let code = format!("[{}]", self.code);
         let mut text = format!("{} {} {}", "error:".red().bold(), self.text, code.dimmed());
         for why in &self.because {

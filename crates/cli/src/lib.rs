@@ -13,9 +13,9 @@ mod reason;
 mod resources;
 mod session;
 
-mod context;
 pub mod environment;
 mod private_file;
+mod profile;
 
 mod display;
 mod failure;
@@ -23,9 +23,9 @@ mod output;
 mod table;
 
 pub use arguments::{Arguments, Command, ConfigCommand, Global, RestoreArguments, ServerArguments};
-pub use context::Context;
 pub use failure::Failure;
 pub use output::{Format, Output};
+pub use profile::Profile;
 
 use std::path::Path;
 
@@ -34,17 +34,43 @@ use galerne_api::v1::identity::Whoami;
 use serde_json::json;
 
 use crate::session::Session;
-use crate::table::Facts;
+use crate::table::{Column, Facts, Table};
+
+/// One option of the server, as `galerne config show` prints it.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct OptionShown {
+    /// Its name in the configuration file.
+    pub name: String,
+    /// Its value, passwords hidden; empty when unset.
+    pub value: String,
+    /// Where the value came from.
+    pub origin: String,
+    /// What it is.
+    pub meaning: String,
+}
+
+/// Writes the options of a server and where each comes from.
+pub fn write_options(output: &mut Output, options: &[OptionShown]) -> Result<(), Failure> {
+    if output.format() == Format::Json {
+        return output.json(&json!({ "items": options }));
+    }
+    let mut table = Table::new(&[Column::Word("option"), Column::Word("value"), Column::Word("from"), Column::Text("meaning")]);
+    for option in options {
+        let value = if option.value.is_empty() { display::dash() } else { option.value.clone() };
+        table.row([option.name.clone(), value, option.origin.clone(), option.meaning.clone()]);
+    }
+    table.write(output, "")
+}
 
 /// Runs a command that talks to a server, or to nobody.
 ///
 /// `up`, `restore` and `config` work on a server's own files: the binary runs them.
 pub async fn run(command: Command, global: &Global, output: Output, config: &Path) -> u8 {
-    let context = match Context::load(config) {
-        Ok(context) => context.overridden(global.url.as_deref(), global.key.as_deref()),
+    let profile = match Profile::load(config) {
+        Ok(profile) => profile.overridden(global.url.as_deref(), global.key.as_deref()),
         Err(failure) => return { output }.failure(&failure),
     };
-    let mut session = Session::new(output, context);
+    let mut session = Session::new(output, profile);
     let outcome = Box::pin(dispatch(command, &mut session)).await;
     match outcome.and_then(|()| session.output.flush()) {
         Ok(()) => 0,
@@ -54,7 +80,9 @@ pub async fn run(command: Command, global: &Global, output: Output, config: &Pat
 
 async fn dispatch(command: Command, session: &mut Session) -> Result<(), Failure> {
     match command {
-        Command::Up(_) | Command::Restore(_) | Command::Config(_) => unreachable!("the binary runs what works on a server's files"),
+        Command::Up(_) | Command::Restore(_) | Command::Config(_) => {
+            unreachable!("the binary runs what works on a server's files")
+        }
         Command::Chat(arguments) => arguments.run(session).await,
         Command::Whoami => whoami(session).await,
         Command::Env(arguments) => arguments.run(session),
@@ -101,7 +129,7 @@ async fn whoami(session: &mut Session) -> Result<(), Failure> {
     facts.add("roles", if roles.is_empty() { "none".to_owned() } else { roles.join(", ") });
     facts.add("key", format!("{} (…{}), for {}", who.key.name, who.key.status.last_four, scopes.join(", ")));
     facts.add("tenant", &who.tenant.name).add("project", &who.project.name);
-    facts.add("server", format!("{} version {}", session.context.url(), who.server_version));
+    facts.add("server", format!("{} version {}", session.profile.url(), who.server_version));
     facts.write(&mut session.output)
 }
 
@@ -123,7 +151,7 @@ async fn version(session: &mut Session) -> Result<(), Failure> {
     }
     session.output.line(format!("galerne {own}"))?;
     match server {
-        Some(server) => session.output.line(format!("server  {server} at {}", session.context.url())),
+        Some(server) => session.output.line(format!("server  {server} at {}", session.profile.url())),
         None => Ok(()),
     }
 }

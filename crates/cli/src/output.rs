@@ -89,7 +89,8 @@ impl Output {
 
     /// Writes one JSON document.
     pub fn json<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Failure> {
-        let text = serde_json::to_string_pretty(value).map_err(|error| Failure::internal("the answer is not JSON", &error))?;
+        let text =
+            serde_json::to_string_pretty(value).map_err(|error| Failure::internal("the answer is not JSON", &error))?;
         self.line(text)
     }
 
@@ -137,7 +138,9 @@ impl Output {
     pub fn confirm(&mut self, question: &str) -> Result<bool, Failure> {
         self.prompt(&format!("{question} [y/N] "));
         let mut answer = String::new();
-        io::stdin().read_line(&mut answer).map_err(|error| Failure::internal("the answer could not be read", &error))?;
+        io::stdin()
+            .read_line(&mut answer)
+            .map_err(|error| Failure::internal("the answer could not be read", &error))?;
         Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
     }
 

@@ -161,7 +161,10 @@ fn said<K: Shown>(session: &mut Session, made: &K, done: &str) -> Result<(), Fai
 }
 
 /// The lines that every resource ends with.
-pub(crate) fn common_facts<I: std::fmt::Display, S, T>(facts: &mut Facts, resource: &galerne_model::resource::Resource<I, S, T>) {
+pub(crate) fn common_facts<I: std::fmt::Display, S, T>(
+    facts: &mut Facts,
+    resource: &galerne_model::resource::Resource<I, S, T>,
+) {
     facts.add("generation", resource.generation.to_string());
     facts.add("created", display::instant(resource.created_at));
     facts.add("id", resource.id.to_string());

@@ -7,20 +7,20 @@ use galerne_api::client::{self, Client, ListOptions};
 use galerne_api::error::Code;
 use galerne_api::v1::Kind;
 
-use crate::context::Context;
 use crate::failure::Failure;
 use crate::output::{Format, Output};
+use crate::profile::Profile;
 
 /// Where a command writes, whom it asks, and as whom.
 pub(crate) struct Session {
     pub(crate) output: Output,
-    pub(crate) context: Context,
+    pub(crate) profile: Profile,
     client: OnceCell<Client>,
 }
 
 impl Session {
-    pub(crate) fn new(output: Output, context: Context) -> Self {
-        Self { output, context, client: OnceCell::new() }
+    pub(crate) fn new(output: Output, profile: Profile) -> Self {
+        Self { output, profile, client: OnceCell::new() }
     }
 
     /// The client, made at its first use: some commands need none.
@@ -28,7 +28,7 @@ impl Session {
         if let Some(client) = self.client.get() {
             return Ok(client.clone());
         }
-        let client = connect(&self.context)?;
+        let client = connect(&self.profile)?;
         Ok(self.client.get_or_init(|| client).clone())
     }
 
@@ -66,15 +66,15 @@ impl Session {
     }
 }
 
-/// A client for what the context names.
-pub(crate) fn connect(context: &Context) -> Result<Client, Failure> {
-    let ca = match &context.ca_file {
+/// A client for what the profile names.
+pub(crate) fn connect(profile: &Profile) -> Result<Client, Failure> {
+    let ca = match &profile.ca_file {
         None => None,
         Some(path) => Some(std::fs::read(path).map_err(|error| {
             Failure::new(Code::TlsInvalid, format!("`{}` cannot be read", path.display())).because_of(&error)
         })?),
     };
-    Ok(Client::new(context.url(), Some(context.key()?.to_owned()), ca.as_deref())?)
+    Ok(Client::new(profile.url(), Some(profile.key()?.to_owned()), ca.as_deref())?)
 }
 
 fn page() -> Vec<(String, String)> {

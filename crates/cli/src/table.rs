@@ -166,7 +166,11 @@ mod tests {
 
     fn sample() -> Table {
         let mut table = Table::new(&[Column::Word("name"), Column::Text("about"), Column::Number("tokens")]);
-        table.row(["smol".into(), "a small model for a first answer, long enough to wrap at this width".into(), "7".into()]);
+        table.row([
+            "smol".into(),
+            "a small model for a first answer, long enough to wrap at this width".into(),
+            "7".into(),
+        ]);
         table.row(["mistral-small".into(), "short".into(), "12,540".into()]);
         table.total(["total".into(), String::new(), "12,547".into()]);
         table

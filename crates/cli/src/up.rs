@@ -11,13 +11,13 @@ use galerne_api::v1::identity::Whoami;
 use galerne_model::inference::Endpoint;
 
 use crate::arguments::ServerArguments;
-use crate::context::Context;
 use crate::failure::Failure;
+use crate::profile::Profile;
 use crate::session::connect;
 
-pub mod phases;
 mod first_answer;
 mod first_model;
+pub mod phases;
 mod ready_file;
 
 use phases::Phases;
@@ -64,7 +64,7 @@ struct Steps<'a> {
     phases: &'a Phases,
     arguments: &'a UpArguments,
     client: Client,
-    context: Context,
+    profile: Profile,
 }
 
 /// Makes the operator a key when no usable one is known.
@@ -73,7 +73,7 @@ pub trait MintKey {
     fn mint(&self) -> impl Future<Output = Result<String, Failure>> + Send;
 }
 
-/// What a start does once its server listens: a context for later commands, a model, an endpoint, a first answer.
+/// What a start does once its server listens: a profile for later commands, a model, an endpoint, a first answer.
 pub async fn first_steps(
     phases: &Phases,
     arguments: &UpArguments,
@@ -81,9 +81,9 @@ pub async fn first_steps(
     site: &Site,
     mint: &impl MintKey,
 ) -> Result<(), Failure> {
-    let context = keep_context(phases, config, site, mint).await?;
-    let client = connect(&context)?;
-    let mut steps = Steps { phases, arguments, client, context };
+    let profile = keep_profile(phases, config, site, mint).await?;
+    let client = connect(&profile)?;
+    let mut steps = Steps { phases, arguments, client, profile };
     let mut endpoint = None;
     if !arguments.no_model {
         let (served, is_new) = steps.serve_model().await?;
@@ -95,7 +95,7 @@ pub async fn first_steps(
         endpoint = Some(served.name);
     }
     if let Some(path) = &arguments.ready_file {
-        ready_file::write(path, &steps.context, endpoint.as_deref())?;
+        ready_file::write(path, &steps.profile, endpoint.as_deref())?;
         phases.line(format!("  ready file written: {}", path.display()));
     }
     steps.say_next(config, site, endpoint.as_deref());
@@ -105,37 +105,37 @@ pub async fn first_steps(
 impl Steps<'_> {
     /// Remembers which endpoint `galerne chat` talks to.
     fn keep_endpoint(&mut self, config: &Path, endpoint: &Endpoint) -> Result<(), Failure> {
-        if self.context.endpoint.as_deref() != Some(&endpoint.name) {
-            self.context.endpoint = Some(endpoint.name.clone());
-            self.context.save(config)?;
+        if self.profile.endpoint.as_deref() != Some(&endpoint.name) {
+            self.profile.endpoint = Some(endpoint.name.clone());
+            self.profile.save(config)?;
         }
         Ok(())
     }
 }
 
-/// The context for this server: the stored one if its key still works, else one with a new key.
-async fn keep_context(phases: &Phases, config: &Path, site: &Site, mint: &impl MintKey) -> Result<Context, Failure> {
-    let stored = Context::load(config)?;
+/// The profile for this server: the stored one if its key still works, else one with a new key.
+async fn keep_profile(phases: &Phases, config: &Path, site: &Site, mint: &impl MintKey) -> Result<Profile, Failure> {
+    let stored = Profile::load(config)?;
     if site.first_key.is_none() && stored.url.as_deref() == Some(site.url.as_str()) && works(&stored).await? {
         return Ok(stored);
     }
     if stored.api_key.is_some() {
         let kept = keep_aside(config)?;
-        phases.line(format!("  the context of {} was moved to {kept}", stored.url()));
+        phases.line(format!("  the profile of {} was moved to {kept}", stored.url()));
     }
     let key = match &site.first_key {
         Some(key) => key.clone(),
         None => mint.mint().await?,
     };
-    let context =
-        Context { url: Some(site.url.clone()), api_key: Some(key), endpoint: None, ca_file: site.ca_file.clone() };
-    context.save(config)?;
-    Ok(context)
+    let profile =
+        Profile { url: Some(site.url.clone()), api_key: Some(key), endpoint: None, ca_file: site.ca_file.clone() };
+    profile.save(config)?;
+    Ok(profile)
 }
 
-/// Whether the server knows the context's key.
-async fn works(context: &Context) -> Result<bool, Failure> {
-    let Ok(client) = connect(context) else { return Ok(false) };
+/// Whether the server knows the profile's key.
+async fn works(profile: &Profile) -> Result<bool, Failure> {
+    let Ok(client) = connect(profile) else { return Ok(false) };
     match client.read::<Whoami>("/api/v1/whoami", &[]).await.map_err(Failure::from) {
         Ok(_) => Ok(true),
         Err(failure) if failure.is_refusal() => Ok(false),
@@ -143,12 +143,13 @@ async fn works(context: &Context) -> Result<bool, Failure> {
     }
 }
 
-/// Moves the context file out of the way: the key in it may be the only copy.
+/// Moves the profile out of the way: the key in it may be the only copy.
 fn keep_aside(config: &Path) -> Result<String, Failure> {
-    let path = Context::path(config);
+    let path = Profile::path(config);
     let aside = path.with_extension(format!("{}.toml", jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ")));
     std::fs::rename(&path, &aside).map_err(|error| {
-        Failure::new(galerne_api::error::Code::ConfigInvalid, format!("`{}` cannot be moved", path.display())).because_of(&error)
+        Failure::new(galerne_api::error::Code::ConfigInvalid, format!("`{}` cannot be moved", path.display()))
+            .because_of(&error)
     })?;
     Ok(aside.display().to_string())
 }

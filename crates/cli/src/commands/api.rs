@@ -31,7 +31,9 @@ impl ApiArguments {
         let method = Method::from_bytes(self.method.to_ascii_uppercase().as_bytes())
             .map_err(|_| Failure::usage(format!("`{}` is not a method", self.method)))?;
         if !self.path.starts_with('/') {
-            return Err(Failure::usage(format!("`{}` is not a path", self.path)).hint("it begins with /, as in /api/v1/whoami"));
+            return Err(
+                Failure::usage(format!("`{}` is not a path", self.path)).hint("it begins with /, as in /api/v1/whoami")
+            );
         }
         let mut call = Call::new(method, self.path);
         if let Some(generation) = self.generation {
@@ -55,7 +57,8 @@ fn body(data: &str) -> Result<Vec<u8>, Failure> {
     let Some(path) = data.strip_prefix('@') else {
         return if data == "-" { read(&mut std::io::stdin(), "stdin") } else { Ok(data.as_bytes().to_vec()) };
     };
-    let mut file = std::fs::File::open(path).map_err(|error| Failure::usage(format!("`{path}` cannot be read")).because_of(&error))?;
+    let mut file = std::fs::File::open(path)
+        .map_err(|error| Failure::usage(format!("`{path}` cannot be read")).because_of(&error))?;
     read(&mut file, path)
 }
 
@@ -63,7 +66,9 @@ fn read(from: &mut dyn Read, what: &str) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     // One more than is allowed, so that the server's own limit is what refuses it.
     let most = limits::INFERENCE_BODY_MAX_BYTES as u64 + 1;
-    from.take(most).read_to_end(&mut bytes).map_err(|error| Failure::usage(format!("{what} cannot be read")).because_of(&error))?;
+    from.take(most)
+        .read_to_end(&mut bytes)
+        .map_err(|error| Failure::usage(format!("{what} cannot be read")).because_of(&error))?;
     Ok(bytes)
 }
 

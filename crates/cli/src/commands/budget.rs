@@ -66,14 +66,19 @@ impl BudgetCommand {
     pub(crate) async fn run(self, session: &mut Session) -> Result<(), Failure> {
         match self {
             Self::List(owner) => {
-                let empty = "no budget: spending is not limited; set one: galerne budget set NAME --on project/NAME --limit 10";
+                let empty =
+                    "no budget: spending is not limited; set one: galerne budget set NAME --on project/NAME --limit 10";
                 resources::list::<Budget>(session, &owner, empty).await
             }
             Self::Show(show) => resources::show::<Budget>(session, &show.name).await,
             Self::Set(arguments) => set(session, arguments).await,
             Self::Delete(delete) => {
                 resources::delete::<Budget>(session, &delete, |budget| {
-                    format!("budget `{}` goes: spending is no longer limited to {} €", budget.name, budget.spec.limit_micros.euros())
+                    format!(
+                        "budget `{}` goes: spending is no longer limited to {} €",
+                        budget.name,
+                        budget.spec.limit_micros.euros()
+                    )
                 })
                 .await
             }
@@ -90,12 +95,16 @@ async fn set(session: &mut Session, arguments: SetArguments) -> Result<(), Failu
     let budgets = client.list_all::<Budget>(&ListOptions::default()).await?;
     let Some(seen) = budgets.into_iter().find(|budget| budget.name == arguments.name) else {
         let Some(subject) = subject else {
-            let text = format!("there is no budget `{}`, and to make one it must be said whose spending counts", arguments.name);
+            let text = format!(
+                "there is no budget `{}`, and to make one it must be said whose spending counts",
+                arguments.name
+            );
             return Err(Failure::usage(text).hint("add --on tenant/NAME, --on project/NAME or --on key/NAME"));
         };
         let period = arguments.period.map_or(BudgetPeriod::Month, PeriodArgument::period);
         let spec = BudgetSpec { subject, limit_micros: arguments.limit, period };
-        resources::create::<Budget>(session, &arguments.name, &OwnerArguments::default(), spec, arguments.change).await?;
+        resources::create::<Budget>(session, &arguments.name, &OwnerArguments::default(), spec, arguments.change)
+            .await?;
         return Ok(());
     };
     if subject.is_some_and(|subject| subject != seen.spec.subject) {
@@ -112,7 +121,9 @@ async fn resolve(client: &Client, on: &str) -> Result<BudgetSubject, Failure> {
     let options = ListOptions::default();
     Ok(match split_reference(on) {
         Some(("tenant", name)) => BudgetSubject::Tenant { tenant_id: client.get::<Tenant>(name, &options).await?.id },
-        Some(("project", name)) => BudgetSubject::Project { project_id: client.get::<Project>(name, &options).await?.id },
+        Some(("project", name)) => {
+            BudgetSubject::Project { project_id: client.get::<Project>(name, &options).await?.id }
+        }
         Some(("key", name)) => BudgetSubject::Key { key_id: client.get::<ApiKey>(name, &options).await?.id },
         None | Some(_) => {
             let text = format!("`{on}` does not say whose spending counts");

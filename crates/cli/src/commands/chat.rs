@@ -52,7 +52,9 @@ impl ChatArguments {
         let mut conversation = Conversation::new(client, endpoint, &self);
         match question {
             Some(question) => conversation.once(session, &question).await,
-            None if session.is_json() => Err(Failure::usage("a conversation has no JSON form").hint("give the question too")),
+            None if session.is_json() => {
+                Err(Failure::usage("a conversation has no JSON form").hint("give the question too"))
+            }
             None => conversation.at_terminal(session).await,
         }
     }
@@ -67,9 +69,9 @@ impl ChatArguments {
     }
 }
 
-/// The endpoint to talk to when none is named: that of the context file, else the only one there is.
+/// The endpoint to talk to when none is named: that of the profile, else the only one there is.
 async fn usual_endpoint(session: &Session, client: &Client) -> Result<String, Failure> {
-    if let Some(endpoint) = &session.context.endpoint {
+    if let Some(endpoint) = &session.profile.endpoint {
         return Ok(endpoint.clone());
     }
     let models: ModelList = client.read("/v1/models", &[]).await?;
@@ -133,19 +135,24 @@ impl Conversation {
         messages.push(message("user", question));
         let (json, terminal) = (session.is_json(), session.output.width().is_some());
         let output = &mut session.output;
-        let answer = ask(&self.client, &self.endpoint, messages, self.parameters.clone(), |piece| match (json, terminal) {
-            (true, _) => Ok(()),
-            (false, true) => output.piece(&answer::printable(piece)),
-            (false, false) => output.piece(piece),
-        })
-        .await?;
+        let answer =
+            ask(&self.client, &self.endpoint, messages, self.parameters.clone(), |piece| match (json, terminal) {
+                (true, _) => Ok(()),
+                (false, true) => output.piece(&answer::printable(piece)),
+                (false, false) => output.piece(piece),
+            })
+            .await?;
         self.messages.push(message("user", question));
         self.messages.push(message("assistant", &answer.text));
         Ok(answer)
     }
 
     async fn at_terminal(&mut self, session: &mut Session) -> Result<(), Failure> {
-        session.output.note(format!("{} at {} · /reset forgets, /exit or Ctrl-D ends", self.endpoint.bold(), session.context.url()));
+        session.output.note(format!(
+            "{} at {} · /reset forgets, /exit or Ctrl-D ends",
+            self.endpoint.bold(),
+            session.profile.url()
+        ));
         let mut lines = BufReader::new(tokio::io::stdin()).lines();
         while let Some(question) = next_question(session, &mut lines).await? {
             match question.trim() {
@@ -155,7 +162,9 @@ impl Conversation {
                     self.messages.clear();
                     session.output.note("forgotten");
                 }
-                command if command.starts_with('/') => session.output.say(format!("there is no {command}; there are /reset and /exit")),
+                command if command.starts_with('/') => {
+                    session.output.say(format!("there is no {command}; there are /reset and /exit"))
+                }
                 question => self.turn(session, question).await?,
             }
         }

@@ -130,7 +130,8 @@ fn cost_table(costs: &Costs, by: GroupArgument) -> Table {
 }
 
 fn cells(label: &str, row: &CostRow, unit: EnergyUnit) -> Vec<String> {
-    let Quantities { prompt_tokens, cached_tokens, completion_tokens, micros, picos, millijoules, co2e_micrograms } = row.quantities;
+    let Quantities { prompt_tokens, cached_tokens, completion_tokens, micros, picos, millijoules, co2e_micrograms } =
+        row.quantities;
     vec![
         label.to_owned(),
         display::count(row.requests),
@@ -210,12 +211,19 @@ mod tests {
             millijoules: Millijoules(98_765 * scale),
             co2e_micrograms: MicrogramsCo2e(617 * scale),
         };
-        CostRow { group: format!("project_{scale}"), name: name.to_owned(), requests: 12 * scale, charged: Money::eur(quantities.micros), quantities }
+        CostRow {
+            group: format!("project_{scale}"),
+            name: name.to_owned(),
+            requests: 12 * scale,
+            charged: Money::eur(quantities.micros),
+            quantities,
+        }
     }
 
     #[test]
     fn a_cost_table_fits_eighty_columns_and_ends_with_its_total() {
-        let costs = Costs { group_by: GroupBy::Project, items: vec![row("risk", 1), row("voice", 3)], total: row("", 4) };
+        let costs =
+            Costs { group_by: GroupBy::Project, items: vec![row("risk", 1), row("voice", 3)], total: row("", 4) };
         let lines = cost_table(&costs, GroupArgument::Project).lines(Some(80));
         assert!(lines.iter().all(|line| line.chars().count() <= 80), "{lines:#?}");
         insta::assert_snapshot!(lines.join("\n"));

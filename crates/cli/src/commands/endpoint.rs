@@ -73,7 +73,7 @@ pub struct CreateArguments {
     /// The model, by name or id
     #[arg(long, value_name = "MODEL")]
     model: String,
-    /// Context of one sequence in tokens [default: what the model was trained for, as far as memory allows]
+    /// Profile of one sequence in tokens [default: what the model was trained for, as far as memory allows]
     #[arg(long, value_name = "TOKENS")]
     context: Option<u32>,
     /// Sequences decoded together
@@ -172,7 +172,8 @@ impl SettingArguments {
             let prompt = self.price_prompt.unwrap_or(now.prompt);
             // Whoever names no price for cached tokens means that of the prompt.
             let cached = self.price_cached.unwrap_or(if spec.price.is_some() { now.cached } else { prompt });
-            spec.price = Some(TokenPrice { prompt, cached, completion: self.price_completion.unwrap_or(now.completion) });
+            spec.price =
+                Some(TokenPrice { prompt, cached, completion: self.price_completion.unwrap_or(now.completion) });
         }
         spec
     }
@@ -188,7 +189,9 @@ impl EndpointCommand {
             Self::Show(show) => resources::show::<Endpoint>(session, &show.name).await,
             Self::Create(arguments) => create(session, *arguments).await,
             Self::RegisterExternal(arguments) => register(session, *arguments).await,
-            Self::Update { name, settings, change } => edit(session, &name, change, "updated", |spec| settings.over(spec)).await,
+            Self::Update { name, settings, change } => {
+                edit(session, &name, change, "updated", |spec| settings.over(spec)).await
+            }
             Self::Scale { name, min, max, change } => scale(session, &name, min, max, change).await,
             Self::Pause { name, change } => {
                 edit(session, &name, change, "paused", |spec| EndpointSpec { paused: true, ..spec }).await
@@ -199,7 +202,10 @@ impl EndpointCommand {
             Self::Delete(delete) => {
                 resources::delete::<Endpoint>(session, &delete, |endpoint| {
                     let ready = display::counted(i64::from(endpoint.status.replicas_ready), "ready replica");
-                    format!("endpoint `{}` goes: callers get 404; requests in flight are finished first ({ready})", endpoint.name)
+                    format!(
+                        "endpoint `{}` goes: callers get 404; requests in flight are finished first ({ready})",
+                        endpoint.name
+                    )
                 })
                 .await
             }
@@ -250,7 +256,13 @@ pub(crate) fn spec(backend: Backend, replicas_min: u32, replicas_max: u32) -> En
     }
 }
 
-async fn scale(session: &mut Session, name: &str, min: Option<u32>, max: Option<u32>, change: ChangeArguments) -> Result<(), Failure> {
+async fn scale(
+    session: &mut Session,
+    name: &str,
+    min: Option<u32>,
+    max: Option<u32>,
+    change: ChangeArguments,
+) -> Result<(), Failure> {
     if min.or(max).is_none() {
         return Err(Failure::usage("neither --min nor --max was given"));
     }

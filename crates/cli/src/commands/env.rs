@@ -19,7 +19,7 @@ pub struct EnvArguments {
 
 impl EnvArguments {
     pub(crate) fn run(&self, session: &mut Session) -> Result<(), Failure> {
-        let (url, key) = (session.context.url().to_owned(), session.context.key()?.to_owned());
+        let (url, key) = (session.profile.url().to_owned(), session.profile.key()?.to_owned());
         let mut variables = Vec::new();
         if self.openai {
             variables.push(("OPENAI_BASE_URL", format!("{url}/v1")));
@@ -33,7 +33,8 @@ impl EnvArguments {
             variables.push(("GALERNE_API_KEY", key));
         }
         if session.is_json() {
-            let map: serde_json::Map<_, _> = variables.into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect();
+            let map: serde_json::Map<_, _> =
+                variables.into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect();
             return session.output.json(&map);
         }
         variables.iter().try_for_each(|(name, value)| session.output.line(format!("export {name}={}", quote(value))))

@@ -98,7 +98,13 @@ fn write(session: &mut Session, events: &[Event], names: &Names) -> Result<(), F
     if session.is_json() {
         return session.output.json(&json!({ "items": events }));
     }
-    let mut table = Table::new(&[Column::Word("at"), Column::Word("who"), Column::Word("what"), Column::Word(""), Column::Text("text")]);
+    let mut table = Table::new(&[
+        Column::Word("at"),
+        Column::Word("who"),
+        Column::Word("what"),
+        Column::Word(""),
+        Column::Text("text"),
+    ]);
     for event in events {
         let at = display::instant(event.at);
         table.row([at, who(&event.actor, names), event.action.clone(), mark(event.decision), event.text.clone()]);

@@ -97,7 +97,8 @@ impl LedgerCommand {
 }
 
 async fn check(session: &mut Session) -> Result<(), Failure> {
-    let check: LedgerCheck = session.client()?.write(Method::POST, "/api/v1/ledger/check", DryRun::No, None::<&()>).await?;
+    let check: LedgerCheck =
+        session.client()?.write(Method::POST, "/api/v1/ledger/check", DryRun::No, None::<&()>).await?;
     if session.is_json() {
         session.output.json(&check)?;
     } else {
@@ -116,8 +117,17 @@ fn write_check(session: &mut Session, check: &LedgerCheck) -> Result<(), Failure
     let energy = |quantities: Quantities| display::energy(quantities.millijoules);
     let tokens = display::tokens(all_tokens(usage));
     let cost = display::euros(usage.micros, usage.picos);
-    session.output.line(format!("used by {}  {tokens} tokens, {cost} €, {}, {}", display::counted(check.projects, "project"), energy(usage), display::carbon(usage.co2e_micrograms)))?;
-    session.output.line(format!("given by the meter  {}, {}", energy(metered), display::carbon(metered.co2e_micrograms)))?;
+    session.output.line(format!(
+        "used by {}  {tokens} tokens, {cost} €, {}, {}",
+        display::counted(check.projects, "project"),
+        energy(usage),
+        display::carbon(usage.co2e_micrograms)
+    ))?;
+    session.output.line(format!(
+        "given by the meter  {}, {}",
+        energy(metered),
+        display::carbon(metered.co2e_micrograms)
+    ))?;
     for finding in &check.findings {
         session.output.line(format!("{} {} {}", "⨯".red(), finding.text, format!("[{}]", finding.code).dimmed()))?;
     }
@@ -125,7 +135,11 @@ fn write_check(session: &mut Session, check: &LedgerCheck) -> Result<(), Failure
         .map(|(number, noun)| display::counted(number, noun))
         .join(", ");
     let took = format!("{}.{:03} s", check.took_ms / 1000, check.took_ms % 1000);
-    let verdict = if check.closes { format!("{} the ledger closes", "✓".green()) } else { format!("{} the ledger does not close", "⨯".red()) };
+    let verdict = if check.closes {
+        format!("{} the ledger closes", "✓".green())
+    } else {
+        format!("{} the ledger does not close", "⨯".red())
+    };
     session.output.line(format!("{verdict}: {counts} compared in {took}"))
 }
 
@@ -217,13 +231,20 @@ async fn export(session: &mut Session, arguments: ExportArguments) -> Result<(),
     Ok(())
 }
 
-async fn reverse(session: &mut Session, transfer: &str, reason: String, yes: bool, change: ChangeArguments) -> Result<(), Failure> {
+async fn reverse(
+    session: &mut Session,
+    transfer: &str,
+    reason: String,
+    yes: bool,
+    change: ChangeArguments,
+) -> Result<(), Failure> {
     let effect = format!("transfer `{transfer}` is cancelled by its opposite; budgets get back what it took");
     if change.dry_run() == DryRun::No && !session.confirm(&effect, yes)? {
         return Ok(());
     }
     let path = format!("/api/v1/ledger/transfers/{}/reverse", galerne_api::client::encode_segment(transfer));
-    let made: Reversed = session.client()?.write(Method::POST, &path, change.dry_run(), Some(&Reverse { reason })).await?;
+    let made: Reversed =
+        session.client()?.write(Method::POST, &path, change.dry_run(), Some(&Reverse { reason })).await?;
     let by = made.by.map_or_else(String::new, |id| format!(" by `{id}`"));
     session.output.done(format!("transfer `{transfer}` {}{by}", change.participle("reversed")));
     if session.is_json() { session.output.json(&made) } else { Ok(()) }

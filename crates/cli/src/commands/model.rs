@@ -82,7 +82,11 @@ impl ModelCommand {
             Self::Pull(arguments) => pull(session, arguments).await,
             Self::Delete(delete) => {
                 resources::delete::<Model>(session, &delete, |model| {
-                    format!("model `{}` goes, and {} on disk unless another model shares it", model.name, display::bytes(model.spec.size))
+                    format!(
+                        "model `{}` goes, and {} on disk unless another model shares it",
+                        model.name,
+                        display::bytes(model.spec.size)
+                    )
                 })
                 .await
             }
@@ -107,9 +111,9 @@ async fn catalogue(session: &mut Session) -> Result<(), Failure> {
     for entry in page.items {
         table.row([
             entry.name,
-            display::bytes(Bytes(entry.size_bytes)),
-            display::bytes(Bytes(entry.memory_bytes)),
-            display::count(entry.context_tokens),
+            entry.size_bytes.map_or_else(|| "unknown".to_owned(), |size| display::bytes(Bytes(size))),
+            entry.memory_bytes.map_or_else(|| "unknown".to_owned(), |size| display::bytes(Bytes(size))),
+            entry.context_tokens.map_or_else(|| "unknown".to_owned(), display::count),
             entry.licence,
             entry.description,
         ]);
@@ -153,7 +157,13 @@ async fn pull(session: &mut Session, arguments: PullArguments) -> Result<(), Fai
 pub(crate) fn fetched(model: &Model) -> String {
     let digest: String = model.spec.sha256.chars().take(8).collect();
     let spec = &model.spec;
-    format!("Model {} · {} {} · {} · sha256 {digest}…", model.name, display::bytes(spec.size), spec.facts.quantisation, spec.licence)
+    format!(
+        "Model {} · {} {} · {} · sha256 {digest}…",
+        model.name,
+        display::bytes(spec.size),
+        spec.facts.quantisation,
+        spec.licence
+    )
 }
 
 /// Waits until a download has made its model; `phase` shows how far it is.
@@ -164,7 +174,9 @@ pub(crate) async fn follow(client: &Client, mut pull: Pull, phase: &Phase) -> Re
         match pull.status.state {
             PullState::Pending => {}
             PullState::Fetching => phase.bytes(u64::try_from(pull.status.done.0).unwrap_or(0), total),
-            PullState::Importing => phase.doing(format!("Importing {}: checking the digest, reading the header", pull.name)),
+            PullState::Importing => {
+                phase.doing(format!("Importing {}: checking the digest, reading the header", pull.name))
+            }
             PullState::Done => {
                 let model = pull.status.model_id.map_or_else(|| pull.name.clone(), |id| id.to_string());
                 return Ok(client.get::<Model>(&model, &ListOptions::default()).await?);
@@ -179,9 +191,11 @@ pub(crate) async fn follow(client: &Client, mut pull: Pull, phase: &Phase) -> Re
 /// The failure of a download that made no model.
 fn ended(pull: &Pull) -> Failure {
     use galerne_api::error::Code;
-    let code = pull.status.reason.as_ref().and_then(|reason| Code::parse(&reason.code)).unwrap_or(Code::SourceUnreachable);
+    let code =
+        pull.status.reason.as_ref().and_then(|reason| Code::parse(&reason.code)).unwrap_or(Code::SourceUnreachable);
     let ended = if pull.status.state == PullState::Cancelled { "was cancelled" } else { "failed" };
-    let mut failure = Failure::new(code, format!("the pull of `{}` {ended}", pull.name)).because(format!("its source is {}", pull.spec.source));
+    let mut failure = Failure::new(code, format!("the pull of `{}` {ended}", pull.name))
+        .because(format!("its source is {}", pull.spec.source));
     if let Some(reason) = &pull.status.reason {
         failure = failure.because(reason.text.clone());
         for part in &reason.because {
@@ -240,10 +254,13 @@ impl Shown for Model {
         let mut facts = Facts::new();
         facts.add("name", &self.name).add("architecture", &header.architecture);
         facts.add("parameters", display::parameters(header.parameters)).add("type", &header.quantisation);
-        facts.add("size", display::bytes(spec.size)).add("context", format!("{} tokens", display::count(header.context_tokens)));
+        facts
+            .add("size", display::bytes(spec.size))
+            .add("context", format!("{} tokens", display::count(header.context_tokens)));
         facts.add("KV cache", format!("{} per token", display::bytes(Bytes(header.kv_bytes_per_token))));
         facts.add("makes", if header.is_embedding { "embeddings" } else { "text" });
-        facts.add("template", if header.has_chat_template { "chat template inside" } else { "no chat template inside" });
+        facts
+            .add("template", if header.has_chat_template { "chat template inside" } else { "no chat template inside" });
         facts.add("licence", &spec.licence).add("source", &spec.source).add("sha256", &spec.sha256);
         facts.maybe("sha256 of source", spec.source_sha256.as_deref());
         for note in &spec.notes {

@@ -45,7 +45,12 @@ impl NodeCommand {
     }
 }
 
-async fn set_cordoned(session: &mut Session, name: &str, cordoned: bool, change: ChangeArguments) -> Result<(), Failure> {
+async fn set_cordoned(
+    session: &mut Session,
+    name: &str,
+    cordoned: bool,
+    change: ChangeArguments,
+) -> Result<(), Failure> {
     let seen = session.client()?.get::<Node>(name, &ListOptions::default()).await?;
     let spec = NodeSpec { cordoned, ..seen.spec.clone() };
     resources::update(session, &seen, name, spec, change, if cordoned { "cordoned" } else { "uncordoned" }).await?;
@@ -64,12 +69,23 @@ pub(crate) fn in_a_line(facts: &NodeFacts) -> String {
 }
 
 impl Shown for Node {
-    const COLUMNS: &'static [Column] =
-        &[Column::Word("name"), Column::Word("state"), Column::Word("zone"), Column::Text("hardware"), Column::Word("seen")];
+    const COLUMNS: &'static [Column] = &[
+        Column::Word("name"),
+        Column::Word("state"),
+        Column::Word("zone"),
+        Column::Text("hardware"),
+        Column::Word("seen"),
+    ];
 
     fn cells(&self, _names: &Names) -> Vec<String> {
         let (spec, status) = (&self.spec, &self.status);
-        vec![self.name.clone(), state(spec), spec.zone.clone(), in_a_line(&status.facts), display::instant(status.seen_at)]
+        vec![
+            self.name.clone(),
+            state(spec),
+            spec.zone.clone(),
+            in_a_line(&status.facts),
+            display::instant(status.seen_at),
+        ]
     }
 
     fn facts(&self, _names: &Names) -> Facts {
@@ -89,7 +105,10 @@ impl Shown for Node {
         }
         for gpu in &seen.gpus {
             let limit = gpu.power_limit.map_or_else(String::new, |limit| format!(", {} W limit", limit.0 / 1000));
-            facts.add("GPU", format!("{} {} {}{limit}, driver {}", gpu.index, gpu.name, display::bytes(gpu.memory), gpu.driver));
+            facts.add(
+                "GPU",
+                format!("{} {} {}{limit}, driver {}", gpu.index, gpu.name, display::bytes(gpu.memory), gpu.driver),
+            );
         }
         facts.add("energy from", seen.energy_sources.join(", ")).add("seen", display::instant(self.status.seen_at));
         resources::common_facts(&mut facts, self);

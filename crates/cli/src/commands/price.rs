@@ -48,7 +48,9 @@ impl PriceCommand {
     pub(crate) async fn run(self, session: &mut Session) -> Result<(), Failure> {
         match self {
             Self::Show => show(session).await,
-            Self::History => resources::list::<PriceBook>(session, &OwnerArguments::default(), "no price book yet").await,
+            Self::History => {
+                resources::list::<PriceBook>(session, &OwnerArguments::default(), "no price book yet").await
+            }
             Self::Set(arguments) => set(session, arguments).await,
         }
     }
@@ -61,13 +63,20 @@ async fn newest(client: &Client) -> Result<Option<PriceBook>, Failure> {
 
 async fn show(session: &mut Session) -> Result<(), Failure> {
     let Some(book) = newest(&session.client()?).await? else {
-        session.output.note("no price book yet: everything is free; set one: galerne price set default --prompt 0.10 --completion 0.40");
+        session.output.note(
+            "no price book yet: everything is free; set one: galerne price set default --prompt 0.10 --completion 0.40",
+        );
         return Ok(());
     };
     if session.is_json() {
         return session.output.json(&book);
     }
-    let columns = [Column::Word("model"), Column::Number("prompt €/M"), Column::Number("cached €/M"), Column::Number("completion €/M")];
+    let columns = [
+        Column::Word("model"),
+        Column::Number("prompt €/M"),
+        Column::Number("cached €/M"),
+        Column::Number("completion €/M"),
+    ];
     let mut table = Table::new(&columns);
     let entries = book.spec.models.iter().map(|entry| (entry.model.clone(), entry.price));
     for (model, price) in std::iter::once((DEFAULT.to_owned(), book.spec.default)).chain(entries) {

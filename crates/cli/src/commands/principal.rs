@@ -96,7 +96,12 @@ impl PrincipalCommand {
     }
 }
 
-async fn set_disabled(session: &mut Session, name: &str, disabled: bool, change: ChangeArguments) -> Result<(), Failure> {
+async fn set_disabled(
+    session: &mut Session,
+    name: &str,
+    disabled: bool,
+    change: ChangeArguments,
+) -> Result<(), Failure> {
     let seen = session.client()?.get::<Principal>(name, &ListOptions::default()).await?;
     let spec = PrincipalSpec { disabled, ..seen.spec.clone() };
     let done = if disabled { "disabled" } else { "enabled" };

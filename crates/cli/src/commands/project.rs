@@ -58,7 +58,8 @@ impl ProjectCommand {
         match self {
             Self::List { tenant } => {
                 let owner = OwnerArguments { project: None, tenant };
-                resources::list::<Project>(session, &owner, "no project yet; make one: galerne project create NAME").await
+                resources::list::<Project>(session, &owner, "no project yet; make one: galerne project create NAME")
+                    .await
             }
             Self::Show(show) => resources::show::<Project>(session, &show.name).await,
             Self::Create { name, tenant, description, limits, change } => {

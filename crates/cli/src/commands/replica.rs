@@ -23,7 +23,9 @@ pub enum ReplicaCommand {
 impl ReplicaCommand {
     pub(crate) async fn run(self, session: &mut Session) -> Result<(), Failure> {
         match self {
-            Self::List(owner) => resources::list::<Replica>(session, &owner, "no replica runs; see why: galerne why endpoint/NAME").await,
+            Self::List(owner) => {
+                resources::list::<Replica>(session, &owner, "no replica runs; see why: galerne why endpoint/NAME").await
+            }
             Self::Show(show) => resources::show::<Replica>(session, &show.name).await,
         }
     }

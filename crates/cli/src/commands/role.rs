@@ -80,7 +80,8 @@ impl RoleCommand {
     pub(crate) async fn run(self, session: &mut Session) -> Result<(), Failure> {
         match self {
             Self::List => {
-                resources::list::<RoleBinding>(session, &OwnerArguments::default(), "no role can be seen with this key").await
+                resources::list::<RoleBinding>(session, &OwnerArguments::default(), "no role can be seen with this key")
+                    .await
             }
             Self::Grant { binding, change } => grant(session, &binding, change).await,
             Self::Revoke { binding, yes, change } => revoke(session, &binding, yes, change).await,
@@ -101,7 +102,12 @@ async fn grant(session: &mut Session, arguments: &BindingArguments, change: Chan
     if session.is_json() { session.output.json(&made) } else { Ok(()) }
 }
 
-async fn revoke(session: &mut Session, arguments: &BindingArguments, yes: bool, change: ChangeArguments) -> Result<(), Failure> {
+async fn revoke(
+    session: &mut Session,
+    arguments: &BindingArguments,
+    yes: bool,
+    change: ChangeArguments,
+) -> Result<(), Failure> {
     let spec = resolve(session, arguments).await?;
     let client = session.client()?;
     let bindings = client.list_all::<RoleBinding>(&ListOptions::default()).await?;
@@ -143,7 +149,8 @@ async fn resolve(session: &Session, arguments: &BindingArguments) -> Result<Role
 }
 
 impl Shown for RoleBinding {
-    const COLUMNS: &'static [Column] = &[Column::Word("principal"), Column::Word("role"), Column::Word("on"), Column::Word("since")];
+    const COLUMNS: &'static [Column] =
+        &[Column::Word("principal"), Column::Word("role"), Column::Word("on"), Column::Word("since")];
 
     fn cells(&self, names: &Names) -> Vec<String> {
         let (principal, role) = (names.of(self.spec.principal_id), display::word(&self.spec.role));

@@ -163,7 +163,8 @@ mod tests {
     #[test]
     fn a_limit_of_nought_takes_the_limit_away() {
         let now = RateLimits { requests_per_minute: Some(60), ..RateLimits::default() };
-        let arguments = LimitArguments { requests_per_minute: Some(0), concurrent_requests: Some(8), ..Default::default() };
+        let arguments =
+            LimitArguments { requests_per_minute: Some(0), concurrent_requests: Some(8), ..Default::default() };
         let after = arguments.over(now);
         assert_eq!(limits_text(after), "8 at once");
         assert_eq!(limits_text(RateLimits::default()), "none");

@@ -84,10 +84,12 @@ fn explain(output: &mut Output, text: &str) -> Result<(), Failure> {
 
 fn list(output: &mut Output) -> Result<(), Failure> {
     if output.format() == output::Format::Json {
-        let items: Vec<_> = Code::ALL.iter().map(|code| serde_json::json!({ "code": code, "title": code.title() })).collect();
+        let items: Vec<_> =
+            Code::ALL.iter().map(|code| serde_json::json!({ "code": code, "title": code.title() })).collect();
         return output.json(&serde_json::json!({ "items": items }));
     }
-    let mut table = Table::new(&[Column::Word("code"), Column::Number("HTTP"), Column::Number("exit"), Column::Text("meaning")]);
+    let mut table =
+        Table::new(&[Column::Word("code"), Column::Number("HTTP"), Column::Number("exit"), Column::Text("meaning")]);
     for code in Code::ALL {
         let (status, exit) = (code.http_status().to_string(), code.exit().number().to_string());
         table.row([code.to_string(), status, exit, code.title().to_owned()]);

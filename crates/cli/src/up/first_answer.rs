@@ -7,8 +7,8 @@ use owo_colors::OwoColorize;
 
 use super::{Site, Steps};
 use crate::answer::{ask, message, printable};
-use crate::context::Context;
 use crate::failure::Failure;
+use crate::profile::Profile;
 
 /// What a first start asks: a question with one right answer, which a small model knows.
 const QUESTION: &str = "What is the capital of France?";
@@ -22,7 +22,8 @@ impl Steps<'_> {
         phases.line("");
         phases.line(format!("  {} {QUESTION}", ">".cyan().bold()));
         phases.piece("  ");
-        let parameters = Parameters { temperature: Some(0.0), max_tokens: Some(ANSWER_MAX_TOKENS), ..Parameters::default() };
+        let parameters =
+            Parameters { temperature: Some(0.0), max_tokens: Some(ANSWER_MAX_TOKENS), ..Parameters::default() };
         let asked = ask(&self.client, endpoint, vec![message("user", QUESTION)], parameters, |piece| {
             phases.piece(&printable(piece).replace('\n', "\n  "));
             Ok(())
@@ -38,16 +39,16 @@ impl Steps<'_> {
     /// The last lines: where it is, the key if it is new, and three commands.
     pub(super) fn say_next(&self, config: &Path, site: &Site, endpoint: Option<&str>) {
         let phases = self.phases;
-        let context = Context::path(config);
+        let profile = Profile::path(config);
         phases.line("");
         phases.line(format!("{} {}", "Galerne runs at".bold(), site.url.bold().underline()));
         if let Some(key) = &site.first_key {
             if phases.is_watched() {
                 phases.line(format!("Your API key, shown once: {}", key.bold()));
-                phases.line(format!("Commands here read it from {}", context.display()));
+                phases.line(format!("Commands here read it from {}", profile.display()));
             } else {
                 // What nobody watches is usually kept in a log.
-                phases.line(format!("Your API key is in {}", context.display()));
+                phases.line(format!("Your API key is in {}", profile.display()));
             }
         }
         if let Some(endpoint) = endpoint {

@@ -4,9 +4,11 @@ use std::time::{Duration, Instant};
 
 use galerne_api::client::{DryRun, ListOptions};
 use galerne_api::error::Code;
-use galerne_api::v1::{Create, Page};
 use galerne_api::v1::catalogue::CatalogueEntry;
-use galerne_model::inference::{Backend, Endpoint, EndpointState, Model, Pull, PullSpec, PullState, Replica, ReplicaState};
+use galerne_api::v1::{Create, Page};
+use galerne_model::inference::{
+    Backend, Endpoint, EndpointState, Model, Pull, PullSpec, PullState, Replica, ReplicaState,
+};
 use galerne_model::limits;
 
 use super::Steps;
@@ -24,7 +26,7 @@ impl Steps<'_> {
     /// Brings an endpoint up, making it and its model where they are not there yet; says whether it was made now.
     pub(super) async fn serve_model(&mut self) -> Result<(Endpoint, bool), Failure> {
         let endpoints = self.client.list_all::<Endpoint>(&ListOptions::default()).await?;
-        let usual = self.context.endpoint.as_deref();
+        let usual = self.profile.endpoint.as_deref();
         let found = endpoints.iter().find(|endpoint| Some(endpoint.name.as_str()) == usual).or(endpoints.first());
         if let Some(endpoint) = found {
             let endpoint = self.wait_ready(endpoint.clone()).await?;
@@ -72,7 +74,8 @@ impl Steps<'_> {
         // One that an interrupted start left running is followed instead of begun again.
         let pulls = self.client.list_all::<Pull>(&ListOptions::default()).await?;
         let is_running = |pull: &Pull| {
-            pull.spec.source == source && matches!(pull.status.state, PullState::Pending | PullState::Fetching | PullState::Importing)
+            pull.spec.source == source
+                && matches!(pull.status.state, PullState::Pending | PullState::Fetching | PullState::Importing)
         };
         let pull = match pulls.into_iter().find(is_running) {
             Some(pull) => pull,
@@ -131,7 +134,8 @@ impl Steps<'_> {
             _ => format!("Endpoint {} ready", endpoint.name),
         };
         let replicas = self.client.list_all::<Replica>(&ListOptions::default()).await?;
-        let ready = |replica: &&Replica| replica.spec.endpoint_id == endpoint.id && replica.status.state == ReplicaState::Ready;
+        let ready =
+            |replica: &&Replica| replica.spec.endpoint_id == endpoint.id && replica.status.state == ReplicaState::Ready;
         let Some(replica) = replicas.iter().find(ready) else { return Ok(head) };
         let context = replica.status.context_tokens.map(|tokens| format!("context {tokens}"));
         let sequences = replica.status.sequences.map(|count| format!("{count} at once"));
@@ -144,7 +148,8 @@ impl Steps<'_> {
 fn not_ready(endpoint: &Endpoint) -> Failure {
     let reason = &endpoint.status.reason;
     let code = Code::parse(&reason.code).unwrap_or(Code::NoReadyReplica);
-    let mut failure = Failure::new(code, format!("endpoint `{}` did not come up", endpoint.name)).because(reason.text.clone());
+    let mut failure =
+        Failure::new(code, format!("endpoint `{}` did not come up", endpoint.name)).because(reason.text.clone());
     for part in reason.because.iter().filter(|part| !part.holds) {
         failure = failure.because(part.text.clone());
     }

@@ -50,6 +50,11 @@ impl Phases {
         Self::to(Box::new(io::sink()), None)
     }
 
+    /// To a writer of the caller's that nobody watches: what tests read back.
+    pub fn written_to(out: Box<dyn Write + Send>) -> Self {
+        Self::to(out, None)
+    }
+
     fn to(out: Box<dyn Write + Send>, target: Option<fn() -> ProgressDrawTarget>) -> Self {
         Self { lines: Arc::new(Mutex::new(Lines { living: None, target, out })) }
     }
@@ -70,6 +75,14 @@ impl Phases {
     /// Writes a line, above the living one if there is one.
     pub fn line(&self, text: impl AsRef<str>) {
         self.lock().write(text.as_ref());
+    }
+
+    /// Does something else with the terminal, the living line out of the way.
+    pub fn beside<T>(&self, act: impl FnOnce() -> T) -> T {
+        match &self.lock().living {
+            Some(bar) => bar.suspend(act),
+            None => act(),
+        }
     }
 
     /// Writes a piece of text without ending the line; for answers that stream. No phase may be living.
@@ -187,7 +200,8 @@ mod tests {
     #[test]
     fn away_from_a_terminal_a_phase_is_one_line() {
         let buffer = Buffer::default();
-        let phases = Phases::to(Box::new(anstream::StripStream::new(Box::new(buffer.clone()) as Box<dyn Write + Send>)), None);
+        let phases =
+            Phases::written_to(Box::new(anstream::StripStream::new(Box::new(buffer.clone()) as Box<dyn Write + Send>)));
         let phase = phases.begin("Opening the state");
         phase.doing("Migrating the state");
         phase.bytes(1, Some(2));

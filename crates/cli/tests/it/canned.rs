@@ -37,7 +37,9 @@ impl Canned {
         let address = listener.local_addr().expect("bound");
         let router = Router::new().fallback(reply).with_state(Arc::new(self));
         #[allow(clippy::disallowed_methods, reason = "the test's runtime ends it")]
-        tokio::spawn(async move { axum::serve(listener, router).await.expect("the listener lives as long as the test") });
+        tokio::spawn(
+            async move { axum::serve(listener, router).await.expect("the listener lives as long as the test") },
+        );
         format!("http://{address}")
     }
 }
@@ -48,10 +50,15 @@ async fn reply(State(canned): State<Arc<Canned>>, request: Request) -> Response 
         Some((status, body)) => {
             let status = StatusCode::from_u16(*status).expect("a status");
             let kind = if body.starts_with("\"data:") { "text/event-stream" } else { "application/json" };
-            let body = if kind == "text/event-stream" { serde_json::from_str(body).expect("a text") } else { body.clone() };
-            (status, [(header::CONTENT_TYPE, kind), (header::HeaderName::from_static("x-request-id"), REQUEST)], body).into_response()
+            let body =
+                if kind == "text/event-stream" { serde_json::from_str(body).expect("a text") } else { body.clone() };
+            (status, [(header::CONTENT_TYPE, kind), (header::HeaderName::from_static("x-request-id"), REQUEST)], body)
+                .into_response()
         }
-        None => (StatusCode::NOT_FOUND, problem("route_not_found", 404, &format!("`{call}` is not canned")).to_string()).into_response(),
+        None => {
+            (StatusCode::NOT_FOUND, problem("route_not_found", 404, &format!("`{call}` is not canned")).to_string())
+                .into_response()
+        }
     }
 }
 

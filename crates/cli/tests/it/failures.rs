@@ -53,7 +53,10 @@ async fn wrong_words_are_answered_before_anybody_is_asked() {
         &["api", "GET", "api/v1/whoami"],
         &["explain", "budget_exceeded"],
     ] {
-        assert_snapshot!(words.join("_").replace(['/', ',', '-'], ""), galerne("http://127.0.0.1:1", Some(80), words).await.text());
+        assert_snapshot!(
+            words.join("_").replace(['/', ',', '-'], ""),
+            galerne("http://127.0.0.1:1", Some(80), words).await.text()
+        );
     }
 }
 
@@ -65,7 +68,10 @@ async fn nothing_is_destroyed_where_nobody_can_be_asked() {
         .serve()
         .await;
     assert_snapshot!("delete_unasked", galerne(&url, Some(80), &["endpoint", "delete", "smol"]).await.text());
-    assert_snapshot!("delete_dry_run", galerne(&url, Some(80), &["endpoint", "delete", "smol", "--dry-run"]).await.text());
+    assert_snapshot!(
+        "delete_dry_run",
+        galerne(&url, Some(80), &["endpoint", "delete", "smol", "--dry-run"]).await.text()
+    );
     assert_snapshot!("delete_yes", galerne(&url, Some(80), &["endpoint", "delete", "smol", "--yes"]).await.text());
 }
 

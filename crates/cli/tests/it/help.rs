@@ -33,7 +33,9 @@ fn the_command_line_is_sound_and_every_word_has_a_help_text() {
 
 #[tokio::test]
 async fn completions_are_made_for_every_shell() {
-    for (shell, mark) in [("bash", "complete -F _galerne"), ("zsh", "#compdef galerne"), ("fish", "complete -c galerne")] {
+    for (shell, mark) in
+        [("bash", "complete -F _galerne"), ("zsh", "#compdef galerne"), ("fish", "complete -c galerne")]
+    {
         let outcome = galerne(NOBODY, None, &["completions", shell]).await;
         assert_eq!(outcome.exit, 0, "{shell}: {}", outcome.err);
         assert!(outcome.out.contains(mark) && outcome.out.contains("catalogue"), "{shell}: {}", &outcome.out[..200]);
@@ -48,5 +50,10 @@ async fn every_code_is_explained() {
         assert!(outcome.out.contains("## What to do"), "{code}: {}", outcome.out);
     }
     let list = galerne(NOBODY, Some(80), &["explain"]).await;
-    assert_eq!(list.out.lines().filter(|line| line.contains('_') || line.starts_with(char::is_alphabetic)).count(), Code::ALL.len() + 1, "{}", list.out);
+    assert_eq!(
+        list.out.lines().filter(|line| line.contains('_') || line.starts_with(char::is_alphabetic)).count(),
+        Code::ALL.len() + 1,
+        "{}",
+        list.out
+    );
 }

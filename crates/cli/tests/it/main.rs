@@ -2,6 +2,7 @@
 
 mod canned;
 mod failures;
+mod first_steps;
 mod help;
 mod tables;
 
@@ -42,7 +43,7 @@ async fn galerne(url: &str, width: Option<u16>, words: &[&str]) -> Outcome {
     };
     let (out, err) = (Buffer::default(), Buffer::default());
     let output = Output::to(arguments.global.output, width, out.writer(), err.writer());
-    // No context file is there: nothing of the machine that runs the tests is read.
+    // No profile is there: nothing of the machine that runs the tests is read.
     let exit = galerne_cli::run(arguments.command, &arguments.global, output, Path::new("/nonexistent")).await;
     Outcome { exit, out: out.text(), err: err.text() }
 }

@@ -14,9 +14,7 @@ fn quantities(scale: i64) -> Value {
 }
 
 async fn site() -> String {
-    let row = |group: &str, name: &str, scale| {
-        json!({ "group": group, "name": name, "requests": 7 * scale, "charged": { "amount": "0.000456", "currency": "EUR" }, "quantities": quantities(scale) })
-    };
+    let row = |group: &str, name: &str, scale| json!({ "group": group, "name": name, "requests": 7 * scale, "charged": { "amount": "0.000456", "currency": "EUR" }, "quantities": quantities(scale) });
     let why = json!({
         "kind": "endpoint", "id": ENDPOINT, "name": "smol",
         "reason": {
@@ -123,11 +121,12 @@ async fn an_answer_ends_with_its_speed_energy_money_and_carbon() {
     };
     let usage = json!({ "id": "c", "object": "chat.completion.chunk", "created": 1, "model": "smol", "system_fingerprint": null, "choices": [],
                         "usage": { "prompt_tokens": 31, "completion_tokens": 2, "total_tokens": 33 } });
-    let stream: String = [chunk(json!({ "content": "Par" }), Value::Null), chunk(json!({ "content": "is." }), json!("stop")), usage]
-        .iter()
-        .map(|event| format!("data: {event}\n\n"))
-        .chain(["data: [DONE]\n\n".to_owned()])
-        .collect();
+    let stream: String =
+        [chunk(json!({ "content": "Par" }), Value::Null), chunk(json!({ "content": "is." }), json!("stop")), usage]
+            .iter()
+            .map(|event| format!("data: {event}\n\n"))
+            .chain(["data: [DONE]\n\n".to_owned()])
+            .collect();
     let record = json!({
         "source": 1, "sequence": 1, "request_id": REQUEST, "started_at": "2026-11-22T21:00:00Z", "ended_at": "2026-11-22T21:00:01Z",
         "tenant_id": TENANT, "project_id": PROJECT, "principal_id": "principal_01972000000070008000000000000008",

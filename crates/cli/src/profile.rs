@@ -1,4 +1,4 @@
-//! Where the server is and which key to show it: flags, then environment, then the context file that `galerne up` writes.
+//! Where the server is and which key to show it: flags, then environment, then the profile that `galerne up` writes.
 
 use std::fs;
 use std::io;
@@ -14,10 +14,10 @@ use crate::private_file;
 /// Where a server of `galerne up` listens when nothing else was said.
 pub(crate) const URL_DEFAULT: &str = "http://127.0.0.1:8080";
 
-/// What the context file keeps between commands.
+/// What the profile keeps between commands.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Context {
+pub struct Profile {
     /// Where the server is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
@@ -32,7 +32,7 @@ pub struct Context {
     pub ca_file: Option<PathBuf>,
 }
 
-impl Context {
+impl Profile {
     /// Path of the file in the configuration folder.
     pub fn path(config: &Path) -> PathBuf {
         config.join("config.toml")
@@ -45,11 +45,12 @@ impl Context {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(error) => {
-                return Err(Failure::new(Code::ConfigInvalid, format!("`{}` cannot be read", path.display())).because_of(&error));
+                return Err(Failure::new(Code::ConfigInvalid, format!("`{}` cannot be read", path.display()))
+                    .because_of(&error));
             }
         };
         toml::from_str(&text).map_err(|error| {
-            Failure::new(Code::ConfigInvalid, format!("`{}` is not a context file", path.display()))
+            Failure::new(Code::ConfigInvalid, format!("`{}` is not a profile", path.display()))
                 .because(error.message().to_owned())
                 .hint(format!("correct it, or remove it: rm '{}'", path.display()))
         })
@@ -58,7 +59,7 @@ impl Context {
     /// Writes the file, for its owner only.
     pub fn save(&self, config: &Path) -> Result<PathBuf, Failure> {
         let path = Self::path(config);
-        let text = toml::to_string(self).map_err(|error| Failure::internal("the context is not TOML", &error))?;
+        let text = toml::to_string(self).map_err(|error| Failure::internal("the profile is not TOML", &error))?;
         let head = "# Written by `galerne up`: the server and key of commands that name no other.\n";
         private_file::write(&path, &format!("{head}{text}")).map_err(|error| {
             Failure::new(Code::ConfigInvalid, format!("`{}` cannot be written", path.display())).because_of(&error)
@@ -66,7 +67,7 @@ impl Context {
         Ok(path)
     }
 
-    /// The context with what flags and environment say put over it.
+    /// The profile with what flags and environment say put over it.
     #[must_use]
     pub fn overridden(mut self, url: Option<&str>, key: Option<&str>) -> Self {
         if let Some(url) = url {
@@ -91,7 +92,7 @@ impl Context {
     pub fn key(&self) -> Result<&str, Failure> {
         let Some(key) = self.api_key.as_deref() else {
             return Err(Failure::new(Code::Unauthenticated, "no API key is known")
-                .because(format!("neither --key, nor GALERNE_API_KEY, nor the context file has one for {}", self.url()))
+                .because(format!("neither --key, nor GALERNE_API_KEY, nor the profile has one for {}", self.url()))
                 .hint("start a server here, which writes one: galerne up")
                 .hint("or name one: export GALERNE_API_KEY=galerne_…"));
         };
@@ -114,15 +115,20 @@ mod tests {
 
     const KEY: &str = "galerne_0000000000000000000000000000002C8GjS";
 
-    fn stored() -> Context {
-        Context { url: Some("http://127.0.0.1:8080".into()), api_key: Some(KEY.into()), endpoint: Some("smol".into()), ca_file: None }
+    fn stored() -> Profile {
+        Profile {
+            url: Some("http://127.0.0.1:8080".into()),
+            api_key: Some(KEY.into()),
+            endpoint: Some("smol".into()),
+            ca_file: None,
+        }
     }
 
     #[test]
     fn a_stored_key_is_not_shown_to_another_server() {
-        let context = stored().overridden(Some("https://elsewhere.example"), None);
-        assert_eq!(context.url(), "https://elsewhere.example");
-        assert_eq!(context.api_key, None);
+        let profile = stored().overridden(Some("https://elsewhere.example"), None);
+        assert_eq!(profile.url(), "https://elsewhere.example");
+        assert_eq!(profile.api_key, None);
         let same = stored().overridden(Some("http://127.0.0.1:8080/v1/"), None);
         assert_eq!(same, stored());
     }
@@ -130,20 +136,20 @@ mod tests {
     #[test]
     fn a_typing_error_in_a_key_is_named_before_anybody_is_asked() {
         let wrong = KEY.replace("2C8GjS", "2C8GjT");
-        let context = Context::default().overridden(None, Some(&wrong));
-        let failure = context.key().expect_err("the check characters do not match");
+        let profile = Profile::default().overridden(None, Some(&wrong));
+        let failure = profile.key().expect_err("the check characters do not match");
         assert_eq!(failure.code(), Code::InvalidKey);
-        assert_eq!(Context::default().key().expect_err("there is none").code(), Code::Unauthenticated);
+        assert_eq!(Profile::default().key().expect_err("there is none").code(), Code::Unauthenticated);
     }
 
     #[test]
-    fn a_context_reads_back_and_an_unknown_field_is_named() {
+    fn a_profile_reads_back_and_an_unknown_field_is_named() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        assert_eq!(Context::load(folder.path()).expect("nothing is there"), Context::default());
+        assert_eq!(Profile::load(folder.path()).expect("nothing is there"), Profile::default());
         let path = stored().save(folder.path()).expect("writes");
-        assert_eq!(Context::load(folder.path()).expect("reads"), stored());
+        assert_eq!(Profile::load(folder.path()).expect("reads"), stored());
         fs::write(path, "urll = 'x'\n").expect("writes");
-        let failure = Context::load(folder.path()).expect_err("it is misspelt");
+        let failure = Profile::load(folder.path()).expect_err("it is misspelt");
         assert!(failure.render().contains("urll"), "{}", failure.render());
     }
 }
