@@ -1,1 +1,20 @@
-//! Empty until its owner fills it.
+//! The server: HTTP routes, authentication, configuration, wiring, shutdown.
+//!
+//! In reading order: what was typed becomes a `Config`; `start` opens the data directory and the store, does the first
+//! start's work, spawns the loops and the gateway, and serves until it is told to drain.
+//! INVARIANT: nothing here decides: rights are in `core::authorize`, states in the loops of `control`.
+
+pub mod config;
+
+pub(crate) mod data;
+pub(crate) mod start;
+
+pub(crate) mod app;
+pub(crate) mod http;
+pub(crate) mod routes;
+
+pub use data::DataDirError;
+pub use galerne_control::EnergySample;
+pub use galerne_store::{BackupManifest, Migrated, StoreError, StoreUrl, restore};
+pub use routes::document;
+pub use start::{Host, Meter, Phase, Progress, Running, StartError, start};

@@ -17,12 +17,15 @@ pub struct CatalogueEntry {
     pub sha256: Option<String>,
     /// SPDX identifier of the licence.
     pub licence: String,
-    /// Size of the file.
-    pub size_bytes: i64,
-    /// Memory needed to serve it with its default context.
-    pub memory_bytes: i64,
-    /// Longest context in tokens.
-    pub context_tokens: i64,
+    /// Size of the file, when it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size_bytes: Option<i64>,
+    /// Memory needed to serve one conversation of 4,096 tokens, when enough is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<i64>,
+    /// Longest context in tokens, when it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context_tokens: Option<i64>,
     /// Whether it makes embeddings rather than text.
     pub is_embedding: bool,
 }

@@ -2,7 +2,6 @@
 
 use galerne_model::ids::TransferId;
 use galerne_model::ledger::{Owner, Quantities, TransferKind};
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -11,8 +10,6 @@ use utoipa::ToSchema;
 pub struct Transfer {
     /// Its id.
     pub id: TransferId,
-    /// When it was booked.
-    pub at: Timestamp,
     /// Why.
     pub kind: TransferKind,
     /// Who gave.
@@ -21,8 +18,10 @@ pub struct Transfer {
     pub to: Owner,
     /// How much of everything.
     pub quantities: Quantities,
-    /// What it books: a request, a reading, or the transfer it reverses.
-    pub of: String,
+    /// Spool of the usage record it books; 0 for a reading, -1 for a reversal.
+    pub source: i64,
+    /// Position of the record in its spool, or number of the reading or reversal.
+    pub sequence: i64,
 }
 
 /// What the check of the ledger found.
@@ -36,23 +35,35 @@ pub struct LedgerCheck {
     pub transfers: i64,
     /// Readings compared.
     pub readings: i64,
+    /// Projects that used something.
+    pub projects: i64,
+    /// Everything the usage records say.
+    pub usage: Quantities,
+    /// Everything the meter gave out.
+    pub metered: Quantities,
+    /// What does not fit; empty when it closes.
+    pub findings: Vec<LedgerFinding>,
     /// Time it took.
     pub took_ms: i64,
-    /// Each comparison.
-    pub sums: Vec<SumCheck>,
 }
 
-/// Two sums that must be equal.
+/// Something in the ledger that does not fit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct SumCheck {
-    /// What is compared, in words.
-    pub what: String,
-    /// The one side.
-    pub left: i64,
-    /// The other side.
-    pub right: i64,
-    /// Whether they are equal.
-    pub equal: bool,
+pub struct LedgerFinding {
+    /// Stable code.
+    pub code: String,
+    /// What, and in which row.
+    pub text: String,
+}
+
+/// A transfer that cancels another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Reversed {
+    /// The transfer that was cancelled.
+    pub of: TransferId,
+    /// The one that cancels it; absent in a dry run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<TransferId>,
 }
 
 /// Cancels a transfer by its opposite.

@@ -18,6 +18,8 @@ pub enum GroupBy {
     Key,
     /// By principal.
     Principal,
+    /// By model, as the endpoint named it.
+    Model,
     /// By day in UTC.
     Day,
 }
@@ -30,6 +32,7 @@ impl GroupBy {
             Self::Endpoint => "endpoint",
             Self::Key => "key",
             Self::Principal => "principal",
+            Self::Model => "model",
             Self::Day => "day",
         }
     }

@@ -16,7 +16,7 @@ use super::{IDLE, METER, PART_REVERSAL, PART_REVERSAL_ENERGY, PART_USAGE, SOURCE
 use super::{Postings, Transfer, negated, read_quantities, transfer_id, transfer_key, write_transfer};
 use crate::error::{StoreError, retry};
 use crate::resource::instant;
-use crate::store::Store;
+use crate::store::{Store, Tx};
 
 const FIND: &str = "SELECT usage.project_no, usage.tenant_no, usage.key_no, usage.endpoint_no, usage.principal_no, \
     usage.started_at, transfer.prompt_tokens, transfer.cached_tokens, \
@@ -51,29 +51,38 @@ impl Store {
     }
 
     async fn reverse_once(&self, id: TransferId, now: Timestamp) -> Result<TransferId, StoreError> {
+        let mut tx = self.begin().await?;
+        let by = tx.reverse(id, now).await?;
+        tx.commit().await?;
+        Ok(by)
+    }
+}
+
+impl Tx {
+    /// See [`Store::reverse`]; to be committed with the event that tells of it.
+    pub async fn reverse(&mut self, id: TransferId, now: Timestamp) -> Result<TransferId, StoreError> {
         let not_found = || StoreError::NotFound { kind: "transfer of a usage record", id: id.to_string() };
         let (source, sequence, part) = transfer_key(id);
         if part != PART_USAGE {
             return Err(not_found());
         }
-        let mut tx = self.begin().await?;
-        let row = sqlx::query(FIND).bind(source).bind(sequence).fetch_optional(tx.conn()).await?;
+        let row = sqlx::query(FIND).bind(source).bind(sequence).fetch_optional(self.conn()).await?;
         let row = row.ok_or_else(not_found)?;
-        let no: i64 = sqlx::query(TAKE_NUMBER).fetch_one(tx.conn()).await?.try_get("value")?;
+        let no: i64 = sqlx::query(TAKE_NUMBER).fetch_one(self.conn()).await?.try_get("value")?;
         let inserted = sqlx::query(INSERT)
             .bind(no)
             .bind(source)
             .bind(sequence)
             .bind(now.as_microsecond())
-            .execute(tx.conn())
+            .execute(self.conn())
             .await?;
         if inserted.rows_affected() == 0 {
-            let before = sqlx::query(FIND_REVERSAL).bind(source).bind(sequence).fetch_one(tx.conn()).await?;
+            let before = sqlx::query(FIND_REVERSAL).bind(source).bind(sequence).fetch_one(self.conn()).await?;
             return Ok(transfer_id(SOURCE_REVERSAL, before.try_get("no")?, PART_REVERSAL));
         }
         let project_no: i64 = row.try_get("project_no")?;
         let charged = read_quantities(&row)?;
-        write(tx.conn(), no, project_no, &charged).await?;
+        write(self.conn(), no, project_no, &charged).await?;
         let started: i64 = row.try_get("started_at")?;
         let key = DailyKey {
             day: day(started),
@@ -83,12 +92,11 @@ impl Store {
             principal_no: row.try_get("principal_no")?,
             tenant_no: row.try_get("tenant_no")?,
         };
-        add_daily(tx.conn(), &key, 0, &negated(&charged)).await?;
+        add_daily(self.conn(), &key, 0, &negated(&charged)).await?;
         let mut spent = Spent::default();
         let given_back = (-charged.micros.0, -charged.picos.0);
         spent.add([key.tenant_no, project_no, key.key_no], instant(started)?, given_back)?;
-        spent.write(tx.conn()).await?;
-        tx.commit().await?;
+        spent.write(self.conn()).await?;
         Ok(transfer_id(SOURCE_REVERSAL, no, PART_REVERSAL))
     }
 }

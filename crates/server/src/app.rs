@@ -1,0 +1,82 @@
+//! What every handler shares.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use galerne_store::Store;
+use jiff::Timestamp;
+use prometheus_client::registry::Registry;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+mod directory;
+mod secrets;
+
+pub(crate) use directory::Directory;
+pub(crate) use secrets::{PEPPER_BYTES, Pepper};
+
+use crate::start::metrics::{self, ApiMetrics};
+
+/// What every handler shares. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct App(Arc<Parts>);
+
+/// What an `App` is made of.
+pub(crate) struct Parts {
+    pub(crate) store: Store,
+    pub(crate) directory: Directory,
+    pub(crate) pepper: Pepper,
+    pub(crate) data: PathBuf,
+    pub(crate) metrics: ApiMetrics,
+    pub(crate) registry: Mutex<Registry>,
+    /// Work of the API that outlives an answer's head; joined at shutdown.
+    pub(crate) tasks: TaskTracker,
+    pub(crate) draining: CancellationToken,
+}
+
+impl App {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    /// Keys, principals and roles in memory.
+    pub(crate) fn directory(&self) -> &Directory {
+        &self.0.directory
+    }
+
+    pub(crate) fn pepper(&self) -> &Pepper {
+        &self.0.pepper
+    }
+
+    pub(crate) fn data(&self) -> &Path {
+        &self.0.data
+    }
+
+    pub(crate) fn metrics(&self) -> &ApiMetrics {
+        &self.0.metrics
+    }
+
+    pub(crate) fn tasks(&self) -> &TaskTracker {
+        &self.0.tasks
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.0.draining.is_cancelled()
+    }
+
+    /// All metrics of this process as Prometheus reads them.
+    pub(crate) fn metrics_text(&self) -> Result<String, std::fmt::Error> {
+        self.0.metrics.read_process();
+        metrics::text(&self.0.registry.lock().expect("nobody panics while holding the registry"))
+    }
+
+    /// The time, cut to what the store keeps, so that what is answered is what will be read.
+    pub(crate) fn now() -> Timestamp {
+        let now = Timestamp::now();
+        Timestamp::from_microsecond(now.as_microsecond()).expect("an instant cut to microseconds stays in range")
+    }
+}

@@ -1,0 +1,73 @@
+//! What configurations mean, and what is said about bad ones.
+
+use std::collections::BTreeMap;
+
+use galerne_api::error::Code;
+
+use super::*;
+
+fn environment(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    let mut all = BTreeMap::from([("HOME".to_owned(), "/home/x".to_owned())]);
+    all.extend(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    all
+}
+
+fn file(text: &str) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(file.path(), text).expect("written");
+    file
+}
+
+#[test]
+fn without_anything_the_defaults_hold_and_nothing_is_public() {
+    let layers = Layers::read(None, &environment(&[]), &[]).expect("no problem");
+    let config = Config::from_layers(&layers).expect("sound");
+    assert_eq!(config.data, PathBuf::from("/home/x/.local/share/galerne"));
+    assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
+    assert_eq!(config.pue_thousandths, 1_000);
+    assert!(!config.is_public());
+}
+
+#[test]
+fn a_flag_beats_the_environment_which_beats_the_file() {
+    let file = file("listen = \"127.0.0.1:1\"\nzone = \"DE\"\npue = 1.25\n");
+    let env = environment(&[("GALERNE_LISTEN", "127.0.0.1:2"), ("GALERNE_ZONE", "SE")]);
+    let layers = Layers::read(Some(file.path()), &env, &[("listen", "127.0.0.1:3".to_owned())]).expect("no problem");
+    let config = Config::from_layers(&layers).expect("sound");
+    assert_eq!((config.listen.port(), config.zone.as_str(), config.pue_thousandths), (3, "SE", 1_250));
+    let shown = show(&layers);
+    let origin = |key: &str| shown.iter().find(|shown| shown.key == key).map(|shown| shown.origin.clone()).expect("listed");
+    assert_eq!(origin("listen"), "flag");
+    assert_eq!(origin("zone"), "environment GALERNE_ZONE");
+    assert!(origin("pue").starts_with("file "));
+    assert_eq!(origin("log"), "default");
+}
+
+#[test]
+fn all_problems_are_reported_together() {
+    let layers = Layers::read(None, &environment(&[("GALERNE_PUE", "0.9"), ("GALERNE_LISTEN", "here"), ("GALERNE_LOG", "loud"), ("GALERNE_TLS_CERT", "x")]), &[]);
+    let bad = Config::from_layers(&layers.expect("known options")).expect_err("bad");
+    let keys: Vec<&str> = bad.problems.iter().map(|problem| problem.key.as_str()).collect();
+    assert_eq!(keys, ["listen", "tls_cert", "pue", "log"]);
+    assert_eq!(bad.code(), Code::ConfigInvalid);
+}
+
+#[test]
+fn an_unknown_option_names_the_nearest() {
+    let file = file("lsiten = \"127.0.0.1:1\"\n");
+    let bad = Layers::read(Some(file.path()), &environment(&[]), &[]).expect_err("unknown");
+    assert_eq!(bad.problems[0].hint, "did you mean `listen`?");
+}
+
+#[test]
+fn a_public_address_needs_tls() {
+    let layers = Layers::read(None, &environment(&[]), &[("listen", "0.0.0.0:8080".to_owned())]).expect("known");
+    assert_eq!(Config::from_layers(&layers).expect_err("refused").code(), Code::PublicBindNeedsTls);
+}
+
+#[test]
+fn passwords_are_not_shown() {
+    let env = environment(&[("GALERNE_DATABASE", "postgres://u:hunter2@db/galerne")]);
+    let layers = Layers::read(None, &env, &[]).expect("known");
+    assert!(show(&layers).iter().all(|shown| !shown.value.contains("hunter2")));
+}

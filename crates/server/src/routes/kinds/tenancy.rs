@@ -1,0 +1,106 @@
+//! Tenants and projects.
+
+use galerne_api::error::Code;
+use galerne_core::authorize::Noun;
+use galerne_model::identity::{ApiKey, Empty, Principal, Project, ProjectSpec, RoleBinding, Scope, Tenant, TenantSpec};
+use galerne_model::ids::{ProjectId, TenantId};
+use galerne_model::inference::{Endpoint, Model, Pull, PullState};
+use galerne_model::money::Budget;
+use galerne_store::{Filter, Tx};
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::{check_limits, check_text};
+use crate::http::caller::Caller;
+use crate::http::refusal::Refusal;
+use crate::routes::managed::{Level, Managed, scope};
+
+impl Managed for Tenant {
+    const RIGHTS: Noun = Noun::Tenant;
+    const LEVEL: Level = Level::Site;
+
+    fn mint(uuid: Uuid) -> TenantId {
+        TenantId::from_uuid(uuid)
+    }
+
+    fn initial(_now: Timestamp) -> Empty {
+        Empty {}
+    }
+
+    /// Who is inside may see it; only the site's people may change it.
+    fn read_scope(&self) -> Scope {
+        Scope::Tenant { tenant_id: self.id }
+    }
+
+    async fn check(_tx: &mut Tx, _caller: &Caller, draft: &Self, _before: Option<&TenantSpec>) -> Result<(), Refusal> {
+        std::future::ready(check_text("spec.description", &draft.spec.description)).await
+    }
+
+    async fn check_unused(tx: &mut Tx, _caller: &Caller, resource: &Self) -> Result<(), Refusal> {
+        let inside = Filter::tenant(resource.id);
+        if let Some(project) = tx.find::<Project>(&inside).await? {
+            return Err(in_use(format!("project `{}` is still in it", project.name)));
+        }
+        if let Some(principal) = tx.find::<Principal>(&inside).await? {
+            return Err(in_use(format!("principal `{}` is still in it", principal.name)));
+        }
+        if let Some(binding) = tx.find::<RoleBinding>(&inside).await? {
+            return Err(in_use(format!("role binding `{}` is still in it", binding.name)));
+        }
+        match tx.find::<Budget>(&inside).await? {
+            Some(budget) => Err(in_use(format!("budget `{}` still limits it", budget.name))),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Managed for Project {
+    const RIGHTS: Noun = Noun::Project;
+    const LEVEL: Level = Level::Tenant;
+
+    fn mint(uuid: Uuid) -> ProjectId {
+        ProjectId::from_uuid(uuid)
+    }
+
+    fn initial(_now: Timestamp) -> Empty {
+        Empty {}
+    }
+
+    /// Who is inside may see it; the tenant owns it, so that a project cannot lift its own limits.
+    fn read_scope(&self) -> Scope {
+        scope(self.tenant_id, Some(self.id))
+    }
+
+    async fn check(_tx: &mut Tx, _caller: &Caller, draft: &Self, _before: Option<&ProjectSpec>) -> Result<(), Refusal> {
+        check_text("spec.description", &draft.spec.description)?;
+        std::future::ready(check_limits("spec.limits", draft.spec.limits)).await
+    }
+
+    async fn check_unused(tx: &mut Tx, _caller: &Caller, resource: &Self) -> Result<(), Refusal> {
+        let inside = Filter::project(resource.id);
+        if let Some(endpoint) = tx.find::<Endpoint>(&inside).await? {
+            return Err(in_use(format!("endpoint `{}` is still in it", endpoint.name)));
+        }
+        if let Some(model) = tx.find::<Model>(&inside).await? {
+            return Err(in_use(format!("model `{}` is still in it", model.name)));
+        }
+        let pulls = tx.list_all::<Pull>(&inside).await?;
+        if let Some(pull) = pulls.iter().find(|pull| matches!(pull.status.state, PullState::Pending | PullState::Fetching | PullState::Importing)) {
+            return Err(in_use(format!("pull `{}` is still running in it", pull.name)));
+        }
+        let keys = tx.list_all::<ApiKey>(&inside).await?;
+        if let Some(key) = keys.iter().find(|key| key.status.revoked_at.is_none()) {
+            return Err(in_use(format!("key `{}` still spends in it", key.name)));
+        }
+        let bindings = tx.list_all::<RoleBinding>(&inside).await?;
+        match bindings.first() {
+            Some(binding) => Err(in_use(format!("role binding `{}` still holds in it", binding.name))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Something still depends on it.
+pub(crate) fn in_use(detail: String) -> Refusal {
+    Refusal::new(Code::InUse, detail).hint("remove or change that first")
+}

@@ -1,0 +1,133 @@
+//! Where a request looks: the tenant and project it names, or those of its key.
+
+use galerne_api::v1::Kind as ApiKind;
+use galerne_core::authorize::{Noun, Verb};
+use galerne_model::identity::{Project, Scope, Tenant};
+use galerne_model::ids::{ProjectId, TenantId};
+use galerne_store::{Filter, Kind as StoreKind, Page, Reader, StoreError};
+
+use super::managed::{Level, Managed};
+use crate::http::caller::{About, Caller};
+use crate::http::refusal::Refusal;
+
+/// All tenants, for those who may see them.
+const EVERYWHERE: &str = "*";
+/// Namesakes in other projects of the tenant that are looked at.
+const NAMESAKES_MAX: u32 = 20;
+
+/// A tenant and perhaps a project; without tenant, the whole site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) tenant_id: Option<TenantId>,
+    pub(crate) project_id: Option<ProjectId>,
+    /// Whether the caller named the project.
+    pub(crate) named_project: bool,
+}
+
+impl Place {
+    /// The place a request names.
+    pub(crate) async fn find(reader: &mut Reader, caller: &Caller, tenant: Option<&str>, project: Option<&str>) -> Result<Self, Refusal> {
+        let tenant_id = match tenant {
+            None => Some(caller.tenant_id),
+            Some(EVERYWHERE) => None,
+            Some(name) => Some(visible_tenant(reader, caller, name).await?.id),
+        };
+        let project_id = match project {
+            None if tenant_id == Some(caller.tenant_id) => Some(caller.project_id),
+            None => None,
+            Some(name) => Some(visible_project(reader, caller, tenant_id, name).await?.id),
+        };
+        Ok(Self { tenant_id, project_id, named_project: project.is_some() })
+    }
+
+    /// The filter of a list: a tenant, and a project only when it was named.
+    pub(crate) fn filter<K: Managed>(&self) -> Filter {
+        match K::LEVEL {
+            Level::Site => Filter::default(),
+            Level::Tenant => Filter { tenant_id: self.tenant_id, ..Filter::default() },
+            Level::Project => Filter { tenant_id: self.tenant_id, project_id: self.project_id.filter(|_| self.named_project), name: None },
+        }
+    }
+
+    /// The scope around everything a list could hold.
+    pub(crate) fn scope<K: Managed>(&self) -> Scope {
+        match K::LEVEL {
+            Level::Site => Scope::Site,
+            Level::Tenant => super::managed::scope(self.tenant_id, None),
+            Level::Project => super::managed::scope(self.tenant_id, self.project_id.filter(|_| self.named_project)),
+        }
+    }
+}
+
+async fn visible_tenant(reader: &mut Reader, caller: &Caller, name: &str) -> Result<Tenant, Refusal> {
+    let tenant: Option<Tenant> = by_id_or_name(reader, name, Filter::default()).await?;
+    let about = About { noun: "tenant", verb: "read", name, id: tenant.as_ref().map(|tenant| tenant.id.to_string()) };
+    let Some(tenant) = tenant else { return Err(Refusal::not_found("tenant", name)) };
+    // Whoever has a role anywhere inside may name the tenant; the key's own is known to its holder.
+    let scope = Scope::Tenant { tenant_id: tenant.id };
+    if tenant.id != caller.tenant_id && caller.may_list(Noun::Tenant, scope, &about).is_err() {
+        caller.may(Verb::Read, Noun::Tenant, scope, &about)?;
+    }
+    Ok(tenant)
+}
+
+async fn visible_project(reader: &mut Reader, caller: &Caller, tenant_id: Option<TenantId>, name: &str) -> Result<Project, Refusal> {
+    let project: Option<Project> = by_id_or_name(reader, name, Filter { tenant_id, ..Filter::default() }).await?;
+    let Some(project) = project else { return Err(Refusal::not_found("project", name)) };
+    let about = About { noun: "project", verb: "read", name, id: Some(project.id.to_string()) };
+    if project.id != caller.project_id {
+        caller.may(Verb::Read, Noun::Project, project.read_scope(), &about)?;
+    }
+    Ok(project)
+}
+
+/// The resource of this id, or of this name among those the filter admits.
+async fn by_id_or_name<K: Managed>(reader: &mut Reader, name: &str, filter: Filter) -> Result<Option<K>, StoreError> {
+    let id: Option<<K as StoreKind>::Id> = name.parse().ok();
+    match id {
+        Some(id) => match reader.get_within::<K>(id, &filter).await {
+            Ok(found) => Ok(Some(found)),
+            Err(StoreError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        },
+        None => reader.find::<K>(&filter.named(name)).await,
+    }
+}
+
+/// The one resource that a path names, if the caller may see it.
+pub(crate) async fn resolve<K: Managed>(reader: &mut Reader, caller: &Caller, place: Place, name: &str) -> Result<K, Refusal> {
+    let noun = <K as ApiKind>::NOUN;
+    let id: Option<<K as StoreKind>::Id> = name.parse().ok();
+    let found = if let Some(id) = id {
+        match reader.get::<K>(id).await {
+            Ok(found) => Some(found),
+            Err(StoreError::NotFound { .. }) => None,
+            Err(error) => return Err(error.into()),
+        }
+    } else {
+        by_name::<K>(reader, caller, place, name).await?
+    };
+    let Some(found) = found else { return Err(Refusal::not_found(noun, name)) };
+    let about = About { noun, verb: "read", name, id: Some(found.resource().id.to_string()) };
+    caller.may(Verb::Read, K::RIGHTS, found.read_scope(), &about)?;
+    Ok(found)
+}
+
+async fn by_name<K: Managed>(reader: &mut Reader, caller: &Caller, place: Place, name: &str) -> Result<Option<K>, Refusal> {
+    let near = match K::LEVEL {
+        Level::Site => Filter::default(),
+        Level::Tenant => Filter { tenant_id: place.tenant_id, ..Filter::default() },
+        Level::Project => Filter { tenant_id: place.tenant_id, project_id: place.project_id, name: None },
+    };
+    if let Some(found) = reader.find::<K>(&near.named(name)).await? {
+        return Ok(Some(found));
+    }
+    if K::LEVEL == Level::Site || place.named_project {
+        return Ok(None);
+    }
+    // Not in this project: the only one of this name that the caller can see is meant.
+    let wide = Filter { tenant_id: place.tenant_id, ..Filter::default() };
+    let namesakes = reader.list::<K>(&wide.named(name), &Page { cursor: None, limit: NAMESAKES_MAX }).await?;
+    let mut seen = namesakes.items.into_iter().filter(|item| caller.can(Verb::Read, K::RIGHTS, item.read_scope()));
+    Ok(seen.next().filter(|_| seen.next().is_none()))
+}

@@ -1,0 +1,270 @@
+//! Starting the server, in the order in which its parts need each other, and stopping it in the other direction.
+//!
+//! Address first, directory second, state third: what can be refused without touching anything is refused first.
+//! INVARIANT: every task is on a tracker and joined before `drain` returns; the lock of the directory goes last.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use galerne_control::clock::Clock;
+use galerne_control::{Activity, EnergySample, Inputs};
+use galerne_drivers::fetch::FetchSettings;
+use galerne_drivers::grid::Grid;
+use galerne_gateway::{Gateway, GatewayConfig, Spool, SpoolLimits, UsageBatch, Wake};
+use galerne_model::ids::NodeId;
+use galerne_model::ledger::EnergyMethod;
+use galerne_model::limits::DRAIN_DEADLINE_MS;
+use galerne_model::node::NodeFacts;
+use galerne_model::snapshot::{Snapshot, Spending};
+use galerne_model::units::Milliwatts;
+use galerne_store::Store;
+use prometheus_client::registry::Registry;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+mod bootstrap;
+mod error;
+mod listen;
+mod loops;
+pub(crate) mod metrics;
+
+pub use error::StartError;
+
+use crate::app::{App, Directory, Parts};
+use crate::config::Config;
+use crate::data::DataDir;
+use crate::http::refusal::chain;
+use crate::routes;
+
+/// Endpoints that wait to be woken while the loop is busy; each is named once per request.
+const WAKES_MAX: usize = 1_024;
+/// Batches of usage between gateway and ledger: one being settled, one waiting.
+const BATCHES_MAX: usize = 2;
+/// Exports and the like after the last request, before they are cut.
+const API_GRACE: Duration = Duration::from_secs(5);
+
+/// What is known of this host, from whoever can read it.
+pub struct Host {
+    /// Facts.
+    pub facts: NodeFacts,
+    /// Its energy meter.
+    pub meter: Meter,
+}
+
+/// An energy meter.
+pub struct Meter {
+    /// Power of one busy processor thread above idle.
+    pub active: Milliwatts,
+    /// How energy is obtained before the first sample.
+    pub method: EnergyMethod,
+    /// Energy since the last call.
+    pub sample: Box<dyn FnMut() -> EnergySample + Send>,
+}
+
+/// Parts of a start, for a line each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Address, directory, lock.
+    Claim,
+    /// The database is opened and brought up to date.
+    OpenState,
+    /// Tenant, project, operator and first key, on the first start only.
+    FirstStart,
+    /// This host is enrolled as a node.
+    EnrolHost,
+    /// Loops and gateway run.
+    StartLoops,
+}
+
+/// What happens to a phase.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// It begins.
+    Begun(Phase),
+    /// It ended; a few words on what was found.
+    Done(Phase, String),
+}
+
+/// A server that runs.
+pub struct Running {
+    /// Where it answers.
+    pub url: String,
+    /// The address it is bound to.
+    pub address: SocketAddr,
+    /// This host.
+    pub node_id: NodeId,
+    /// The first API key, on the first start only.
+    pub first_key: Option<String>,
+    app: App,
+    gateway: Gateway,
+    listener: listen::Listener,
+    loops: TaskTracker,
+    stop_loops: CancellationToken,
+    draining: CancellationToken,
+    data: DataDir,
+}
+
+/// Starts everything and returns once requests are answered. `environment` holds what downloads depend on.
+pub async fn start(
+    config: &Config,
+    host: Host,
+    environment: &std::collections::BTreeMap<String, String>,
+    progress: &(dyn Fn(Progress) + Send + Sync),
+) -> Result<Running, StartError> {
+    progress(Progress::Begun(Phase::Claim));
+    let grid = read_grid(config)?;
+    let bound = listen::Bound::bind(config).await?;
+    let data = DataDir::take(&config.data)?;
+    let pepper = data.pepper()?;
+    progress(Progress::Done(Phase::Claim, data.path().display().to_string()));
+
+    progress(Progress::Begun(Phase::OpenState));
+    let store = Store::open(&config.database).await?;
+    progress(Progress::Done(Phase::OpenState, config.database.to_string()));
+
+    progress(Progress::Begun(Phase::FirstStart));
+    let first_key = bootstrap::first_start(&store, &pepper).await?;
+    let words = if first_key.is_some() { "operator and first key made" } else { "state found" };
+    progress(Progress::Done(Phase::FirstStart, words.to_owned()));
+
+    progress(Progress::Begun(Phase::EnrolHost));
+    let clock = Clock::system();
+    let name = node_name(&host.facts);
+    let node_id = galerne_control::node::enrol(&store, &name, &host.facts, &config.zone, clock.now()).await?;
+    progress(Progress::Done(Phase::EnrolHost, name));
+
+    progress(Progress::Begun(Phase::StartLoops));
+    let (loops, stop_loops) = (TaskTracker::new(), CancellationToken::new());
+    let (snapshot, snapshot_seen) = watch::channel(Arc::new(Snapshot::default()));
+    let (spending, spending_seen) = watch::channel(Arc::new(Spending::default()));
+    let inputs = Inputs {
+        store: store.clone(),
+        data: data.path().to_owned(),
+        worker: worker(config),
+        node_id,
+        source: Spool::source_of(&data.spool()).map_err(StartError::Spool)?,
+        pue_thousandths: config.pue_thousandths,
+        zone: config.zone.clone(),
+        grid,
+        fetch: FetchSettings::from_environment(|name| environment.get(name).cloned()),
+        snapshot,
+        spending,
+        clock: clock.clone(),
+    };
+    let control = galerne_control::start(inputs, &loops, stop_loops.clone()).await.map_err(StartError::Control)?;
+    control.set_energy_rate(host.meter.active, host.meter.method);
+    let (wake, woken) = mpsc::channel::<Wake>(WAKES_MAX);
+    let (usage, used) = mpsc::channel::<UsageBatch>(BATCHES_MAX);
+    let told = clock.clone();
+    let (gateway, _recovered) = Gateway::new(GatewayConfig {
+        spool_dir: data.spool(),
+        spool_limits: SpoolLimits::default(),
+        pepper: pepper.bytes(),
+        clock: Arc::new(move || told.now()),
+        snapshot: snapshot_seen,
+        spending: spending_seen,
+        wake,
+        usage,
+    })
+    .map_err(StartError::Gateway)?;
+    control.set_activity(activity_of(gateway.clone()));
+
+    let mut registry = Registry::default();
+    let api_metrics = metrics::ApiMetrics::register(&mut registry);
+    let loop_metrics = loops::LoopMetrics::register(&mut registry);
+    gateway.register_metrics(&mut registry);
+    let directory = Directory::load(&store).await?;
+    let draining = CancellationToken::new();
+    let parts = Parts {
+        store,
+        directory,
+        pepper,
+        data: data.path().to_owned(),
+        metrics: api_metrics,
+        registry: Mutex::new(registry),
+        tasks: TaskTracker::new(),
+        draining: draining.clone(),
+    };
+    let app = App::new(parts);
+    loops::spawn(&loops, &stop_loops, loops::Work { app: app.clone(), control, meter: host.meter, woken, used, metrics: loop_metrics, clock });
+    let router = routes::router(app.clone()).merge(gateway.router());
+    let (address, url) = (bound.address(), bound.url());
+    let listener = bound.serve(router);
+    progress(Progress::Done(Phase::StartLoops, url.clone()));
+    tracing::info!(%address, "serving");
+    Ok(Running { url, address, node_id, first_key, app, gateway, listener, loops, stop_loops, draining, data })
+}
+
+impl Running {
+    /// Makes another key with all scopes for the operator, for whoever owns the data directory.
+    pub async fn mint_key(&self, name: &str) -> Result<String, StartError> {
+        let secret = bootstrap::mint_key(self.app.store(), self.app.pepper(), name).await?;
+        self.app.directory().refresh(self.app.store()).await?;
+        Ok(secret)
+    }
+
+    /// Ends when the listener ends without being asked to, with what broke.
+    pub async fn failed(&mut self) -> std::io::Error {
+        self.listener.failed().await
+    }
+
+    /// Takes no new requests, lets those in flight end, settles, stops the loops, closes the state, lets the directory go.
+    pub async fn drain(self) {
+        tracing::info!("draining");
+        self.draining.cancel();
+        self.listener.stop_accepting();
+        self.gateway.drain(Duration::from_millis(DRAIN_DEADLINE_MS)).await;
+        self.listener.join().await;
+        self.app.tasks().close();
+        if tokio::time::timeout(API_GRACE, self.app.tasks().wait()).await.is_err() {
+            tracing::warn!("work of the API was still running at the end of the drain");
+        }
+        self.stop_loops.cancel();
+        self.loops.close();
+        self.loops.wait().await;
+        if let Err(error) = self.app.directory().write_uses(self.app.store(), App::now()).await {
+            tracing::warn!(error = %chain(&error), "the last uses of keys could not be written");
+        }
+        self.app.store().close().await;
+        drop(self.data);
+        tracing::info!("stopped");
+    }
+}
+
+fn node_name(facts: &NodeFacts) -> String {
+    let usable = galerne_model::resource::check_name(&facts.host_name).is_ok();
+    if usable { facts.host_name.clone() } else { "this-host".to_owned() }
+}
+
+fn read_grid(config: &Config) -> Result<Grid, StartError> {
+    let mut grid = Grid::with_defaults();
+    if let Some(path) = &config.grid {
+        grid.add_path(path).map_err(|source| StartError::Grid { path: path.clone(), source })?;
+    }
+    Ok(grid)
+}
+
+/// The worker as configured, else beside this program, else in `engine/` beside it.
+fn worker(config: &Config) -> std::path::PathBuf {
+    const NAME: &str = "galerne-worker";
+    if let Some(worker) = &config.worker {
+        return worker.clone();
+    }
+    let beside = std::env::current_exe().ok().and_then(|program| program.parent().map(std::path::Path::to_owned));
+    let candidates = beside.map_or_else(Vec::new, |folder| vec![folder.join(NAME), folder.join("engine").join(NAME)]);
+    candidates.into_iter().find(|path| path.is_file()).unwrap_or_else(|| NAME.into())
+}
+
+fn activity_of(gateway: Gateway) -> galerne_control::ActivityFeed {
+    Arc::new(move || {
+        let all = gateway.activity();
+        let told = |activity: galerne_gateway::EndpointActivity| Activity {
+            endpoint_id: activity.endpoint_id,
+            in_flight: u32::try_from(activity.in_flight).unwrap_or(u32::MAX),
+            last_request_at: activity.last_request_at,
+        };
+        all.into_iter().map(told).collect()
+    })
+}

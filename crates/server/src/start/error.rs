@@ -1,0 +1,109 @@
+//! Why the server cannot start, each with its code and what to do.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use galerne_api::error::Code;
+use galerne_control::ControlError;
+use galerne_drivers::grid::GridError;
+use galerne_gateway::{GatewayError, SpoolError};
+use galerne_store::StoreError;
+
+use crate::data::DataDirError;
+
+/// Why the server cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory.
+    #[error(transparent)]
+    Data(#[from] DataDirError),
+    /// The address is taken.
+    #[error("another program listens on {address}")]
+    AddressInUse {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The address cannot be used.
+    #[error("cannot listen on {address}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The certificate or its key.
+    #[error("the certificate `{}` and the key `{}` cannot be used", cert.display(), key.display())]
+    Tls {
+        /// The certificate.
+        cert: PathBuf,
+        /// Its key.
+        key: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The database.
+    #[error("the state cannot be opened")]
+    Store(#[from] StoreError),
+    /// The file of carbon intensities.
+    #[error("the carbon intensities in `{}` cannot be used", path.display())]
+    Grid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: GridError,
+    },
+    /// The spool.
+    #[error("the spool of usage records cannot be opened")]
+    Spool(#[source] SpoolError),
+    /// The loops.
+    #[error("the loops cannot start")]
+    Control(#[source] ControlError),
+    /// The gateway.
+    #[error("the gateway cannot start")]
+    Gateway(#[source] GatewayError),
+    /// The system gives no random bytes.
+    #[error("the system gives no random bytes: {0}")]
+    Random(getrandom::Error),
+    /// Nobody can act as operator.
+    #[error("no principal has the operator's role")]
+    NoOperator,
+}
+
+impl StartError {
+    /// The stable code.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Data(DataDirError::Locked { .. }) => Code::DataDirLocked,
+            Self::Data(DataDirError::Unusable { .. } | DataDirError::Exposed { .. } | DataDirError::Damaged { .. }) => Code::DataDirUnusable,
+            Self::AddressInUse { .. } => Code::AddressInUse,
+            Self::Bind { .. } | Self::Grid { .. } => Code::ConfigInvalid,
+            Self::Tls { .. } => Code::TlsInvalid,
+            Self::Store(StoreError::NewerSchema { .. }) => Code::DataDirNewer,
+            Self::Store(StoreError::DiskFull(_)) => Code::NotEnoughDisk,
+            Self::Store(_) => Code::StoreUnavailable,
+            Self::Spool(_) => Code::DataDirUnusable,
+            Self::Control(_) | Self::Gateway(_) | Self::Random(_) | Self::NoOperator => Code::Internal,
+        }
+    }
+
+    /// What to do.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Data(DataDirError::Locked { holder, .. }) => Some(format!("stop process {holder}, or give this one a directory of its own: `--data DIR`")),
+            Self::Data(DataDirError::Exposed { path, .. }) => Some(format!("`chmod 600 {}`, and make new keys if others may have read it", path.display())),
+            Self::Data(DataDirError::Damaged { .. }) => Some("restore it from a backup: without it no API key is known".to_owned()),
+            Self::Data(DataDirError::Unusable { .. }) => Some("check its owner and permissions, or choose another: `--data DIR`".to_owned()),
+            Self::AddressInUse { address } => {
+                Some(format!("choose another port, such as `--listen {}:{}`; `ss -ltnp` shows who has it", address.ip(), address.port().saturating_add(1)))
+            }
+            Self::Bind { .. } => Some("choose an address of this machine: `--listen 127.0.0.1:8080`".to_owned()),
+            Self::Tls { .. } => Some("both are PEM files, and the key has no password".to_owned()),
+            Self::Store(StoreError::NewerSchema { .. }) => Some("start the newer version again, or restore a backup made by this one".to_owned()),
+            Self::Store(StoreError::OldSchema { .. }) => Some("bring it up to date first: `galerne migrate`".to_owned()),
+            Self::Grid { .. } | Self::Store(_) | Self::Spool(_) | Self::Control(_) | Self::Gateway(_) | Self::Random(_) | Self::NoOperator => None,
+        }
+    }
+}

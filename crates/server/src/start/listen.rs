@@ -1,0 +1,192 @@
+//! The listening socket: TLS or not, bounded connections, no patience for slow heads.
+
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use axum_server::Handle;
+use axum_server::accept::Accept;
+use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
+use galerne_model::limits::HEAD_MAX_BYTES;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
+
+use super::error::StartError;
+use crate::config::Config;
+
+/// Connections at once; past it the system's own queue holds new ones. Each costs a few tens of kilobytes.
+const CONNECTIONS_MAX: usize = 8_192;
+/// Time for the head of a request; a browser takes milliseconds.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+/// Time for a TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for connections to end once nothing is in flight.
+const CLOSE_GRACE: Duration = Duration::from_secs(5);
+/// Streams of one HTTP/2 connection; a client with more opens another connection.
+const STREAMS_MAX: u32 = 256;
+
+/// An address that is ours.
+pub(super) struct Bound {
+    listener: TcpListener,
+    address: SocketAddr,
+    tls: Option<RustlsConfig>,
+}
+
+/// A listener that serves.
+pub(super) struct Listener {
+    handle: Handle<SocketAddr>,
+    task: JoinHandle<io::Result<()>>,
+}
+
+impl Bound {
+    /// Takes the address and reads the certificate.
+    pub(super) async fn bind(config: &Config) -> Result<Self, StartError> {
+        let address = config.listen;
+        let listener = TcpListener::bind(address).map_err(|source| match source.kind() {
+            io::ErrorKind::AddrInUse => StartError::AddressInUse { address },
+            _ => StartError::Bind { address, source },
+        })?;
+        let bind = |source| StartError::Bind { address, source };
+        listener.set_nonblocking(true).map_err(bind)?;
+        let address = listener.local_addr().map_err(bind)?;
+        let tls = match &config.tls {
+            Some(files) => {
+                let read = RustlsConfig::from_pem_file(&files.cert, &files.key).await;
+                Some(read.map_err(|source| StartError::Tls { cert: files.cert.clone(), key: files.key.clone(), source })?)
+            }
+            None => None,
+        };
+        Ok(Self { listener, address, tls })
+    }
+
+    pub(super) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(super) fn url(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
+    }
+
+    /// Serves until told to stop.
+    pub(super) fn serve(self, router: Router) -> Listener {
+        let handle = Handle::new();
+        let service = router.into_make_service_with_connect_info::<SocketAddr>();
+        let capped = Capped { permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)) };
+        let (listener, tls, told) = (self.listener, self.tls, handle.clone());
+        let serving = async move {
+            let mut server = axum_server::from_tcp(listener)?;
+            let builder = server.http_builder();
+            builder.http1().header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_MAX_BYTES.max(MIN_BUFFER));
+            builder.http2().max_concurrent_streams(STREAMS_MAX).max_header_list_size(HEAD_LIMIT);
+            let server = server.first_request_timeout(HEAD_TIMEOUT).handle(told);
+            match tls {
+                Some(tls) => {
+                    let acceptor = RustlsAcceptor::new(tls).handshake_timeout(HANDSHAKE_TIMEOUT).acceptor(capped);
+                    server.acceptor(acceptor).serve(service).await
+                }
+                None => server.acceptor(capped).serve(service).await,
+            }
+        };
+        // Not on the loops' tracker: it ends first, by its own handle, and `join` waits for it.
+        let task = TaskTracker::new().spawn(serving);
+        Listener { handle, task }
+    }
+}
+
+/// hyper refuses buffers below this.
+const MIN_BUFFER: usize = 8_192;
+const HEAD_LIMIT: u32 = 64 * 1024;
+
+impl Listener {
+    /// Ends when serving ends.
+    pub(super) async fn failed(&mut self) -> io::Error {
+        match (&mut self.task).await {
+            Ok(Ok(())) => io::Error::other("the listener ended"),
+            Ok(Err(error)) => error,
+            Err(error) => io::Error::other(error),
+        }
+    }
+
+    /// No new connections; those there are end with their request.
+    pub(super) fn stop_accepting(&self) {
+        self.handle.graceful_shutdown(None);
+    }
+
+    /// Waits for the connections, then cuts them.
+    pub(super) async fn join(self) {
+        self.handle.graceful_shutdown(Some(CLOSE_GRACE));
+        let ended = tokio::time::timeout(CLOSE_GRACE * 2, self.task).await;
+        match ended {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error))) => tracing::warn!(%error, "the listener ended with an error"),
+            Ok(Err(error)) => tracing::error!(%error, "the listener broke"),
+            Err(_) => tracing::warn!("connections were still open at the end of the drain"),
+        }
+    }
+}
+
+/// Lets a bounded number of connections in.
+#[derive(Debug, Clone)]
+struct Capped {
+    permits: Arc<Semaphore>,
+}
+
+impl<S: Send + 'static> Accept<TcpStream, S> for Capped {
+    type Stream = Counted;
+    type Service = S;
+    type Future = Pin<Box<dyn Future<Output = io::Result<(Counted, S)>> + Send>>;
+
+    fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
+        // A refused connection costs less than one that waits: the client hears it at once and comes back.
+        let permit = Arc::clone(&self.permits).try_acquire_owned();
+        Box::pin(async move {
+            let permit = permit.map_err(|_| io::Error::other("too many connections"))?;
+            stream.set_nodelay(true)?;
+            std::future::ready(Ok((Counted { stream, _permit: permit }, service))).await
+        })
+    }
+}
+
+/// A connection that gives its place back when it ends.
+#[derive(Debug)]
+struct Counted {
+    stream: TcpStream,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, parts: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

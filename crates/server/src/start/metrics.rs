@@ -1,0 +1,144 @@
+//! Metrics of the API and of the process. Names are constants; labels come from closed sets.
+
+use std::time::{Duration, Instant};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::http::frame::Strangers;
+
+const API_REQUESTS: &str = "galerne_api_requests";
+const API_DURATION: &str = "galerne_api_request_duration";
+const PROCESS_MEMORY: &str = "galerne_process_resident_memory";
+const PROCESS_CPU: &str = "galerne_process_cpu";
+const BUILD: &str = "galerne_build";
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Answered {
+    method: &'static str,
+    status: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Build {
+    version: &'static str,
+}
+
+/// Counters the API moves.
+pub(crate) struct ApiMetrics {
+    requests: Family<Answered, Counter>,
+    duration: Histogram,
+    memory: Gauge,
+    cpu: Counter<f64, std::sync::atomic::AtomicU64>,
+    /// How many denials of strangers become events.
+    pub(crate) strangers: Strangers,
+}
+
+impl ApiMetrics {
+    /// Makes and registers them.
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let buckets = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+        let metrics = Self {
+            requests: Family::default(),
+            duration: Histogram::new(buckets),
+            memory: Gauge::default(),
+            cpu: Counter::default(),
+            strangers: Strangers::new(Instant::now()),
+        };
+        registry.register(API_REQUESTS, "Requests to /api/v1 and pages, by method and class of status", metrics.requests.clone());
+        registry.register_with_unit(API_DURATION, "Time from head to answer of requests to /api/v1", Unit::Seconds, metrics.duration.clone());
+        registry.register_with_unit(PROCESS_MEMORY, "Resident memory of the control plane", Unit::Bytes, metrics.memory.clone());
+        registry.register_with_unit(PROCESS_CPU, "CPU time of the control plane", Unit::Seconds, metrics.cpu.clone());
+        let build = Family::<Build, Gauge>::default();
+        build.get_or_create(&Build { version: env!("CARGO_PKG_VERSION") }).set(1);
+        registry.register(BUILD, "The version that runs; always 1", build);
+        metrics
+    }
+
+    /// Counts an answer.
+    pub(crate) fn answered(&self, method: &str, status: u16, took: Duration) {
+        let method = match method {
+            "GET" => "get",
+            "POST" => "post",
+            "PUT" => "put",
+            "DELETE" => "delete",
+            _ => "other",
+        };
+        let status = match status {
+            200..=299 => "2xx",
+            300..=399 => "3xx",
+            400..=499 => "4xx",
+            _ => "5xx",
+        };
+        self.requests.get_or_create(&Answered { method, status }).inc();
+        self.duration.observe(took.as_secs_f64());
+    }
+
+    /// Reads what the system says of this process.
+    pub(crate) fn read_process(&self) {
+        if let Some(bytes) = resident_bytes() {
+            self.memory.set(bytes);
+        }
+        let used = cpu_seconds();
+        let counted = self.cpu.get();
+        if used > counted {
+            self.cpu.inc_by(used - counted);
+        }
+    }
+}
+
+fn resident_bytes() -> Option<i64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kibibytes: i64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kibibytes.checked_mul(1024)
+}
+
+fn cpu_seconds() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0)).as_secs_f64()
+}
+
+/// The registry in Prometheus' text format. The library writes OpenMetrics, which names counters without their `_total`.
+pub(crate) fn text(registry: &Registry) -> Result<String, std::fmt::Error> {
+    let mut open = String::new();
+    prometheus_client::encoding::text::encode(&mut open, registry)?;
+    let counters: Vec<&str> = open.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
+    let mut out = String::with_capacity(open.len());
+    for line in open.lines() {
+        let described = line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE "));
+        match described.and_then(|rest| rest.split_once(' ')) {
+            Some((name, rest)) if counters.contains(&name) => {
+                out.push_str(&line[..7]);
+                out.push_str(name);
+                out.push_str("_total ");
+                out.push_str(rest);
+            }
+            Some(_) => out.push_str(line),
+            None if line.starts_with("# ") => continue,
+            None => out.push_str(line),
+        }
+        out.push('\n');
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_described_under_the_name_they_are_read_by() {
+        let mut registry = Registry::default();
+        let metrics = ApiMetrics::register(&mut registry);
+        metrics.answered("GET", 200, Duration::from_millis(3));
+        let text = text(&registry).expect("written");
+        assert!(text.contains("# TYPE galerne_api_requests_total counter\n"), "{text}");
+        assert!(text.contains("galerne_api_requests_total{method=\"get\",status=\"2xx\"} 1\n"), "{text}");
+        assert!(!text.contains("# EOF") && !text.contains("# UNIT"), "{text}");
+    }
+}
