@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use proptest::prelude::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -16,26 +17,25 @@ use zip::write::SimpleFileOptions;
 use super::*;
 
 /// One answer of the test server: raw bytes, then the connection is closed, or kept open for ever.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 struct Answer {
     bytes: Vec<u8>,
     stalls: bool,
+    /// Instead of `bytes`: what the request asks for of `body()`, broken off after so many bytes.
+    asked: Option<usize>,
 }
-
-/// An answer that is made from the range in the request.
-const WHAT_IS_ASKED: &[u8] = b"what is asked";
 
 /// The first byte that a request asks for.
 fn range_start(head: &str) -> usize {
-    let range =
-        head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("range: bytes=").map(str::to_owned));
-    range.and_then(|range| range.trim_end_matches('-').parse().ok()).expect("the request has a range")
+    let lower = head.to_ascii_lowercase();
+    let range = lower.lines().find_map(|line| line.strip_prefix("range: bytes="));
+    range.map_or(0, |range| range.trim_end_matches('-').parse().expect("a number"))
 }
 
 fn whole(body: &[u8], etag: &str) -> Answer {
     let head =
         format!("HTTP/1.1 200 OK\r\nETag: {etag}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
-    Answer { bytes: [head.as_bytes(), body].concat(), stalls: false }
+    Answer { bytes: [head.as_bytes(), body].concat(), ..Answer::default() }
 }
 
 fn rest(body: &[u8], from: usize, etag: &str) -> Answer {
@@ -45,19 +45,27 @@ fn rest(body: &[u8], from: usize, etag: &str) -> Answer {
         body.len(),
         body.len() - from,
     );
-    Answer { bytes: [head.as_bytes(), &body[from..]].concat(), stalls: false }
+    Answer { bytes: [head.as_bytes(), &body[from..]].concat(), ..Answer::default() }
+}
+
+/// What a sound server answers.
+fn answer_to(head: &str) -> Answer {
+    match range_start(head) {
+        0 => whole(&body(), "\"v1\""),
+        from => rest(&body(), from, "\"v1\""),
+    }
 }
 
 fn status(line: &str, headers: &str) -> Answer {
     let head = format!("HTTP/1.1 {line}\r\n{headers}Content-Length: 0\r\nConnection: close\r\n\r\n");
-    Answer { bytes: head.into_bytes(), stalls: false }
+    Answer { bytes: head.into_bytes(), ..Answer::default() }
 }
 
 impl Answer {
     /// The same answer, broken off after `count` bytes of its body.
     fn cut(mut self, count: usize) -> Self {
         let body_at = self.bytes.windows(4).position(|four| four == b"\r\n\r\n").expect("a head ends") + 4;
-        self.bytes.truncate(body_at + count);
+        self.bytes.truncate(body_at.saturating_add(count));
         self
     }
 
@@ -86,8 +94,10 @@ impl Server {
             while let Some(answer) = answers.pop_front() {
                 let Ok((mut connection, _)) = listener.accept().await else { return };
                 let head = read_head(&mut connection).await;
-                let answer =
-                    if answer.bytes == WHAT_IS_ASKED { rest(&body(), range_start(&head), "\"v1\"") } else { answer };
+                let answer = match answer.asked {
+                    Some(count) => answer_to(&head).cut(count),
+                    None => answer,
+                };
                 seen.lock().expect("no test panics inside").push(head);
                 drop(connection.write_all(&answer.bytes).await);
                 if answer.stalls {
@@ -206,7 +216,7 @@ async fn a_file_that_changed_meanwhile_is_fetched_anew() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_download_is_resumed_by_the_next_one() {
     let (bench, body) = (Bench::new(), body());
-    let asked = Answer { bytes: WHAT_IS_ASKED.to_vec(), stalls: false };
+    let asked = Answer { asked: Some(usize::MAX), ..Answer::default() };
     let server = Server::start(vec![whole(&body, "\"v1\"").cut(500_000).stalling(), asked]).await;
     let cancel = CancellationToken::new();
     let (stalled, arrived) = (Arc::clone(&server.stalled), Arc::new(Notify::new()));
@@ -299,7 +309,7 @@ async fn a_file_over_the_limit_is_refused_announced_or_not() {
     let announced = whole(&body(), "\"v1\"");
     let mut unannounced = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n".to_vec();
     unannounced.extend(body());
-    for answer in [announced, Answer { bytes: unannounced, stalls: false }] {
+    for answer in [announced, Answer { bytes: unannounced, ..Answer::default() }] {
         let server = Server::start(vec![answer]).await;
         let error = bench.fetch(&server.url(), None).await.expect_err("800,000 bytes");
         assert_eq!(error.code(), "source_invalid");
@@ -466,4 +476,21 @@ fn requantised_weights_are_adopted_under_their_own_digest() {
     blobs.remove(fetched.digest).expect("there");
     blobs.remove(fetched.digest).expect("gone is fine");
     assert_eq!(blobs.find(fetched.digest).expect("readable"), None);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn however_a_download_breaks_the_blob_is_the_file(cuts in prop::collection::vec(1usize..400_000, 0..12)) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        runtime.expect("a runtime").block_on(async {
+            let (bench, body) = (Bench::new(), body());
+            let asked = |count| Answer { asked: Some(count), ..Answer::default() };
+            let answers = cuts.into_iter().chain(std::iter::once(usize::MAX)).map(asked).collect();
+            let server = Server::start(answers).await;
+            let fetched = bench.fetch(&server.url(), None).await.expect("every answer brings some bytes");
+            assert_eq!(fetched.digest, Sha256Digest::of(&body));
+        });
+    }
 }

@@ -18,7 +18,10 @@ struct Document {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Source {
-    key: String,
+    /// Who says so, in a word or two.
+    name: String,
+    /// What exactly was published; for readers of the file.
+    #[expect(dead_code, reason = "part of the file's form, kept for whoever checks a figure")]
     title: String,
     scope: Scope,
     year: u16,
@@ -33,7 +36,7 @@ pub(super) fn means() -> BTreeMap<(Scope, String), YearlyMean> {
     for source in document.source {
         for (zone, grams) in source.g_per_kwh {
             let mg_per_kwh = milligrams(&grams).expect("the compiled-in file is parsed by a test");
-            let words = format!("yearly mean {} ({}: {})", source.year, source.key, source.title);
+            let words = format!("{}, yearly mean {}", source.name, source.year);
             means.insert((source.scope, zone), YearlyMean { mg_per_kwh, source: words });
         }
     }

@@ -124,7 +124,8 @@ fn hourly_rows<'a>(
     Ok(rows)
 }
 
-const TIME_FORM: &str = "the time must be UTC, as in `2023-01-01T00:00:00Z` or `2023-01-01 00:00:00`";
+const TIME_FORM: &str =
+    "the time must be UTC, as in `2023-01-31T00:00:00Z` or `2023-01-31 00:00:00`; `01/02/2023` reads two ways";
 
 /// UTC with or without a zone mark. Other offsets are read for what they are; a bare time is UTC by agreement.
 fn time(text: &str) -> Option<Timestamp> {
