@@ -77,6 +77,11 @@ impl EnergyMeter {
         sample
     }
 
+    /// The GPUs it counts, for reading their facts.
+    pub fn gpus(&self) -> &Gpus {
+        &self.gpus
+    }
+
     /// Where its energy comes from on this host.
     pub fn sources(&self) -> Vec<&'static str> {
         let mut sources = Vec::new();
