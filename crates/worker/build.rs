@@ -13,7 +13,8 @@ fn main() {
     for directory in ["$ORIGIN", "$ORIGIN/engine"] {
         println!("cargo:rustc-link-arg-bins=-Wl,-rpath,{directory}");
     }
-    let back_ends = PathBuf::from(std::env::var_os("DEP_LLAMA_BACKENDS_DIR").expect("llama-cpp-sys-2 tells its directory"));
+    let back_ends =
+        PathBuf::from(std::env::var_os("DEP_LLAMA_BACKENDS_DIR").expect("llama-cpp-sys-2 tells its directory"));
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it"));
     let engine = out.ancestors().nth(3).expect("cargo's layout is profile/build/package/out").join("engine");
     std::fs::create_dir_all(&engine).expect("the target directory is writable");

@@ -14,8 +14,8 @@ use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 
-pub use load::backends;
-pub use native::{Quantization, QuantizeError, quantize};
+pub(crate) use load::backends;
+pub(crate) use native::{Quantization, quantize};
 
 use crate::gguf::Header;
 use crate::job::Job;
@@ -25,7 +25,7 @@ use crate::refusal::Refusal;
 
 /// What to load, and how large.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub(crate) struct Settings {
     pub model: PathBuf,
     /// Tokens per sequence.
     pub context: usize,
@@ -37,20 +37,20 @@ pub struct Settings {
 
 /// Whether a processor without wide vector instructions is accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Processor {
+pub(crate) enum Processor {
     Wide,
     Any,
 }
 
 /// The engine thread.
 #[derive(Debug)]
-pub struct Engine {
+pub(crate) struct Engine {
     thread: JoinHandle<()>,
 }
 
 impl Engine {
     /// Starts the thread; `ready` is told when the first token has been computed, or why that is not possible.
-    pub fn start(
+    pub(crate) fn start(
         settings: Settings,
         header: Header,
         jobs: mpsc::Receiver<Job>,
@@ -64,7 +64,7 @@ impl Engine {
     }
 
     /// Waits for the thread, which ends after `Job::Stop`. False when it panicked.
-    pub fn join(self) -> bool {
+    pub(crate) fn join(self) -> bool {
         self.thread.join().is_ok()
     }
 }

@@ -12,7 +12,7 @@ use crate::refusal::Refusal;
 
 /// What the header of a model file says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Header {
+pub(crate) struct Header {
     pub architecture: String,
     pub file_bytes: u64,
     /// Bytes of all tensors.
@@ -25,13 +25,11 @@ pub struct Header {
     pub context_length: u64,
     pub vocabulary: u64,
     pub chat_template: Option<String>,
-    /// Mean, CLS or last-token pooling is set: a model made for embeddings.
-    pub pools: bool,
 }
 
 /// What is wrong with a model file.
 #[derive(Debug, thiserror::Error)]
-pub enum Problem {
+pub(crate) enum Problem {
     #[error("cannot read the file")]
     Io(#[source] std::io::Error),
     #[error("the file ends at byte {length} inside its header")]
@@ -43,7 +41,7 @@ pub enum Problem {
 impl Problem {
     /// As shown to whoever started the worker.
     #[must_use]
-    pub fn refusal(&self, path: &Path) -> Refusal {
+    pub(crate) fn refusal(&self, path: &Path) -> Refusal {
         let path = path.display();
         match self {
             Self::Io(e) if e.kind() == std::io::ErrorKind::NotFound => {
@@ -64,7 +62,7 @@ impl Problem {
 }
 
 /// Reads and checks the header of a model file.
-pub fn inspect(path: &Path) -> Result<Header, Problem> {
+pub(crate) fn inspect(path: &Path) -> Result<Header, Problem> {
     let file = File::open(path).map_err(Problem::Io)?;
     let meta = file.metadata().map_err(Problem::Io)?;
     if !meta.is_file() {
@@ -74,7 +72,7 @@ pub fn inspect(path: &Path) -> Result<Header, Problem> {
 }
 
 /// Reads and checks a header from `source`, which has `length` bytes.
-pub fn read<R: Read + Seek>(source: R, length: u64) -> Result<Header, Problem> {
+pub(crate) fn read<R: Read + Seek>(source: R, length: u64) -> Result<Header, Problem> {
     let mut reader = Reader { source, at: 0, length };
     let (tensors, keys) = reader.preamble()?;
     let mut facts = Facts::default();
@@ -135,7 +133,10 @@ impl<R: Read + Seek> Reader<R> {
         }
         let (tensors, keys) = (self.u64()?, self.u64()?);
         if tensors > limits::GGUF_ENTRIES || keys > limits::GGUF_ENTRIES {
-            return broken(format!("{tensors} tensors and {keys} keys; at most {} each are read", limits::GGUF_ENTRIES));
+            return broken(format!(
+                "{tensors} tensors and {keys} keys; at most {} each are read",
+                limits::GGUF_ENTRIES
+            ));
         }
         Ok((tensors, keys))
     }
@@ -336,7 +337,9 @@ impl Facts {
         let of = |key: &str| self.number(&format!("{architecture}.{key}"));
         let needed = |key: &str| match of(key) {
             Some(number @ 1..=1_000_000) => Ok(number),
-            found => broken(format!("the key `{architecture}.{key}` is {found:?}; a number of 1 to 1,000,000 is needed")),
+            found => {
+                broken(format!("the key `{architecture}.{key}` is {found:?}; a number of 1 to 1,000,000 is needed"))
+            }
         };
         let layers = needed("block_count")?;
         let embedding_length = needed("embedding_length")?;
@@ -362,18 +365,36 @@ impl Facts {
             tensor_bytes,
             layers,
             embedding_length,
-            feed_forward_length: of("feed_forward_length").unwrap_or(embedding_length.saturating_mul(4)),
+            feed_forward_length: of("feed_forward_length").unwrap_or_else(|| embedding_length.saturating_mul(4)),
             cache_values_per_token: cache_heads.saturating_mul(key_length.saturating_add(value_length)),
             context_length: of("context_length").unwrap_or(2048),
             vocabulary,
             chat_template,
-            pools: of("pooling_type").is_some_and(|kind| kind != 0),
         })
     }
 }
 
 fn broken<T>(text: String) -> Result<T, Problem> {
     Err(Problem::Broken(text))
+}
+
+#[cfg(test)]
+impl Header {
+    /// The header of SmolLM2-135M.
+    pub(crate) fn small() -> Self {
+        Self {
+            architecture: "llama".into(),
+            file_bytes: 98_362_432,
+            tensor_bytes: 96_600_000,
+            layers: 30,
+            embedding_length: 576,
+            feed_forward_length: 1536,
+            cache_values_per_token: 11_520,
+            context_length: 8192,
+            vocabulary: 49_152,
+            chat_template: None,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use axum::routing::{get, post};
 use galerne_api::openai::{ModelCard, ModelList};
 use serde_json::json;
 
-pub use problem::Problem;
+pub(crate) use problem::Problem;
 
 use crate::job::Queue;
 use crate::loaded::{Loaded, Task};
@@ -30,7 +30,7 @@ use crate::metrics::Metrics;
 
 /// What all handlers share.
 #[derive(Debug)]
-pub struct App {
+pub(crate) struct App {
     /// The name requests must ask for.
     pub name: String,
     /// Unix seconds.
@@ -46,7 +46,7 @@ pub struct App {
 
 impl App {
     #[must_use]
-    pub fn new(name: String, task: Task, queue: Queue, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(name: String, task: Task, queue: Queue, metrics: Arc<Metrics>) -> Self {
         Self {
             name,
             started_at: jiff::Timestamp::now().as_second(),
@@ -61,12 +61,12 @@ impl App {
     }
 
     /// Opens the door: the model is loaded and has computed its first token.
-    pub fn set_loaded(&self, loaded: Loaded) -> &Loaded {
+    pub(crate) fn set_loaded(&self, loaded: Loaded) -> &Loaded {
         self.loaded.get_or_init(|| loaded)
     }
 
     /// Closes the door for new requests.
-    pub fn drain(&self) {
+    pub(crate) fn drain(&self) {
         self.is_draining.store(true, Ordering::Relaxed);
     }
 
@@ -104,8 +104,7 @@ impl App {
 }
 
 /// All routes.
-#[must_use]
-pub fn router(app: Arc<App>) -> Router {
+pub(crate) fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(complete::chat))
         .route("/v1/completions", post(complete::text))

@@ -5,21 +5,22 @@ use std::path::{Path, PathBuf};
 
 /// Cores this process may use: its affinity mask, cut by the CPU quota of its control group.
 #[must_use]
-pub fn cores() -> usize {
+pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 /// Bytes that can be taken without swapping: the host's estimate, cut by the limit of the control group.
 #[must_use]
-pub fn available_memory() -> Option<u64> {
+pub(crate) fn available_memory() -> Option<u64> {
     let host = meminfo(&fs::read_to_string("/proc/meminfo").ok()?)?;
-    let group = fs::read_to_string("/proc/self/cgroup").ok().and_then(|text| group_room(&text, Path::new("/sys/fs/cgroup")));
+    let group =
+        fs::read_to_string("/proc/self/cgroup").ok().and_then(|text| group_room(&text, Path::new("/sys/fs/cgroup")));
     Some(group.map_or(host, |room| room.min(host)))
 }
 
 /// CPU time of this process, all threads, in nanoseconds.
 #[must_use]
-pub fn cpu_nanos() -> u64 {
+pub(crate) fn cpu_nanos() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     let (seconds, nanos) = (u64::try_from(time.tv_sec).unwrap_or(0), u64::try_from(time.tv_nsec).unwrap_or(0));
     seconds * 1_000_000_000 + nanos
@@ -27,7 +28,7 @@ pub fn cpu_nanos() -> u64 {
 
 /// Bytes of memory this process holds now.
 #[must_use]
-pub fn resident_memory() -> Option<u64> {
+pub(crate) fn resident_memory() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     kilobytes(&status, "VmRSS:")
 }
@@ -35,7 +36,7 @@ pub fn resident_memory() -> Option<u64> {
 /// Compute threads: one core is left for HTTP and the gateway; more threads than free cores make ggml's spinning barriers
 /// crawl (measured: 124 → 6.5 tokens/s).
 #[must_use]
-pub fn threads(asked: Option<usize>, cores: usize) -> usize {
+pub(crate) fn threads(asked: Option<usize>, cores: usize) -> usize {
     asked.unwrap_or_else(|| cores.saturating_sub(1)).clamp(1, cores.max(1))
 }
 

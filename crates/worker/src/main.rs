@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use galerne_worker::bench::{self, Mode};
+use galerne_worker::quantize::{self, Format};
 use galerne_worker::refusal::Refusal;
 use galerne_worker::serve::{self, Ended, Options};
-use serde_json::json;
+use serde_json::{Value, json};
 use tracing_subscriber::EnvFilter;
 
 /// Serves one model in one process over an OpenAI-compatible port.
@@ -15,7 +17,7 @@ use tracing_subscriber::EnvFilter;
 #[command(name = "galerne-worker", version)]
 struct Arguments {
     /// What to log on stderr, as JSON lines.
-    #[arg(long, global = true, env = "GALERNE_WORKER_LOG", default_value = "info,llama-cpp-2=warn")]
+    #[arg(long, global = true, env = "GALERNE_WORKER_LOG", default_value = "info,llama-cpp-2=error")]
     log: String,
     #[command(subcommand)]
     command: Command,
@@ -25,6 +27,10 @@ struct Arguments {
 enum Command {
     /// Load a model and answer requests until standard input ends or SIGTERM comes.
     Serve(ServeArguments),
+    /// Write a model in another format.
+    Quantize(QuantizeArguments),
+    /// Measure the bare engine, and a server running the same model against it.
+    Bench(BenchArguments),
 }
 
 #[derive(Debug, Args)]
@@ -58,6 +64,51 @@ struct ServeArguments {
     allow_baseline: bool,
 }
 
+#[derive(Debug, Args)]
+struct QuantizeArguments {
+    /// The model to read.
+    input: PathBuf,
+    /// The file to write; it must not exist.
+    output: PathBuf,
+    /// The format to write; both have kernels that Q4_1 has not.
+    #[arg(long = "type", value_enum)]
+    to: Format,
+    /// Threads [default: the cores available].
+    #[arg(long)]
+    threads: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+struct BenchArguments {
+    /// The model, a GGUF file.
+    #[arg(long)]
+    model: PathBuf,
+    /// Prompt tokens per second, or generated tokens per second.
+    #[arg(long, value_enum)]
+    mode: Mode,
+    /// Compute threads of the bare engine [default: the cores available but one].
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Sequences at once (generation only).
+    #[arg(long, default_value_t = 1)]
+    sequences: usize,
+    /// Tokens of the prompt, or generated per sequence.
+    #[arg(long, default_value_t = 128)]
+    tokens: usize,
+    /// Measured rounds; the median counts.
+    #[arg(long, default_value_t = 5)]
+    reps: usize,
+    /// A server of the same model, measured in turn with the bare engine: http://HOST:PORT
+    #[arg(long)]
+    through: Option<String>,
+    /// The model's name at that server.
+    #[arg(long, default_value = "")]
+    name: String,
+    /// An API key for that server.
+    #[arg(long, env = "GALERNE_API_KEY", hide_env_values = true)]
+    key: Option<String>,
+}
+
 /// Exit status of a refusal to start.
 const REFUSED: u8 = 3;
 
@@ -67,7 +118,11 @@ fn main() -> ExitCode {
         Ok(filter) => filter,
         Err(e) => {
             let hint = "give levels as in `info,llama-cpp-2=warn`";
-            return refuse(&Refusal::new("log_filter", format!("`--log {}` is not a filter: {e}", arguments.log), hint));
+            return refuse(&Refusal::new(
+                "log_filter",
+                format!("`--log {}` is not a filter: {e}", arguments.log),
+                hint,
+            ));
         }
     };
     tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
@@ -77,6 +132,26 @@ fn main() -> ExitCode {
             Ok(Ended::EngineDied) => ExitCode::FAILURE,
             Err(refusal) => refuse(&refusal),
         },
+        Command::Quantize(a) => report(quantize::quantize(&a.input, &a.output, a.to, a.threads)),
+        Command::Bench(a) => report(bench::run(&bench::Options {
+            model: a.model,
+            mode: a.mode,
+            threads: a.threads,
+            sequences: a.sequences,
+            tokens: a.tokens,
+            reps: a.reps,
+            through: a.through.map(|url| bench::Server { url, name: a.name, key: a.key }),
+        })),
+    }
+}
+
+fn report(outcome: Result<Value, Refusal>) -> ExitCode {
+    match outcome {
+        Ok(facts) => {
+            serve::say(&facts);
+            ExitCode::SUCCESS
+        }
+        Err(refusal) => refuse(&refusal),
     }
 }
 

@@ -68,26 +68,10 @@ fn mib(bytes: u64) -> u64 {
 mod tests {
     use super::*;
 
-    fn header() -> Header {
-        Header {
-            architecture: "llama".into(),
-            file_bytes: 98_362_432,
-            tensor_bytes: 96_600_000,
-            layers: 30,
-            embedding_length: 576,
-            feed_forward_length: 1536,
-            cache_values_per_token: 11_520,
-            context_length: 8192,
-            vocabulary: 49_152,
-            chat_template: None,
-            pools: false,
-        }
-    }
-
     #[test]
     fn the_cache_is_counted_per_cell() {
         // 30 layers, 3 heads of 64, keys and values, 16 bits: 23,040 bytes per token.
-        assert_eq!(Plan::new(&header(), 2048, 2, 512).cache, 2048 * 23_040);
+        assert_eq!(Plan::new(&Header::small(), 2048, 2, 512).cache, 2048 * 23_040);
     }
 
     #[test]
@@ -104,7 +88,7 @@ mod tests {
 
     #[test]
     fn a_hostile_header_cannot_overflow_the_plan() {
-        let header = Header { cache_values_per_token: u64::MAX, feed_forward_length: u64::MAX, ..header() };
+        let header = Header { cache_values_per_token: u64::MAX, feed_forward_length: u64::MAX, ..Header::small() };
         assert!(Plan::new(&header, u64::MAX, 2, 512).check(u64::MAX - 1).is_err());
     }
 }

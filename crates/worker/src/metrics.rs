@@ -56,7 +56,8 @@ impl Metrics {
     #[must_use]
     pub(crate) fn text(&self, model: &str) -> String {
         let mut out = String::with_capacity(4096);
-        let label = format!("{{model_name=\"{}\"}}", model.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"));
+        let label =
+            format!("{{model_name=\"{}\"}}", model.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"));
         #[expect(clippy::cast_precision_loss, reason = "a ratio for display")]
         let usage = self.cells_used.get() as f64 / self.cells.get().max(1) as f64;
         let mut family = |name: &str, kind: &str, help: &str, value: String| {
@@ -64,7 +65,12 @@ impl Metrics {
                 .expect("writing to a string cannot fail");
         };
         family("vllm:num_requests_running", "gauge", "Requests being answered.", self.running.get().to_string());
-        family("vllm:num_requests_waiting", "gauge", "Requests waiting for a sequence.", self.waiting.get().to_string());
+        family(
+            "vllm:num_requests_waiting",
+            "gauge",
+            "Requests waiting for a sequence.",
+            self.waiting.get().to_string(),
+        );
         family("vllm:kv_cache_usage_perc", "gauge", "Used part of the attention cache, 1 is full.", usage.to_string());
         let gauges = [
             ("galerne_worker_requests_running", "Requests being answered.", &self.running),

@@ -122,8 +122,10 @@ fn text_of(i: usize, content: &MessageContent) -> Result<String, Refused> {
 
 const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 
+type AsksNothing = fn(&Value) -> bool;
+
 /// Parameters without a field, and the values under which they ask for nothing this engine does not do anyway.
-const HARMLESS: [(&str, fn(&Value) -> bool); 29] = [
+const HARMLESS: [(&str, AsksNothing); 29] = [
     ("ignore_eos", Value::is_boolean),
     ("user", Value::is_string),
     ("safety_identifier", Value::is_string),
@@ -310,7 +312,12 @@ fn stops(stop: Option<Stop>) -> Result<Vec<String>, Refused> {
 }
 
 /// Fits the answer into the context: the number of tokens to generate at most, or the numbers that do not fit.
-pub(crate) fn fit(prompt_tokens: usize, max_tokens: Option<usize>, context: usize, field: &str) -> Result<usize, Refused> {
+pub(crate) fn fit(
+    prompt_tokens: usize,
+    max_tokens: Option<usize>,
+    context: usize,
+    field: &str,
+) -> Result<usize, Refused> {
     let wanted = max_tokens.unwrap_or(1);
     if prompt_tokens + wanted <= context {
         return Ok(max_tokens.unwrap_or(context - prompt_tokens));

@@ -55,16 +55,22 @@ mod tests {
     #[test]
     fn answers_come_first_and_bound_the_prompt_chunk() {
         let step = next_step(&[Demand::Prompt(1000), Demand::Answer, Demand::Prompt(5)]);
-        assert_eq!(step, [
-            Chunk { sequence: 1, tokens: 1 },
-            Chunk { sequence: 0, tokens: limits::STEP_PROMPT_TOKENS_WHILE_ANSWERING },
-        ]);
+        assert_eq!(
+            step,
+            [
+                Chunk { sequence: 1, tokens: 1 },
+                Chunk { sequence: 0, tokens: limits::STEP_PROMPT_TOKENS_WHILE_ANSWERING },
+            ]
+        );
     }
 
     #[test]
     fn prompts_alone_fill_the_step_in_order() {
         let step = next_step(&[Demand::Prompt(300), Demand::Prompt(300), Demand::Prompt(300)]);
-        assert_eq!(step, [Chunk { sequence: 0, tokens: 300 }, Chunk { sequence: 1, tokens: limits::STEP_TOKENS - 300 }]);
+        assert_eq!(
+            step,
+            [Chunk { sequence: 0, tokens: 300 }, Chunk { sequence: 1, tokens: limits::STEP_TOKENS - 300 }]
+        );
     }
 
     proptest! {

@@ -15,6 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use crate::engine::{Engine, Processor, Settings};
 use crate::gguf::{self, Header};
 use crate::http::{App, router};
 use crate::job::Queue;
@@ -23,7 +24,6 @@ use crate::loaded::{Loaded, Task};
 use crate::machine;
 use crate::memory::Plan;
 use crate::metrics::Metrics;
-use crate::prefix::Slots;
 use crate::refusal::Refusal;
 
 /// What to serve, as typed.
@@ -68,7 +68,11 @@ struct Planned {
 pub fn serve(options: Options) -> Result<Ended, Refusal> {
     let planned = plan(options)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| {
-        Refusal::new("engine_runtime", format!("the worker's runtime cannot be started: {e}"), "check the process limits")
+        Refusal::new(
+            "engine_runtime",
+            format!("the worker's runtime cannot be started: {e}"),
+            "check the process limits",
+        )
     })?;
     runtime.block_on(supervise(planned))
 }
@@ -76,7 +80,7 @@ pub fn serve(options: Options) -> Result<Ended, Refusal> {
 fn plan(options: Options) -> Result<Planned, Refusal> {
     let header = gguf::inspect(&options.model).map_err(|problem| problem.refusal(&options.model))?;
     let trained = usize::try_from(header.context_length).unwrap_or(usize::MAX).max(1);
-    let context = options.context.unwrap_or(DEFAULT_CONTEXT.min(trained));
+    let context = options.context.unwrap_or_else(|| DEFAULT_CONTEXT.min(trained));
     if context == 0 || context > trained {
         return Err(Refusal::new(
             "engine_context",
@@ -99,9 +103,7 @@ fn plan(options: Options) -> Result<Planned, Refusal> {
     let task = if options.embeddings { Task::Embed } else { Task::Generate };
     let sequences = options.sequences as u64;
     let memory = match task {
-        Task::Generate => {
-            Plan::new(&header, context as u64 * sequences, Slots::count(options.sequences) as u64, limits::STEP_TOKENS as u64)
-        }
+        Task::Generate => Plan::new(&header, context as u64 * sequences, sequences, limits::STEP_TOKENS as u64),
         Task::Embed => Plan::new(&header, context as u64, sequences, context as u64),
     };
     if let Some(available) = machine::available_memory() {
@@ -110,16 +112,7 @@ fn plan(options: Options) -> Result<Planned, Refusal> {
     Ok(Planned { options, header, context, threads, task, memory })
 }
 
-#[cfg(not(feature = "llama"))]
 async fn supervise(planned: Planned) -> Result<Ended, Refusal> {
-    tracing::debug!(?planned, "planned, but there is no engine");
-    std::future::ready(()).await;
-    Err(Refusal::engine_absent())
-}
-
-#[cfg(feature = "llama")]
-async fn supervise(planned: Planned) -> Result<Ended, Refusal> {
-    use crate::engine::{Engine, Processor, Settings};
     let listener = listen(planned.options.listen).await?;
     let metrics = Arc::new(Metrics::default());
     let (queue, jobs) = Queue::new(planned.options.queue, Arc::clone(&metrics));
@@ -134,7 +127,11 @@ async fn supervise(planned: Planned) -> Result<Ended, Refusal> {
     };
     let (ready, loading) = oneshot::channel();
     let engine = Engine::start(settings, planned.header.clone(), jobs, metrics, ready).map_err(|e| {
-        Refusal::new("engine_runtime", format!("the engine's thread cannot be started: {e}"), "check the process limits")
+        Refusal::new(
+            "engine_runtime",
+            format!("the engine's thread cannot be started: {e}"),
+            "check the process limits",
+        )
     })?;
     let ended = attend(&planned, listener, &app, loading).await;
     queue.stop();
@@ -147,14 +144,18 @@ async fn supervise(planned: Planned) -> Result<Ended, Refusal> {
 }
 
 /// Binds the port.
-pub async fn listen(address: SocketAddr) -> Result<TcpListener, Refusal> {
+async fn listen(address: SocketAddr) -> Result<TcpListener, Refusal> {
     TcpListener::bind(address).await.map_err(|e| match e.kind() {
         std::io::ErrorKind::AddrInUse => Refusal::new(
             "port_in_use",
             format!("another process listens on {address}"),
             "choose another port with --listen, or 0 for any free one",
         ),
-        _ => Refusal::new("listen_failed", format!("cannot listen on {address}: {e}"), "choose another address with --listen"),
+        _ => Refusal::new(
+            "listen_failed",
+            format!("cannot listen on {address}: {e}"),
+            "choose another address with --listen",
+        ),
     })
 }
 

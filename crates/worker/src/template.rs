@@ -33,7 +33,9 @@ impl ChatTemplate {
     /// Parses `source`; `bos` and `eos` are the texts of the special tokens.
     pub(crate) fn new(source: &str, bos: String, eos: String) -> Result<Self, TemplateError> {
         let mut environment = Environment::new();
-        environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().expect("the default marks"));
+        environment.set_syntax(
+            SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().expect("the default marks"),
+        );
         environment.set_undefined_behavior(UndefinedBehavior::Lenient);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.set_fuel(Some(limits::TEMPLATE_FUEL));
@@ -137,7 +139,8 @@ mod tests {
 
     #[test]
     fn a_refusal_of_the_template_reaches_the_caller() {
-        let source = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}";
+        let source =
+            "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}";
         let error = render(source, &[json!({"role": "system", "content": ""})]).expect_err("refused");
         assert!(matches!(&error, TemplateError::Refused(text) if text == "System role not supported"), "{error:?}");
     }

@@ -107,7 +107,10 @@ impl<'m> Embedder<'m> {
             tracing::error!(error = %e, "llama.cpp could not compute a batch of embeddings");
             return None;
         }
-        (0_i32..).zip(inputs).map(|(sequence, _)| self.context.embeddings_seq_ith(sequence).ok().map(normalized)).collect()
+        (0_i32..)
+            .zip(inputs)
+            .map(|(sequence, _)| self.context.embeddings_seq_ith(sequence).ok().map(normalized))
+            .collect()
     }
 }
 

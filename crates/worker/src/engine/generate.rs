@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use galerne_api::openai::FinishReason;
-use llama_cpp_2::DecodeError;
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
@@ -71,13 +70,12 @@ impl<'m> Generator<'m> {
         jobs: mpsc::Receiver<Job>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let cells = settings.context * settings.sequences;
-        metrics.cells.set(cells as u64);
+        metrics.cells.set((settings.context * settings.sequences) as u64);
         // State that is not a list of cells cannot be cut at a token.
         let slots = if model.is_recurrent() || model.is_hybrid() {
-            Slots::without_reuse(settings.sequences, cells)
+            Slots::without_reuse(settings.sequences)
         } else {
-            Slots::new(settings.sequences, cells)
+            Slots::new(settings.sequences)
         };
         Self {
             context,
@@ -96,7 +94,11 @@ impl<'m> Generator<'m> {
     /// Computes one token, so that readiness means that answers can be given.
     pub(super) fn warm_up(&mut self) -> Result<(), Refusal> {
         let refusal = |why: String| {
-            Refusal::new("engine_warm_up", format!("the first token cannot be computed: {why}"), "see the log on stderr")
+            Refusal::new(
+                "engine_warm_up",
+                format!("the first token cannot be computed: {why}"),
+                "see the log on stderr",
+            )
         };
         self.batch.clear();
         self.batch.add(LlamaToken(0), 0, &[0], true).map_err(|e| refusal(e.to_string()))?;
@@ -164,13 +166,10 @@ impl<'m> Generator<'m> {
     /// Moves waiting requests into free slots.
     fn admit(&mut self) {
         while let Some(job) = self.waiting.front() {
-            let Some(placement) = self.slots.place(&job.prompt, job.prompt.len() + job.max_tokens) else { return };
+            let Some(placement) = self.slots.place(&job.prompt) else { return };
             let job = self.waiting.pop_front().expect("looked at above");
             self.metrics.waiting.lower();
             self.metrics.running.add(1);
-            for slot in placement.evict {
-                self.free_cells(slot, None);
-            }
             let cached_tokens = self.reuse(placement.slot, placement.reuse);
             self.metrics.prompt_tokens.add(job.prompt.len() as u64);
             self.metrics.cached_tokens.add(cached_tokens as u64);
@@ -192,20 +191,22 @@ impl<'m> Generator<'m> {
     fn reuse(&mut self, slot: usize, reuse: Reuse) -> usize {
         let keep = reuse.tokens();
         match reuse {
-            Reuse::Nothing => return 0,
-            Reuse::InPlace { keep } => self.free_cells(slot, Some(keep)),
-            Reuse::Share { from, keep } => {
-                let copied = self.context.copy_kv_cache_seq(id(from), id(slot), Some(0), Some(number(keep)));
-                copied.expect("positions fit 31 bits");
+            Reuse::Nothing => {}
+            Reuse::InPlace { .. } => self.free_cells(slot, Some(keep)),
+            Reuse::Copy { from, .. } => {
+                // Only whole slots can be copied; the rest is cut off afterwards.
+                let copied = self.context.copy_kv_cache_seq(id(from), id(slot), None, None);
+                copied.expect("the whole range has no positions to convert");
+                self.free_cells(slot, Some(keep));
             }
         }
         let first = self.context.kv_cache_seq_pos_min(id(slot));
         let last = self.context.kv_cache_seq_pos_max(id(slot));
-        if first == 0 && last + 1 == id(keep) {
+        if keep > 0 && first == 0 && last + 1 == id(keep) {
             return keep;
         }
         self.free_cells(slot, None);
-        self.slots.truncate(slot, 0);
+        self.slots.empty(slot);
         0
     }
 
@@ -218,7 +219,9 @@ impl<'m> Generator<'m> {
     /// Computes one batch and hands out what it brought.
     fn step(&mut self) {
         let demands: Vec<Demand> = self.live.iter().map(|live| self.demand(live)).collect();
-        let chunks = schedule::next_step(&demands);
+        let mut chunks = schedule::next_step(&demands);
+        // llama.cpp joins slots into one pass only when they come in the order of their numbers.
+        chunks.sort_by_key(|chunk| self.live[chunk.sequence].slot);
         let outputs = self.fill(&chunks);
         if !self.compute() {
             return self.fail_all();
@@ -279,25 +282,15 @@ impl<'m> Generator<'m> {
         outputs
     }
 
-    /// Runs the batch. When the cache has no room although the plan says so, cached sequences go first.
     fn compute(&mut self) -> bool {
-        loop {
-            match self.context.decode(&mut self.batch) {
-                Ok(()) => {
-                    self.context.synchronize();
-                    return true;
-                }
-                Err(DecodeError::NoKvCacheSlot) => match self.slots.evict_oldest() {
-                    Some(slot) => self.free_cells(slot, None),
-                    None => {
-                        tracing::error!("the attention cache is full with nothing to evict");
-                        return false;
-                    }
-                },
-                Err(e) => {
-                    tracing::error!(error = %e, "llama.cpp could not compute a step");
-                    return false;
-                }
+        match self.context.decode(&mut self.batch) {
+            Ok(()) => {
+                self.context.synchronize();
+                true
+            }
+            Err(e) => {
+                tracing::error!(error = %e, "llama.cpp could not compute a step");
+                false
             }
         }
     }
@@ -326,9 +319,7 @@ impl<'m> Generator<'m> {
             };
             let live = self.live.remove(i);
             self.metrics.running.lower();
-            if !self.slots.finish(live.slot) {
-                self.free_cells(live.slot, None);
-            }
+            self.slots.finish(live.slot);
             match end {
                 End::Finished(reason) => {
                     self.metrics.finished.add(1);
@@ -357,7 +348,7 @@ impl<'m> Generator<'m> {
         }
         for slot in self.live.iter().map(|live| live.slot).collect::<Vec<_>>() {
             // What a failed step left behind is unknown.
-            self.slots.truncate(slot, 0);
+            self.slots.empty(slot);
             self.free_cells(slot, None);
         }
         self.retire();

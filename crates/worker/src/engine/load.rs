@@ -15,7 +15,6 @@ use super::{Processor, Settings, native};
 use crate::gguf::Header;
 use crate::limits;
 use crate::loaded::{Loaded, Task};
-use crate::prefix::Slots;
 use crate::refusal::Refusal;
 use crate::template::ChatTemplate;
 use crate::vocabulary::Vocabulary;
@@ -44,7 +43,7 @@ pub(super) fn open(settings: &Settings) -> Result<Opened, Refusal> {
 }
 
 /// Loads the back ends beside the executable and checks that the processor's wide instructions are used.
-pub fn backends(processor: Processor) -> Result<String, Refusal> {
+pub(crate) fn backends(processor: Processor) -> Result<String, Refusal> {
     let directory = backend_directory()?;
     load_backends_from_path(&directory);
     let features = native::cpu_features();
@@ -88,8 +87,7 @@ fn has_cpu_backend(directory: &Path) -> bool {
 
 /// A context for the task.
 ///
-/// Generation: one pool of cells for all sequences. Only there can part of a sequence be shared with another, and decode
-/// steps of any set of sequences stay one batch; the price, masked cells that attention skips, is small.
+/// Generation: cells of its own for each sequence (`prefix` says why).
 /// Embeddings: each step is computed from nothing, so the cache is one step long.
 pub(super) fn context<'m>(opened: &'m Opened, settings: &Settings) -> Result<LlamaContext<'m>, Refusal> {
     let threads = i32::try_from(settings.threads).unwrap_or(i32::MAX);
@@ -100,8 +98,8 @@ pub(super) fn context<'m>(opened: &'m Opened, settings: &Settings) -> Result<Lla
             .with_n_ctx(NonZeroU32::new(number(settings.context * settings.sequences)))
             .with_n_batch(number(limits::STEP_TOKENS))
             .with_n_ubatch(number(limits::STEP_TOKENS))
-            .with_n_seq_max(number(Slots::count(settings.sequences)))
-            .with_kv_unified(true),
+            .with_n_seq_max(number(settings.sequences))
+            .with_kv_unified(false),
         Task::Embed => base
             .with_n_ctx(NonZeroU32::new(number(settings.context)))
             .with_n_batch(number(settings.context))
@@ -131,16 +129,12 @@ fn pooling(model: &LlamaModel) -> LlamaPoolingType {
 }
 
 /// What the HTTP side needs to know of the model.
-pub(super) fn describe(
-    opened: &Opened,
-    settings: &Settings,
-    header: &Header,
-    load_ms: u64,
-) -> Result<Loaded, Refusal> {
+pub(super) fn describe(opened: &Opened, settings: &Settings, header: &Header, load_ms: u64) -> Result<Loaded, Refusal> {
     let vocabulary = LlamaVocabulary { model: Arc::clone(&opened.model) };
     let bos = vocabulary.special_text(opened.model.vocab().bos());
     let eos = vocabulary.special_text(opened.model.vocab().eos());
-    let template = header.chat_template.as_deref().map(|source| ChatTemplate::new(source, bos.clone(), eos)).transpose();
+    let template =
+        header.chat_template.as_deref().map(|source| ChatTemplate::new(source, bos.clone(), eos)).transpose();
     let template = template.map_err(|e| {
         Refusal::new(
             "model_template",

@@ -81,7 +81,7 @@ pub(super) fn cpu_variant() -> Option<String> {
 
 /// Why a model could not be quantised.
 #[derive(Debug, thiserror::Error)]
-pub enum QuantizeError {
+pub(crate) enum QuantizeError {
     #[error("the path `{0}` holds a zero byte")]
     Path(String),
     #[error("llama.cpp refused with code {0}")]
@@ -90,13 +90,13 @@ pub enum QuantizeError {
 
 /// Target of a quantisation: the two formats with repacked kernels (Q4_1 has none and runs at half their speed).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Quantization {
+pub(crate) enum Quantization {
     Q4_0,
     Q8_0,
 }
 
 /// Writes `input` to `output` in another format. The back ends must be loaded.
-pub fn quantize(input: &Path, output: &Path, to: Quantization, threads: usize) -> Result<(), QuantizeError> {
+pub(crate) fn quantize(input: &Path, output: &Path, to: Quantization, threads: usize) -> Result<(), QuantizeError> {
     let path = |path: &Path| {
         CString::new(path.as_os_str().as_bytes()).map_err(|_| QuantizeError::Path(path.display().to_string()))
     };

@@ -6,7 +6,9 @@ use axum::Json;
 use axum::extract::{Request, State};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use galerne_api::openai::{Embedding, EmbeddingInput, EmbeddingList, EmbeddingRequest, EmbeddingVector, Usage, WorkerUsage};
+use galerne_api::openai::{
+    Embedding, EmbeddingInput, EmbeddingList, EmbeddingRequest, EmbeddingVector, Usage, WorkerUsage,
+};
 use tokio::sync::oneshot;
 
 use super::problem::Problem;

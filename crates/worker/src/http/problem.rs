@@ -12,7 +12,7 @@ use crate::template::TemplateError;
 
 /// An error reply.
 #[derive(Debug)]
-pub struct Problem {
+pub(crate) struct Problem {
     status: StatusCode,
     body: ErrorBody,
 }
@@ -21,7 +21,7 @@ const BAD_REQUEST: &str = "invalid_request_error";
 const SERVER: &str = "server_error";
 
 impl Problem {
-    pub fn new(status: StatusCode, kind: &str, code: &str, message: impl Into<String>) -> Self {
+    pub(crate) fn new(status: StatusCode, kind: &str, code: &str, message: impl Into<String>) -> Self {
         Self { status, body: ErrorBody::new(kind, code, None, message) }
     }
 

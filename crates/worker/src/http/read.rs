@@ -45,12 +45,18 @@ pub(super) fn deadline(headers: &HeaderMap) -> Result<Option<Instant>, Problem> 
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let text = std::str::from_utf8(bytes).map_err(|e| {
-        Problem::bad_request(format!("the request body is not UTF-8 from byte {} on", e.valid_up_to())).code("invalid_utf8")
+        Problem::bad_request(format!("the request body is not UTF-8 from byte {} on", e.valid_up_to()))
+            .code("invalid_utf8")
     })?;
     serde_json::from_str(text).map_err(|e| match e.classify() {
         serde_json::error::Category::Data => wrong_shape::<T>(text, &e),
         serde_json::error::Category::Syntax | serde_json::error::Category::Eof | serde_json::error::Category::Io => {
-            Problem::new(StatusCode::BAD_REQUEST, "invalid_request_error", "invalid_json", format!("the body is not JSON: {e}"))
+            Problem::new(
+                StatusCode::BAD_REQUEST,
+                "invalid_request_error",
+                "invalid_json",
+                format!("the body is not JSON: {e}"),
+            )
         }
     })
 }
@@ -76,11 +82,15 @@ fn culprit<T: DeserializeOwned>(text: &str) -> Option<String> {
     if object.len() > KEYS {
         return None;
     }
-    let error = |object: Map<String, Value>| serde_json::from_value::<T>(Value::Object(object)).err().map(|e| e.to_string());
+    let error =
+        |object: Map<String, Value>| serde_json::from_value::<T>(Value::Object(object)).err().map(|e| e.to_string());
     let whole = error(object.clone())?;
-    object.keys().find(|key| {
-        let mut without = object.clone();
-        without.remove(*key);
-        error(without).as_ref() != Some(&whole)
-    }).cloned()
+    object
+        .keys()
+        .find(|key| {
+            let mut without = object.clone();
+            without.remove(*key);
+            error(without).as_ref() != Some(&whole)
+        })
+        .cloned()
 }

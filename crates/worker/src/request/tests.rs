@@ -83,7 +83,8 @@ fn messages_become_text_and_images_are_refused() {
         [json!({"role": "system", "content": "a\nb"}), json!({"role": "assistant", "content": ""})]
     );
     let image: Vec<ChatMessage> =
-        serde_json::from_value(json!([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}])).expect("ok");
+        serde_json::from_value(json!([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]))
+            .expect("ok");
     assert_eq!(template_messages(&image).expect_err("refused").param.as_deref(), Some("messages[0].content[0]"));
     let role: Vec<ChatMessage> = serde_json::from_value(json!([{"role": "usr", "content": "x"}])).expect("ok");
     assert_eq!(template_messages(&role).expect_err("refused").param.as_deref(), Some("messages[0].role"));
