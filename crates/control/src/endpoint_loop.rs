@@ -142,7 +142,8 @@ impl EndpointLoop {
                 .map(|replica| Sighting { replica: replica.clone(), engine: self.engines.sight(replica) })
                 .collect();
             let (in_flight, last_request_at) = demand.get(&id).map_or((0, None), |(n, at)| (*n, Some(*at)));
-            let last_request_at = last_request_at.or_else(|| endpoint.and_then(|endpoint| endpoint.status.last_request_at));
+            let last_request_at =
+                last_request_at.or_else(|| endpoint.and_then(|endpoint| endpoint.status.last_request_at));
             let weights = endpoint.map_or(Weights::Present, |endpoint| weights(&endpoint.spec.backend, rows));
             let view =
                 View { endpoint, replicas: &sightings, node: rows.node, weights, in_flight, last_request_at, now };

@@ -208,6 +208,3 @@ fn budget_entry(budget: &Budget, now: Timestamp) -> BudgetEntry {
         period_end,
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,10 +1,10 @@
-//! Energy and carbon: CPU time → energy → CO₂e, and the split of a reading among those who caused it.
+//! Energy and carbon: CPU time → energy → CO₂e, and the split of a node's energy among those who held its GPUs.
 //!
 //! All quantities are integers; every division rounds down once, and what it leaves is booked: a request's
 //! fraction of a millijoule stays in the reading and becomes idle, an allocation's remainder goes to the provider.
-//! INVARIANT: requests + idle + apportionment = reading, in millijoules and in micrograms, to the last unit.
 //! INVARIANT: Σ of an allocation = the node's energy.
-//! Deliberately absent: meters and models of power (the agent's), what the grid emits (drivers').
+//! Deliberately absent: meters and models of power (the agent's), what the grid emits (drivers'), the rest of a
+//! reading after its requests (the store's, in the transaction that books it).
 
 use galerne_model::units::{MILLIJOULES_PER_KWH, MicrogramsCo2e, Millijoules, Milliwatts};
 
@@ -12,26 +12,6 @@ use galerne_model::units::{MILLIJOULES_PER_KWH, MicrogramsCo2e, Millijoules, Mil
 const NANOJOULES_PER_MILLIJOULE: i128 = 1_000_000;
 /// Micrograms in one milligram.
 const MICROGRAMS_PER_MILLIGRAM: i128 = 1_000;
-
-/// Energy and the carbon that came with it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Footprint {
-    /// Energy.
-    pub energy: Millijoules,
-    /// Carbon.
-    pub carbon: MicrogramsCo2e,
-}
-
-/// Where a reading goes. The requests of its interval have their part already.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ReadingSplit {
-    /// What no request used.
-    pub idle: Footprint,
-    /// Minus what the requests were given above the meter; zero or negative.
-    pub apportionment: Footprint,
-    /// What the facility used on top of the meter: (PUE − 1) × reading.
-    pub overhead: Footprint,
-}
 
 /// Energy of one GPU over an interval, and who held it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,29 +47,6 @@ pub fn from_wall(wall_micros: i64, power: Milliwatts) -> Millijoules {
 pub fn carbon(energy: Millijoules, intensity_mg_per_kwh: i64) -> MicrogramsCo2e {
     let micrograms = i128::from(energy.0.max(0)) * i128::from(intensity_mg_per_kwh.max(0)) * MICROGRAMS_PER_MILLIGRAM;
     MicrogramsCo2e(held(micrograms / i128::from(MILLIJOULES_PER_KWH)))
-}
-
-/// Splits a reading after the requests of its interval have taken `requests`.
-pub fn split_reading(
-    meter: Millijoules,
-    requests: Footprint,
-    pue_milli: i64,
-    intensity_mg_per_kwh: i64,
-) -> ReadingSplit {
-    let rest = Footprint {
-        energy: meter.saturating_sub(requests.energy),
-        carbon: carbon(meter, intensity_mg_per_kwh).saturating_sub(requests.carbon),
-    };
-    let above = i128::from(pue_milli.max(1000)) - 1000;
-    let overhead = Millijoules(held(i128::from(meter.0.max(0)) * above / 1000));
-    ReadingSplit {
-        idle: Footprint { energy: rest.energy.max(Millijoules::ZERO), carbon: rest.carbon.max(MicrogramsCo2e::ZERO) },
-        apportionment: Footprint {
-            energy: rest.energy.min(Millijoules::ZERO),
-            carbon: rest.carbon.min(MicrogramsCo2e::ZERO),
-        },
-        overhead: Footprint { energy: overhead, carbon: carbon(overhead, intensity_mg_per_kwh) },
-    }
 }
 
 /// Gives a node's energy to the holders of its GPUs: each GPU's own energy, and an equal share of the rest of the
@@ -154,27 +111,7 @@ mod tests {
         assert_eq!(from_wall(2_000_000, Milliwatts(350_000)), Millijoules(700_000));
     }
 
-    #[test]
-    fn the_rest_of_a_reading_is_idle_or_what_requests_were_given_too_much() {
-        let requests = Footprint { energy: Millijoules(300), carbon: MicrogramsCo2e(2) };
-        let split = split_reading(Millijoules(1_000), requests, 1_200, 30_000);
-        assert_eq!(split.idle, Footprint { energy: Millijoules(700), carbon: MicrogramsCo2e(6) });
-        assert_eq!(split.apportionment, Footprint::default());
-        assert_eq!(split.overhead, Footprint { energy: Millijoules(200), carbon: MicrogramsCo2e(1) });
-        let split = split_reading(Millijoules(100), requests, 1_000, 30_000);
-        assert_eq!((split.idle.energy, split.apportionment.energy), (Millijoules(0), Millijoules(-200)));
-    }
-
     proptest! {
-        #[test]
-        fn a_split_conserves_energy_and_carbon(meter in 0i64..1 << 50, energy in 0i64..1 << 50, grams in 0i64..1 << 40, pue in 0i64..3000, intensity in 0i64..1_000_000) {
-            let requests = Footprint { energy: Millijoules(energy), carbon: MicrogramsCo2e(grams) };
-            let split = split_reading(Millijoules(meter), requests, pue, intensity);
-            prop_assert_eq!(requests.energy + split.idle.energy + split.apportionment.energy, Millijoules(meter));
-            prop_assert_eq!(requests.carbon + split.idle.carbon + split.apportionment.carbon, carbon(Millijoules(meter), intensity));
-            prop_assert!(split.overhead.energy.0 >= 0 && split.idle.energy.0 >= 0 && split.apportionment.energy.0 <= 0);
-        }
-
         #[test]
         fn an_allocation_conserves_the_nodes_energy(node in 0i64..1 << 45, gpus in proptest::collection::vec((0i64..1 << 42, proptest::option::of(0u8..4)), 0..12)) {
             let gpus: Vec<_> = gpus.into_iter().map(|(energy, holder)| GpuEnergy { energy: Millijoules(energy), holder }).collect();

@@ -117,7 +117,7 @@ impl World {
                     Engine::Running(seen) => {
                         Engine::Running(Running { url: urls[replica.spec.index as usize].clone(), ..seen })
                     }
-                    other => other,
+                    other @ (Engine::Absent | Engine::Starting | Engine::Ended(_)) => other,
                 }
             }
             Backend::Worker { .. } => self.engines.get(&replica.id).cloned().unwrap_or(Engine::Absent),

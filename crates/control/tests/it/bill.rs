@@ -1,0 +1,100 @@
+//! Usage and energy on their way into the ledger.
+
+use galerne_control::EnergySample;
+use galerne_model::identity::ApiKey;
+use galerne_model::ids::{BudgetId, EndpointId, RequestId};
+use galerne_model::ledger::{EnergyMethod, Operation, Outcome, Quantities, UsageRecord};
+use galerne_model::money::{Budget, BudgetPeriod, BudgetSpec, BudgetStatus, BudgetSubject};
+use galerne_model::units::{MicrogramsCo2e, Micros, Millijoules, Milliwatts, Picos, Tokens};
+use jiff::SignedDuration;
+use uuid::Uuid;
+
+use crate::site::{PATIENCE, Site, now, row};
+
+fn record(site: &Site, sequence: i64) -> UsageRecord {
+    let ended_at = now();
+    UsageRecord {
+        source: 1,
+        sequence,
+        request_id: RequestId::from_uuid(Uuid::now_v7()),
+        started_at: ended_at,
+        ended_at,
+        tenant_id: site.tenant_id,
+        project_id: site.project_id,
+        principal_id: site.principal_id,
+        key_id: site.key_id,
+        endpoint_id: EndpointId::from_uuid(Uuid::from_u128(1)),
+        replica_id: None,
+        operation: Operation::Chat,
+        outcome: Outcome::Completed,
+        http_status: 200,
+        held_micros: Micros(20),
+        quantities: Quantities {
+            prompt_tokens: Tokens(10),
+            cached_tokens: Tokens(0),
+            completion_tokens: Tokens(5),
+            micros: Micros(7),
+            picos: Picos(500_000),
+            millijoules: Millijoules(100),
+            co2e_micrograms: MicrogramsCo2e(1),
+        },
+        energy_method: EnergyMethod::Estimated,
+        price_book_id: None,
+        first_token_micros: None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn accepted_usage_is_settled_once_and_published_to_budgets() {
+    let site = Site::new().await;
+    let mut loops = site.start().await;
+    let spec = BudgetSpec {
+        subject: BudgetSubject::Project { project_id: site.project_id },
+        limit_micros: Micros(1_000),
+        period: BudgetPeriod::Month,
+    };
+    let id = BudgetId::from_uuid(Uuid::now_v7());
+    let budget: Budget = row(id, (Some(site.tenant_id), None), "cap", spec, BudgetStatus::default());
+    site.insert(&budget).await;
+    let records = vec![record(&site, 1), record(&site, 2)];
+    assert_eq!(loops.handle.accept(records.clone()).await.expect("settled"), 2);
+    assert_eq!(loops.handle.accept(records).await.expect("again, and counted once"), 2);
+    let told = |spending: &std::sync::Arc<galerne_model::snapshot::Spending>| {
+        spending.settled_sequence == 2 && spending.spent.get(&id).is_some_and(|period| period.spent == Micros(15))
+    };
+    tokio::time::timeout(PATIENCE, loops.spending.wait_for(told))
+        .await
+        .expect("published")
+        .expect("the publisher lives");
+    let snapshot = loops.view("with a budget", |snapshot| !snapshot.budgets.is_empty()).await;
+    assert_eq!(snapshot.budgets[0].limit, Micros(1_000));
+    let key = site.store.get::<ApiKey>(site.key_id).await.expect("a row");
+    assert!(key.status.last_used_at.is_some(), "the key knows when it was last used");
+    loops.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reading_closes_the_ledger_and_sets_the_rate_of_requests() {
+    let site = Site::new().await;
+    let loops = site.start().await;
+    loops.handle.accept(vec![record(&site, 1)]).await.expect("settled");
+    let ended_at = now();
+    let sample = EnergySample {
+        started_at: ended_at - SignedDuration::from_secs(10),
+        ended_at,
+        millijoules: Millijoules(50_000),
+        method: EnergyMethod::Measured,
+        busy_cpu_micros: 1_000,
+        active: Milliwatts(9_000),
+    };
+    loops.handle.book_reading(sample).await.expect("booked");
+    let snapshot = loops.view("with the rate", |snapshot| snapshot.energy.active == Milliwatts(9_000)).await;
+    let energy = &snapshot.energy;
+    assert_eq!(energy.method, Some(EnergyMethod::Apportioned), "a share of what was measured");
+    assert!(energy.intensity_mg_per_kwh > 0 && energy.intensity_source.contains("lifecycle"), "{energy:?}");
+    let report = site.store.ledger_check().await.expect("checked");
+    assert!(report.closes(), "{:?}", report.findings);
+    let last = site.store.last_reading(site.node_id).await.expect("read").expect("booked");
+    assert_eq!((last.millijoules, last.zone.as_str()), (Millijoules(50_000), "FR"));
+    loops.stop().await;
+}

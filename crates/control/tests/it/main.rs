@@ -1,0 +1,7 @@
+//! The loops on a real store, with shell scripts in the worker's place and a small server in the engine's.
+
+mod bill;
+mod endpoints;
+mod pulls;
+mod site;
+mod view;
