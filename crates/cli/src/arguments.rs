@@ -176,6 +176,9 @@ pub struct ServerArguments {
     /// Grid zone of this site, for carbon intensity [default: FR]
     #[arg(long, value_name = "ZONE")]
     pub zone: Option<String>,
+    /// File of hourly carbon intensities [default: the yearly mean of the zone]
+    #[arg(long, value_name = "FILE")]
+    pub grid: Option<String>,
     /// Energy of the facility per energy of its computers [default: 1.000]
     #[arg(long, value_name = "NUMBER")]
     pub pue: Option<String>,
@@ -203,6 +206,7 @@ impl ServerArguments {
             ("tls_key", &self.tls_key),
             ("database", &self.database),
             ("zone", &self.zone),
+            ("grid", &self.grid),
             ("pue", &self.pue),
             ("idle_watts", &self.idle_watts),
             ("active_watts", &self.active_watts),

@@ -23,6 +23,7 @@ mod output;
 mod table;
 
 pub use arguments::{Arguments, Command, ConfigCommand, Global, RestoreArguments, ServerArguments};
+pub use commands::node::hardware_line;
 pub use failure::Failure;
 pub use output::{Format, Output};
 pub use profile::Profile;
@@ -54,7 +55,8 @@ pub fn write_options(output: &mut Output, options: &[OptionShown]) -> Result<(),
     if output.format() == Format::Json {
         return output.json(&json!({ "items": options }));
     }
-    let mut table = Table::new(&[Column::Word("option"), Column::Word("value"), Column::Word("from"), Column::Text("meaning")]);
+    let mut table =
+        Table::new(&[Column::Word("option"), Column::Word("value"), Column::Word("from"), Column::Text("meaning")]);
     for option in options {
         let value = if option.value.is_empty() { display::dash() } else { option.value.clone() };
         table.row([option.name.clone(), value, option.origin.clone(), option.meaning.clone()]);

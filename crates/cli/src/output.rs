@@ -144,6 +144,22 @@ impl Output {
         Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
     }
 
+    /// Asks before something is lost. Without a person to ask, `--yes` is needed.
+    pub fn may_go_on(&mut self, effect: &str, yes: bool) -> Result<bool, Failure> {
+        if yes {
+            return Ok(true);
+        }
+        self.say(effect);
+        if !self.is_interactive() {
+            return Err(Failure::usage("nobody can be asked whether to go on").hint("say it beforehand: --yes"));
+        }
+        let go_on = self.confirm("Go on?")?;
+        if !go_on {
+            self.say("nothing was changed");
+        }
+        Ok(go_on)
+    }
+
     /// Writes a failure and says how the process ends.
     pub fn failure(&mut self, failure: &Failure) -> u8 {
         if !failure.is_silent() {

@@ -147,7 +147,7 @@ pub(crate) async fn delete<K: Shown>(
     let seen = client.get::<K>(&arguments.name, &ListOptions::default()).await?;
     if arguments.change.dry_run() == DryRun::Yes {
         session.output.say(effect(&seen));
-    } else if !session.confirm(&effect(&seen), arguments.yes)? {
+    } else if !session.output.may_go_on(&effect(&seen), arguments.yes)? {
         return Ok(());
     }
     let gone = client.delete::<K>(&arguments.name, seen.generation(), arguments.change.dry_run()).await?;

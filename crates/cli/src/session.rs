@@ -36,22 +36,6 @@ impl Session {
         self.output.format() == Format::Json
     }
 
-    /// Asks before something is lost. Without a person to ask, `--yes` is needed.
-    pub(crate) fn confirm(&mut self, effect: &str, yes: bool) -> Result<bool, Failure> {
-        if yes {
-            return Ok(true);
-        }
-        self.output.say(effect);
-        if !self.output.is_interactive() {
-            return Err(Failure::usage("nobody can be asked whether to go on").hint("say it beforehand: --yes"));
-        }
-        let go_on = self.output.confirm("Go on?")?;
-        if !go_on {
-            self.output.say("nothing was changed");
-        }
-        Ok(go_on)
-    }
-
     /// Names of everything of a kind that may be seen, by id. Who may not list them sees ids.
     pub(crate) async fn names<K: Kind>(&self, names: &mut Names) -> Result<(), Failure> {
         let listed = self.client()?.read::<Listed>(&format!("/api/v1/{}", K::PLURAL), &page()).await;

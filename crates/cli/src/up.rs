@@ -4,6 +4,7 @@
 //! a start that was interrupted is continued by the next one.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use galerne_api::client::Client;
@@ -11,6 +12,7 @@ use galerne_api::v1::identity::Whoami;
 use galerne_model::inference::Endpoint;
 
 use crate::arguments::ServerArguments;
+use crate::display;
 use crate::failure::Failure;
 use crate::profile::Profile;
 use crate::session::connect;
@@ -55,6 +57,8 @@ pub struct Site {
     pub url: String,
     /// The operator's key, when it was made by this start.
     pub first_key: Option<String>,
+    /// From the start of the process until it listened.
+    pub listens_after: Duration,
     /// A certificate to trust beside the system's authorities.
     pub ca_file: Option<PathBuf>,
 }
@@ -67,23 +71,22 @@ struct Steps<'a> {
     profile: Profile,
 }
 
-/// Makes the operator a key when no usable one is known.
-pub trait MintKey {
-    /// A new key of the operator, recorded as an event.
-    fn mint(&self) -> impl Future<Output = Result<String, Failure>> + Send;
-}
-
-/// What a start does once its server listens: a profile for later commands, a model, an endpoint, a first answer.
+/// What a start does once its server listens: a model, an endpoint, a first answer, the ready file, the next commands.
 pub async fn first_steps(
     phases: &Phases,
     arguments: &UpArguments,
     config: &Path,
     site: &Site,
-    mint: &impl MintKey,
+    profile: Profile,
 ) -> Result<(), Failure> {
-    let profile = keep_profile(phases, config, site, mint).await?;
     let client = connect(&profile)?;
     let mut steps = Steps { phases, arguments, client, profile };
+    if site.first_key.is_none() {
+        phases.line(format!(
+            "  ready after {}; the state is that of the last start",
+            display::elapsed(site.listens_after)
+        ));
+    }
     let mut endpoint = None;
     if !arguments.no_model {
         let (served, is_new) = steps.serve_model().await?;
@@ -114,7 +117,14 @@ impl Steps<'_> {
 }
 
 /// The profile for this server: the stored one if its key still works, else one with a new key.
-async fn keep_profile(phases: &Phases, config: &Path, site: &Site, mint: &impl MintKey) -> Result<Profile, Failure> {
+///
+/// `mint` makes the operator a new key, recorded as an event.
+pub async fn keep_profile(
+    phases: &Phases,
+    config: &Path,
+    site: &Site,
+    mint: impl AsyncFnOnce() -> Result<String, Failure>,
+) -> Result<Profile, Failure> {
     let stored = Profile::load(config)?;
     if site.first_key.is_none() && stored.url.as_deref() == Some(site.url.as_str()) && works(&stored).await? {
         return Ok(stored);
@@ -125,7 +135,7 @@ async fn keep_profile(phases: &Phases, config: &Path, site: &Site, mint: &impl M
     }
     let key = match &site.first_key {
         Some(key) => key.clone(),
-        None => mint.mint().await?,
+        None => mint().await?,
     };
     let profile =
         Profile { url: Some(site.url.clone()), api_key: Some(key), endpoint: None, ca_file: site.ca_file.clone() };

@@ -150,7 +150,7 @@ async fn revoke(session: &mut Session, arguments: &DeleteArguments) -> Result<()
     let effect = format!("key `{}` (…{}) stops working at once and for ever; {used}", seen.name, seen.status.last_four);
     if arguments.change.dry_run() == DryRun::Yes {
         session.output.say(&effect);
-    } else if !session.confirm(&effect, arguments.yes)? {
+    } else if !session.output.may_go_on(&effect, arguments.yes)? {
         return Ok(());
     }
     let id = seen.id.to_string();

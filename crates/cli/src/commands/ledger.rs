@@ -239,7 +239,7 @@ async fn reverse(
     change: ChangeArguments,
 ) -> Result<(), Failure> {
     let effect = format!("transfer `{transfer}` is cancelled by its opposite; budgets get back what it took");
-    if change.dry_run() == DryRun::No && !session.confirm(&effect, yes)? {
+    if change.dry_run() == DryRun::No && !session.output.may_go_on(&effect, yes)? {
         return Ok(());
     }
     let path = format!("/api/v1/ledger/transfers/{}/reverse", galerne_api::client::encode_segment(transfer));

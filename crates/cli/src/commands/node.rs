@@ -58,7 +58,7 @@ async fn set_cordoned(
 }
 
 /// A node in one line: processor, memory, disks, accelerators.
-pub(crate) fn in_a_line(facts: &NodeFacts) -> String {
+pub fn hardware_line(facts: &NodeFacts) -> String {
     let gpus = match facts.gpus.as_slice() {
         [] => "no GPU".to_owned(),
         [gpu] => gpu.name.clone(),
@@ -83,7 +83,7 @@ impl Shown for Node {
             self.name.clone(),
             state(spec),
             spec.zone.clone(),
-            in_a_line(&status.facts),
+            hardware_line(&status.facts),
             display::instant(status.seen_at),
         ]
     }

@@ -117,7 +117,7 @@ async fn revoke(
     };
     let role = display::word(&spec.role);
     let effect = format!("`{}` loses the role `{role}` on {}", arguments.principal, arguments.on);
-    if change.dry_run() == DryRun::No && !session.confirm(&effect, yes)? {
+    if change.dry_run() == DryRun::No && !session.output.may_go_on(&effect, yes)? {
         return Ok(());
     }
     let gone: RoleBinding = client.delete(&found.id.to_string(), found.generation, change.dry_run()).await?;

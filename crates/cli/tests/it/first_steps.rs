@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::extract::{Path as Segment, State};
 use axum::http::StatusCode;
@@ -12,7 +13,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use clap::Parser;
 use galerne_cli::up::phases::Phases;
-use galerne_cli::up::{MintKey, Site, UpArguments, first_steps};
+use galerne_cli::up::{Site, UpArguments, first_steps, keep_profile};
 use galerne_cli::{Arguments, Command, Failure, Profile};
 use insta::assert_snapshot;
 use serde_json::{Value, json};
@@ -40,11 +41,17 @@ impl Played {
 fn router(played: Arc<Played>) -> Router {
     let nothing = || async { Json(json!({ "items": [] })) };
     Router::new()
-        .route("/api/v1/whoami", get(|| async { (StatusCode::UNAUTHORIZED, problem("invalid_key", 401, "no").to_string()) }))
+        .route(
+            "/api/v1/whoami",
+            get(|| async { (StatusCode::UNAUTHORIZED, problem("invalid_key", 401, "no").to_string()) }),
+        )
         .route("/api/v1/catalogue", get(nothing))
         .route("/api/v1/models", get(nothing))
         .route("/api/v1/models/{id}", get(|| async { Json(model()) }))
-        .route("/api/v1/pulls", get(nothing).post(|State(played): State<Arc<Played>>| async move { Json(pull(&played, "pending")) }))
+        .route(
+            "/api/v1/pulls",
+            get(nothing).post(|State(played): State<Arc<Played>>| async move { Json(pull(&played, "pending")) }),
+        )
         .route("/api/v1/pulls/{id}", get(pull_state))
         .route("/api/v1/replicas", get(nothing))
         .route("/api/v1/endpoints", get(list_endpoints).post(make_endpoint))
@@ -55,7 +62,9 @@ fn router(played: Arc<Played>) -> Router {
 }
 
 fn pull(played: &Played, state: &str) -> Value {
-    let reason = played.pull_fails.map(|code| json!({ "code": code, "holds": false, "text": "the name of the host cannot be resolved" }));
+    let reason = played
+        .pull_fails
+        .map(|code| json!({ "code": code, "holds": false, "text": "the name of the host cannot be resolved" }));
     let status = json!({ "state": state, "done": 10, "total": 100, "model_id": "model_01972000000070008000000000000001", "reason": reason });
     resource(PULL, "smollm2-135m-instruct", json!({ "source": "smollm2-135m-instruct" }), status)
 }
@@ -80,21 +89,17 @@ async fn make_endpoint(State(played): State<Arc<Played>>, Json(body): Json<Value
 async fn endpoint_state(State(played): State<Arc<Played>>, Segment(id): Segment<String>) -> Json<Value> {
     assert_eq!(id, ENDPOINT);
     let ready = played.ready_at_third_look();
-    Json(if ready { endpoint("ready", 1, "1 replica passed its last probe") } else { endpoint("starting", 0, "its worker loads the model") })
+    Json(if ready {
+        endpoint("ready", 1, "1 replica passed its last probe")
+    } else {
+        endpoint("starting", 0, "its worker loads the model")
+    })
 }
 
 fn answer() -> String {
     let chunk = json!({ "id": "c", "object": "chat.completion.chunk", "created": 1, "model": "smol", "system_fingerprint": null,
         "choices": [{ "index": 0, "delta": { "content": "The capital of France is Paris." }, "logprobs": null, "finish_reason": "stop" }] });
     format!("data: {chunk}\n\ndata: [DONE]\n\n")
-}
-
-struct Mint;
-
-impl MintKey for Mint {
-    async fn mint(&self) -> Result<String, Failure> {
-        Ok(KEY.to_owned())
-    }
 }
 
 struct Start {
@@ -108,15 +113,26 @@ async fn start(played: Arc<Played>, folder: &Path, first_key: Option<&str>, word
     let url = format!("http://{}", listener.local_addr().expect("bound"));
     let ready_file = folder.join("ready.json").display().to_string();
     let words: Vec<&str> = ["galerne", "up", "--ready-file", &ready_file].iter().chain(words).copied().collect();
-    let Command::Up(arguments) = Arguments::try_parse_from(words).expect("the words are right").command else { unreachable!() };
+    let Command::Up(arguments) = Arguments::try_parse_from(words).expect("the words are right").command else {
+        unreachable!()
+    };
     let arguments: UpArguments = *arguments;
     let buffer = Buffer::default();
-    let site = Site { url: url.clone(), first_key: first_key.map(str::to_owned), ca_file: None };
+    let site = Site {
+        url: url.clone(),
+        first_key: first_key.map(str::to_owned),
+        ca_file: None,
+        listens_after: Duration::from_millis(300),
+    };
     let phases = Phases::written_to(buffer.writer());
     let config = folder.join("config");
     let server = async { axum::serve(listener, router(played)).await };
+    let steps = async {
+        let profile = keep_profile(&phases, &config, &site, async || Ok(KEY.to_owned())).await?;
+        first_steps(&phases, &arguments, &config, &site, profile).await
+    };
     let outcome = tokio::select! {
-        outcome = first_steps(&phases, &arguments, &config, &site, &Mint) => outcome,
+        outcome = steps => outcome,
         served = server => panic!("the played server ended: {served:?}"),
     };
     let said = buffer.text().replace(&url, "URL").replace(&folder.display().to_string(), "FOLDER");
@@ -127,7 +143,9 @@ async fn start(played: Arc<Played>, folder: &Path, first_key: Option<&str>, word
 fn without_durations(text: &str) -> String {
     let lines = text.lines().map(|line| match line.rsplit_once("  ") {
         Some((rest, duration)) if line.starts_with('✓') && duration.ends_with(" s") => rest.trim_end().to_owned(),
-        _ if line.contains("first after") => line.split("first after").next().unwrap_or("").to_owned() + "first after …",
+        _ if line.contains("first after") => {
+            line.split("first after").next().unwrap_or("").to_owned() + "first after …"
+        }
         _ => line.to_owned(),
     });
     lines.collect::<Vec<_>>().join("\n")
@@ -163,7 +181,11 @@ async fn a_key_of_another_server_is_kept_aside_and_not_lost() {
     other.save(&config).expect("writes");
     let start = start(Arc::default(), folder.path(), None, &["--no-model"]).await;
     start.outcome.expect("there is nothing to fail");
-    assert!(start.said.contains("the profile of https://cloud.example was moved to FOLDER/config/config."), "{}", start.said);
+    assert!(
+        start.said.contains("the profile of https://cloud.example was moved to FOLDER/config/config."),
+        "{}",
+        start.said
+    );
     assert_eq!(std::fs::read_dir(&config).expect("lists").count(), 2);
 }
 

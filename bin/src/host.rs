@@ -1,0 +1,49 @@
+//! This host as the agent reads it, in the server's words.
+
+use galerne_agent::energy::{EnergyMeter, PowerModel};
+use galerne_agent::{Gpus, Host, facts};
+use galerne_cli::hardware_line;
+use galerne_model::ledger::EnergyMethod;
+use galerne_server::config::Config;
+use galerne_server::{EnergySample, Meter};
+
+/// What is known of this host.
+pub(crate) struct ThisHost {
+    pub(crate) source: galerne_server::Host,
+    /// The same in one line.
+    pub(crate) hardware: String,
+}
+
+/// Reads facts and starts the energy meter.
+pub(crate) fn read(config: &Config) -> ThisHost {
+    let host = Host::this();
+    let mut meter = EnergyMeter::with_gpus(host.clone(), Gpus::discover(), stated(config, &host));
+    let facts = facts::read(&host, meter.gpus(), &meter);
+    let hardware = hardware_line(&facts);
+    let active = meter.active_power();
+    let method = if meter.sources().contains(&"estimate") { EnergyMethod::Estimated } else { EnergyMethod::Measured };
+    let sample = move || {
+        let read = meter.sample();
+        EnergySample {
+            started_at: read.started_at,
+            ended_at: read.ended_at,
+            millijoules: read.millijoules,
+            method: read.method,
+            busy_cpu_micros: read.busy_cpu_micros,
+            active: meter.active_power(),
+        }
+    };
+    ThisHost {
+        source: galerne_server::Host { facts, meter: Meter { active, method, sample: Box::new(sample) } },
+        hardware,
+    }
+}
+
+/// The power model with what the configuration states; what it leaves open is the default model's.
+fn stated(config: &Config, host: &Host) -> Option<PowerModel> {
+    let power = config.power;
+    power.idle.or(power.active)?;
+    let model = PowerModel::of(host);
+    let (idle, active) = (power.idle.unwrap_or(model.idle), power.active.unwrap_or(model.active_per_cpu));
+    Some(PowerModel::stated(idle, active, model.cpu_count))
+}
