@@ -3,6 +3,7 @@
 use galerne_model::limits::LEASE_TTL_MS;
 use galerne_store::{Store, StoreError};
 use jiff::{SignedDuration, Timestamp};
+use uuid::Uuid;
 
 /// The part of a lease's time after which it is renewed.
 const RENEW_AFTER: SignedDuration = SignedDuration::from_millis(LEASE_TTL_MS / 3);
@@ -22,6 +23,7 @@ struct Held {
 }
 
 impl Leader {
+    /// `holder` is the same after a restart, so that a new process takes the place of its dead predecessor at once.
     pub(crate) fn new(name: &'static str, holder: String) -> Self {
         Self { name, holder, held: None }
     }
@@ -40,16 +42,18 @@ impl Leader {
                 return Ok(Some(held.epoch));
             }
             tracing::warn!(lease = self.name, epoch = held.epoch, "lease lost");
-            self.held = None;
+            self.lost();
         }
         let lease = store.lease_acquire(self.name, &self.holder, ttl, now).await?;
         self.held = lease.map(|lease| Held { epoch: lease.epoch, renewed_at: now });
         Ok(self.held.map(|held| held.epoch))
     }
 
-    /// What has been fenced off is not held any more.
+    /// What has been fenced off is not held any more. From now on this process waits for the end of the other's
+    /// lease like any other: two that take each other's place by the same name would never come to rest.
     pub(crate) fn lost(&mut self) {
         self.held = None;
+        self.holder = format!("{} {}", self.name, Uuid::now_v7());
     }
 
     /// Gives the lease back, so that the next process need not wait for its end.

