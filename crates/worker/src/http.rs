@@ -152,3 +152,6 @@ async fn no_method(request: Request) -> Problem {
     let text = format!("{} does not take {}", request.uri().path(), request.method());
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", "method_not_allowed", text)
 }
+
+#[cfg(test)]
+mod tests;

@@ -85,12 +85,15 @@ fn culprit<T: DeserializeOwned>(text: &str) -> Option<String> {
     let error =
         |object: Map<String, Value>| serde_json::from_value::<T>(Value::Object(object)).err().map(|e| e.to_string());
     let whole = error(object.clone())?;
-    object
-        .keys()
-        .find(|key| {
-            let mut without = object.clone();
-            without.remove(*key);
-            error(without).as_ref() != Some(&whole)
-        })
-        .cloned()
+    let after = |key: &String| {
+        let mut without = object.clone();
+        without.remove(key);
+        error(without)
+    };
+    let is_needed = |error: &Option<String>| error.as_ref().is_some_and(|text| text.starts_with("missing field"));
+    let changing: Vec<(&String, Option<String>)> =
+        object.keys().map(|key| (key, after(key))).filter(|(_, error)| error.as_ref() != Some(&whole)).collect();
+    // Without a needed parameter there is always another error: it is at fault only when no other parameter is.
+    let culprit = changing.iter().find(|(_, error)| !is_needed(error)).or_else(|| changing.first());
+    culprit.map(|(key, _)| (*key).clone())
 }

@@ -1,0 +1,323 @@
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use axum::body::{Body, to_bytes};
+use axum::http::Method;
+use galerne_api::openai::FinishReason;
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tower::ServiceExt as _;
+
+use super::*;
+use crate::job::{Done, Embedded, Event, Failure, Job};
+use crate::template::ChatTemplate;
+use crate::vocabulary;
+
+const TEMPLATE: &str = "{% for m in messages %}{{ m.role }}:{{ m.content }}\n{% endfor %}assistant:";
+
+/// An engine that answers every request with the same words, or fails, or keeps the jobs.
+#[derive(Debug, Clone, Copy)]
+enum Script {
+    Words(&'static [&'static str]),
+    Fails(Failure),
+    FailsLater(Failure),
+    Silent,
+}
+
+struct Server {
+    router: Router,
+    app: Arc<App>,
+    /// What the engine was asked.
+    asked: Arc<Mutex<VecDeque<Job>>>,
+}
+
+fn server_with(task: Task, queue_limit: usize, script: Script) -> Server {
+    let metrics = Arc::new(Metrics::default());
+    let (queue, mut jobs) = Queue::new(queue_limit, Arc::clone(&metrics));
+    let app = Arc::new(App::new("small".into(), task, queue, metrics));
+    app.set_loaded(Loaded {
+        vocabulary: Arc::new(vocabulary::Bytes),
+        template: Some(ChatTemplate::new(TEMPLATE, String::new(), String::new()).expect("parses")),
+        bos: String::new(),
+        backend: "test".into(),
+        context: 200,
+        load_ms: 0,
+    });
+    let asked = Arc::new(Mutex::new(VecDeque::new()));
+    let kept = Arc::clone(&asked);
+    // Ends when the app, and with it the queue, is dropped.
+    std::thread::spawn(move || {
+        while let Some(mut job) = jobs.blocking_recv() {
+            play(&mut job, script);
+            kept.lock().expect("no panics").push_back(job);
+        }
+    });
+    Server { router: router(Arc::clone(&app)), app, asked }
+}
+
+fn server(script: Script) -> Server {
+    server_with(Task::Generate, 4, script)
+}
+
+fn play(job: &mut Job, script: Script) {
+    let generate = match job {
+        Job::Generate(generate) => generate,
+        Job::Embed(embed) => {
+            let (other, _) = tokio::sync::oneshot::channel();
+            let vectors =
+                embed.inputs.iter().map(|input| vec![f32::from(u16::try_from(input.len()).expect("short")), 0.5]);
+            let embedded = Embedded { vectors: vectors.collect(), cpu_micros: 7 };
+            std::mem::replace(&mut embed.reply, other).send(Ok(embedded)).expect("somebody waits");
+            return;
+        }
+        Job::Stop => return,
+    };
+    let say = |event| generate.events.try_send(event).expect("there is room");
+    match script {
+        Script::Silent => {}
+        Script::Fails(failure) => say(Event::Failed(failure)),
+        Script::FailsLater(failure) => {
+            say(Event::Text("a".into()));
+            say(Event::Failed(failure));
+        }
+        Script::Words(words) => {
+            words.iter().for_each(|word| say(Event::Text((*word).into())));
+            say(Event::Done(Done {
+                reason: FinishReason::Stop,
+                prompt_tokens: generate.prompt.len(),
+                completion_tokens: words.len(),
+                cached_tokens: 3,
+                cpu_micros: 42,
+            }));
+        }
+    }
+}
+
+async fn send(server: &Server, method: Method, path: &str, body: impl Into<Body>) -> (StatusCode, String) {
+    let request = Request::builder().method(method).uri(path).body(body.into()).expect("a request");
+    let response = server.router.clone().oneshot(request).await.expect("infallible");
+    let status = response.status();
+    if status == StatusCode::SERVICE_UNAVAILABLE && path != "/health" {
+        assert_eq!(response.headers()["retry-after"], "1");
+    }
+    let bytes = to_bytes(response.into_body(), 1 << 24).await.expect("a body");
+    (status, String::from_utf8(bytes.to_vec()).expect("UTF-8"))
+}
+
+async fn ask(server: &Server, path: &str, body: Value) -> (StatusCode, Value) {
+    let (status, text) = send(server, Method::POST, path, body.to_string()).await;
+    (status, serde_json::from_str(&text).expect("JSON"))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "reads better where it is called")]
+fn chat(more: Value) -> Value {
+    let mut body = json!({"model": "small", "messages": [{"role": "user", "content": "hi"}]});
+    body.as_object_mut().expect("object").extend(more.as_object().expect("object").clone());
+    body
+}
+
+async fn refused(server: &Server, path: &str, body: Value) -> (u16, String, Value) {
+    let (status, reply) = ask(server, path, body).await;
+    let error = &reply["error"];
+    assert!(error["message"].is_string() && error["type"].is_string(), "{reply}");
+    (status.as_u16(), error["code"].as_str().expect("a code").to_owned(), error["param"].clone())
+}
+
+#[tokio::test]
+async fn a_plain_answer_is_complete() {
+    let server = server(Script::Words(&["Hel", "lo"]));
+    let (status, reply) = ask(&server, "/v1/chat/completions", chat(json!({}))).await;
+    assert_eq!(status, 200);
+    assert_eq!(
+        reply["choices"],
+        json!([{"index": 0, "message": {"role": "assistant", "content": "Hello", "refusal": null},
+                "logprobs": null, "finish_reason": "stop"}])
+    );
+    let prompt = "user:hi\nassistant:".len() + 1;
+    assert_eq!(reply["usage"]["prompt_tokens"], prompt);
+    assert_eq!(reply["usage"]["total_tokens"], prompt + 2);
+    assert_eq!(reply["usage"]["prompt_tokens_details"], json!({"cached_tokens": 3}));
+    assert_eq!(reply["usage"]["galerne"], json!({"cpu_micros": 42, "cached_tokens": 3}));
+}
+
+#[tokio::test]
+async fn a_stream_has_role_words_reason_usage_and_end() {
+    let server = server(Script::Words(&["Hel", "lo"]));
+    let body = chat(json!({"stream": true, "stream_options": {"include_usage": true}}));
+    let (status, text) = send(&server, Method::POST, "/v1/chat/completions", body.to_string()).await;
+    assert_eq!(status, 200);
+    let events: Vec<&str> = text.split("\n\n").filter(|event| !event.is_empty()).collect();
+    let (last, chunks) = events.split_last().expect("events");
+    assert_eq!(*last, "data: [DONE]");
+    let chunks: Vec<Value> =
+        chunks.iter().map(|c| serde_json::from_str(c.strip_prefix("data: ").expect("data")).expect("JSON")).collect();
+    let choice =
+        |delta: Value, reason: Value| json!([{"index": 0, "delta": delta, "logprobs": null, "finish_reason": reason}]);
+    assert_eq!(chunks[0]["choices"], choice(json!({"role": "assistant", "content": ""}), Value::Null));
+    assert_eq!(chunks[1]["choices"], choice(json!({"content": "Hel"}), Value::Null));
+    assert_eq!(chunks[2]["choices"], choice(json!({"content": "lo"}), Value::Null));
+    assert_eq!(chunks[3]["choices"], choice(json!({}), json!("stop")));
+    assert_eq!((&chunks[4]["choices"], &chunks[4]["usage"]["galerne"]["cpu_micros"]), (&json!([]), &json!(42)));
+    assert_eq!(chunks.len(), 5);
+    assert!(chunks.iter().all(|chunk| chunk["id"] == chunks[0]["id"] && chunk["object"] == "chat.completion.chunk"));
+}
+
+#[tokio::test]
+async fn a_failure_before_the_first_word_has_a_status_and_one_after_has_no_end() {
+    let body = chat(json!({"stream": true}));
+    let early = server(Script::Fails(Failure::Deadline));
+    let (status, _) = send(&early, Method::POST, "/v1/chat/completions", body.to_string()).await;
+    assert_eq!(status, StatusCode::GATEWAY_TIMEOUT);
+    let late = server(Script::FailsLater(Failure::Engine));
+    let (status, text) = send(&late, Method::POST, "/v1/chat/completions", body.to_string()).await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(text.contains(r#""code":"engine_failed""#) && !text.contains("[DONE]"), "{text}");
+}
+
+#[tokio::test]
+async fn a_text_completion_takes_text_or_tokens() {
+    let server = server(Script::Words(&["x"]));
+    for prompt in [json!("ab"), json!(["ab"]), json!([97, 98]), json!([[97, 98]])] {
+        let (status, reply) = ask(&server, "/v1/completions", json!({"model": "small", "prompt": prompt})).await;
+        assert_eq!(status, 200, "{reply}");
+        assert_eq!(reply["choices"], json!([{"index": 0, "text": "x", "logprobs": null, "finish_reason": "stop"}]));
+    }
+    let Some(Job::Generate(first)) = server.asked.lock().expect("no panics").pop_front() else { panic!("a generation") };
+    assert_eq!((first.prompt.as_slice(), first.max_tokens), ([0, 97, 98].as_slice(), 16));
+    for (prompt, param) in [(json!(["a", "b"]), "prompt"), (json!([97, 256]), "prompt"), (json!([-1]), "prompt")] {
+        let (status, _, at) = refused(&server, "/v1/completions", json!({"prompt": prompt})).await;
+        assert_eq!((status, at), (400, json!(param)));
+    }
+    assert_eq!(refused(&server, "/v1/completions", json!({"prompt": "a", "echo": true})).await.2, "echo");
+}
+
+#[tokio::test]
+async fn bad_requests_are_refused_with_code_and_parameter() {
+    let server = server(Script::Words(&["x"]));
+    let path = "/v1/chat/completions";
+    for (body, expected) in [
+        (chat(json!({"model": "smal"})), (404, "model_not_found", json!("model"))),
+        (chat(json!({"max_tokens": "many"})), (400, "invalid_type", json!("max_tokens"))),
+        (chat(json!({"stop": 7})), (400, "invalid_type", json!("stop"))),
+        (chat(json!({"messages": "hi"})), (400, "invalid_type", json!("messages"))),
+        (json!({"model": "small"}), (400, "invalid_type", json!("messages"))),
+        (chat(json!({"temprature": 1})), (400, "unknown_parameter", json!("temprature"))),
+        (chat(json!({"n": 3})), (400, "unsupported_parameter", json!("n"))),
+        (chat(json!({"logit_bias": {"300": 1}})), (400, "invalid_value", json!("logit_bias"))),
+        (
+            chat(json!({"messages": [{"role": "user", "content": "x".repeat(300)}]})),
+            (400, "context_length_exceeded", json!("messages")),
+        ),
+        (chat(json!({"max_tokens": 190})), (400, "context_length_exceeded", json!("messages"))),
+    ] {
+        let (status, code, param) = refused(&server, path, body).await;
+        assert_eq!((status, code.as_str(), param), expected);
+    }
+    assert_eq!(server.asked.lock().expect("no panics").len(), 0);
+}
+
+#[tokio::test]
+async fn broken_bodies_are_refused_by_their_fault() {
+    let server = server(Script::Words(&["x"]));
+    let path = "/v1/chat/completions";
+    for (body, expected) in [
+        (b"{\"messages\": [".to_vec(), (400, "invalid_json")),
+        (b"{\"messages\": \"\xff\"}".to_vec(), (400, "invalid_utf8")),
+        (vec![], (400, "invalid_json")),
+        (vec![b' '; crate::limits::BODY_BYTES + 1], (413, "request_too_large")),
+    ] {
+        let (status, text) = send(&server, Method::POST, path, body).await;
+        let reply: Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!((status.as_u16(), reply["error"]["code"].as_str().expect("code")), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_full_queue_is_refused_at_once() {
+    let server = server_with(Task::Generate, 1, Script::Silent);
+    let first = server.router.clone();
+    let body = chat(json!({})).to_string();
+    let request =
+        Request::builder().method(Method::POST).uri("/v1/chat/completions").body(Body::from(body)).expect("ok");
+    let waiting = first.oneshot(request);
+    let mut waiting = std::pin::pin!(waiting);
+    assert!(futures_util::poll!(&mut waiting).is_pending());
+    let (status, code, _) = refused(&server, "/v1/chat/completions", chat(json!({}))).await;
+    assert_eq!((status, code.as_str()), (503, "queue_full"));
+    assert_eq!(server.app.metrics.refused.get(), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_closes_its_channel() {
+    let server = server(Script::Silent);
+    let body = chat(json!({})).to_string();
+    let request =
+        Request::builder().method(Method::POST).uri("/v1/chat/completions").body(Body::from(body)).expect("ok");
+    let mut reply = Box::pin(server.router.clone().oneshot(request));
+    assert!(futures_util::poll!(&mut reply).is_pending());
+    let events: mpsc::Sender<Event> = loop {
+        if let Some(Job::Generate(job)) = server.asked.lock().expect("no panics").pop_front() {
+            break job.events;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert!(!events.is_closed());
+    drop(reply);
+    assert!(events.is_closed());
+}
+
+#[tokio::test]
+async fn a_worker_that_loads_or_drains_says_so() {
+    let server = server(Script::Words(&["x"]));
+    assert_eq!(send(&server, Method::GET, "/health", Body::empty()).await.0, 200);
+    server.app.drain();
+    let (status, text) = send(&server, Method::GET, "/health", Body::empty()).await;
+    assert_eq!((status.as_u16(), text.contains("this worker is stopping")), (503, true));
+    let (status, code, _) = refused(&server, "/v1/chat/completions", chat(json!({}))).await;
+    assert_eq!((status, code.as_str()), (503, "stopping"));
+}
+
+#[tokio::test]
+async fn embeddings_come_as_numbers_or_base64() {
+    let server = server_with(Task::Embed, 4, Script::Silent);
+    let (status, reply) = ask(&server, "/v1/embeddings", json!({"model": "small", "input": ["ab", "c"]})).await;
+    assert_eq!(status, 200, "{reply}");
+    assert_eq!(reply["data"][1], json!({"object": "embedding", "index": 1, "embedding": [2.0, 0.5]}));
+    assert_eq!((&reply["usage"]["prompt_tokens"], &reply["usage"]["galerne"]["cpu_micros"]), (&json!(5), &json!(7)));
+    let (_, reply) = ask(&server, "/v1/embeddings", json!({"input": [1, 2], "encoding_format": "base64"})).await;
+    assert_eq!(reply["data"][0]["embedding"], "AAAAQAAAAD8=");
+    for (body, param) in [
+        (json!({"input": "", "model": "small"}), "input"),
+        (json!({"input": []}), "input"),
+        (json!({"input": "a", "dimensions": 3}), "dimensions"),
+        (json!({"input": "a", "encoding_format": "hex"}), "encoding_format"),
+        (json!({"input": "a", "output_dtype": "int8"}), "output_dtype"),
+        (json!({"input": ["a", "b".repeat(300)]}), "input[1]"),
+    ] {
+        assert_eq!(refused(&server, "/v1/embeddings", body).await.2, param);
+    }
+    assert_eq!(refused(&server, "/v1/chat/completions", chat(json!({}))).await.1, "wrong_task");
+}
+
+#[tokio::test]
+async fn tokens_are_counted_as_the_completion_would() {
+    let server = server(Script::Words(&["x"]));
+    let (_, reply) = ask(&server, "/tokenize", json!({"content": "ab"})).await;
+    assert_eq!(reply, json!({"tokens": [0, 97, 98], "count": 3}));
+    let (_, reply) = ask(&server, "/tokenize", json!({"messages": [{"role": "user", "content": "hi"}]})).await;
+    let (_, answer) = ask(&server, "/v1/chat/completions", chat(json!({}))).await;
+    assert_eq!(reply["count"], answer["usage"]["prompt_tokens"]);
+    assert_eq!(refused(&server, "/tokenize", json!({})).await.0, 400);
+}
+
+#[tokio::test]
+async fn other_routes_answer_in_openai_s_shape() {
+    let server = server(Script::Words(&["x"]));
+    assert_eq!(refused(&server, "/v1/nothing", json!({})).await.1, "unknown_url");
+    let (status, text) = send(&server, Method::GET, "/v1/chat/completions", Body::empty()).await;
+    assert_eq!((status.as_u16(), text.contains("method_not_allowed")), (405, true));
+    let (_, text) = send(&server, Method::GET, "/v1/models", Body::empty()).await;
+    assert_eq!(serde_json::from_str::<Value>(&text).expect("JSON")["data"][0]["id"], "small");
+    let (_, text) = send(&server, Method::GET, "/metrics", Body::empty()).await;
+    assert!(text.contains(r#"vllm:num_requests_waiting{model_name="small"} "#), "{text}");
+}

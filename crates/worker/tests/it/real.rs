@@ -1,0 +1,141 @@
+//! Answers of a real model.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::process::{Worker, model};
+
+#[expect(clippy::needless_pass_by_value, reason = "reads better where it is called")]
+fn question(text: &str, more: Value) -> Value {
+    let mut body = json!({
+        "model": "small", "temperature": 0, "max_tokens": 24,
+        "messages": [{"role": "system", "content": "You are a helpful assistant."}, {"role": "user", "content": text}],
+    });
+    let more = more.as_object().expect("an object").clone();
+    body.as_object_mut().expect("an object").extend(more);
+    body
+}
+
+fn answer(reply: &(u16, Value)) -> String {
+    assert_eq!(reply.0, 200, "{}", reply.1);
+    reply.1["choices"][0]["message"]["content"].as_str().expect("a text").to_owned()
+}
+
+fn cpu_micros(reply: &Value) -> u64 {
+    reply["usage"]["galerne"]["cpu_micros"].as_u64().expect("a number")
+}
+
+const CAPITAL: &str = "What is the capital of France?";
+
+#[test]
+fn the_capital_of_france_is_paris_also_from_the_cache() {
+    let Some(model) = model() else { return };
+    let worker = Worker::ready(&model, &[]);
+    let first = worker.post("/v1/chat/completions", &question(CAPITAL, json!({})));
+    assert!(answer(&first).contains("Paris"), "{}", first.1);
+    assert_eq!(first.1["usage"]["prompt_tokens_details"]["cached_tokens"], 0);
+    let second = worker.post("/v1/chat/completions", &question(CAPITAL, json!({})));
+    assert_eq!(answer(&second), answer(&first));
+    let prompt = first.1["usage"]["prompt_tokens"].as_u64().expect("a number");
+    assert_eq!(second.1["usage"]["prompt_tokens_details"]["cached_tokens"], prompt - 1);
+}
+
+#[test]
+fn a_stop_string_ends_the_answer_and_is_not_shown() {
+    let Some(model) = model() else { return };
+    let worker = Worker::ready(&model, &[]);
+    let whole = answer(&worker.post("/v1/chat/completions", &question(CAPITAL, json!({}))));
+    let stop = &whole[whole.find("France").expect("repeats the question")..][..4];
+    let cut = worker.post("/v1/chat/completions", &question(CAPITAL, json!({"stop": [stop]})));
+    assert_eq!(answer(&cut), whole[..whole.find(stop).expect("there")]);
+    assert_eq!(cut.1["choices"][0]["finish_reason"], "stop");
+}
+
+#[test]
+fn one_seed_gives_one_answer_and_another_seed_another() {
+    let Some(model) = model() else { return };
+    let worker = Worker::ready(&model, &[]);
+    let ask = |seed: u64| {
+        let more = json!({"seed": seed, "temperature": 1.5, "ignore_eos": true});
+        answer(&worker.post("/v1/chat/completions", &question("Tell me a story.", more)))
+    };
+    // The first one computes the prompt, later ones reuse it: only those see the very same batches.
+    ask(1);
+    assert_eq!(ask(2), ask(2));
+    assert_ne!(ask(2), ask(3));
+}
+
+#[test]
+fn more_streams_than_sequences_are_all_answered_and_accounted_for() {
+    let Some(model) = model() else { return };
+    let worker = Worker::ready(&model, &[]);
+    let replies: Vec<String> = std::thread::scope(|scope| {
+        let ask = |i: usize| {
+            let more = json!({"stream": true, "stream_options": {"include_usage": true}});
+            worker.post_text("/v1/chat/completions", &question(&format!("Name {i} animals."), more)).1
+        };
+        let threads: Vec<_> = (0..10).map(|i| scope.spawn(move || ask(i))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+    });
+    let mut accounted = 0;
+    let mut ids = BTreeSet::new();
+    for reply in &replies {
+        let events: Vec<&str> = reply.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
+        assert_eq!(events.last(), Some(&"[DONE]"), "{reply}");
+        let usage: Value = serde_json::from_str(events[events.len() - 2]).expect("JSON");
+        assert!(usage["usage"]["completion_tokens"].as_u64().is_some_and(|n| (1..=24).contains(&n)), "{usage}");
+        accounted += cpu_micros(&usage);
+        ids.insert(usage["id"].to_string());
+    }
+    assert_eq!(ids.len(), 10);
+    // The requests' shares are the steps' time, to the microsecond.
+    let seconds = worker.metric("galerne_worker_cpu_seconds_total");
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few seconds, in microseconds")]
+    let steps = (seconds * 1e6).round() as u64;
+    assert_eq!(accounted, steps);
+}
+
+#[test]
+fn a_client_that_leaves_stops_its_work() {
+    let Some(model) = model() else { return };
+    let worker = Worker::ready(&model, &[]);
+    for stream in [true, false] {
+        let cancelled = worker.metric("galerne_worker_requests_cancelled_total");
+        let body = json!({"prompt": "a", "max_tokens": 500, "ignore_eos": true, "stream": stream});
+        let socket = worker.send("/v1/completions", &body);
+        worker.wait_for("running", |w| w.metric("galerne_worker_requests_running") > 0.0);
+        drop(socket);
+        worker.wait_for("cancelled", |w| w.metric("galerne_worker_requests_cancelled_total") > cancelled);
+        assert!(worker.metric("galerne_worker_requests_running") < 0.5);
+    }
+}
+
+#[test]
+fn a_deadline_ends_a_request() {
+    let Some(model) = model() else { return };
+    let worker = Worker::ready(&model, &[]);
+    let body = json!({"prompt": "a", "max_tokens": 500, "ignore_eos": true});
+    let (status, reply) = worker.post_with("/v1/completions", "x-galerne-deadline-ms: 100\r\n", &body);
+    assert_eq!((status, reply["error"]["code"].as_str()), (504, Some("deadline_exceeded")), "{reply}");
+}
+
+#[test]
+fn embeddings_have_length_one_and_know_what_is_alike() {
+    let Some(model) = model() else { return };
+    let worker = Worker::ready(&model, &["--embeddings"]);
+    let input = ["A cat sits on the mat.", "A kitten is sitting on a rug.", "The central bank raised interest rates."];
+    let (status, reply) = worker.post("/v1/embeddings", &json!({"input": input}));
+    assert_eq!(status, 200, "{reply}");
+    let vector =
+        |i: usize| -> Vec<f64> { serde_json::from_value(reply["data"][i]["embedding"].clone()).expect("numbers") };
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
+    for i in 0..3 {
+        assert!((dot(&vector(i), &vector(i)) - 1.0).abs() < 1e-3);
+    }
+    assert!(dot(&vector(0), &vector(1)) > dot(&vector(0), &vector(2)));
+    // One at a time gives the same as together.
+    let (_, single) = worker.post("/v1/embeddings", &json!({"input": input[2]}));
+    let single: Vec<f64> = serde_json::from_value(single["data"][0]["embedding"].clone()).expect("numbers");
+    assert!(dot(&single, &vector(2)) > 0.999);
+}
