@@ -62,10 +62,10 @@ pub(super) struct Work {
 pub(super) fn spawn(tasks: &TaskTracker, stop: &CancellationToken, work: Work) {
     let Work { app, control, meter, mut woken, used, metrics, clock } = work;
     let LoopMetrics { settled, settle_failures, readings, millijoules } = metrics;
-    let waker = control.clone();
+    let (waker, stopped) = (control.clone(), stop.clone());
     tasks.spawn(async move {
-        // Ends with the gateway, which holds the other end.
-        while let Some(wake) = woken.recv().await {
+        // The gateway's ends of this channel and of `used` outlive the drain: `stop` is what ends their readers.
+        while let Some(wake) = next(&mut woken, &stopped).await {
             waker.wake(wake.endpoint_id);
         }
     });
@@ -76,7 +76,7 @@ pub(super) fn spawn(tasks: &TaskTracker, stop: &CancellationToken, work: Work) {
 
 /// Every batch is settled before the next is taken, and acknowledged only once it is durable.
 async fn settle(control: galerne_control::Handle, mut used: mpsc::Receiver<UsageBatch>, stop: CancellationToken, settled: Counter, failures: Counter) {
-    while let Some(batch) = used.recv().await {
+    while let Some(batch) = next(&mut used, &stop).await {
         let UsageBatch { records, ack } = batch;
         let count = records.len() as u64;
         let mut pause = RETRY_MIN;
@@ -100,6 +100,15 @@ async fn settle(control: galerne_control::Handle, mut used: mpsc::Receiver<Usage
         if ack.send(through).is_err() {
             tracing::debug!("the gateway ended before it heard that its usage is settled");
         }
+    }
+}
+
+/// The next message; none once the channel has ended, or is empty and `stop` was asked.
+async fn next<T>(channel: &mut mpsc::Receiver<T>, stop: &CancellationToken) -> Option<T> {
+    tokio::select! {
+        biased;
+        message = channel.recv() => message,
+        () = stop.cancelled() => None,
     }
 }
 
