@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use galerne_model::ids::EndpointId;
-use galerne_model::limits;
 use jiff::Timestamp;
 
 /// What an endpoint is doing.
@@ -36,11 +35,11 @@ impl ActivityTable {
         Busy { table: Arc::clone(self), endpoint_id, now }
     }
 
-    /// Lets a request wait for a replica, unless too many do.
-    pub(crate) fn wait(self: &Arc<Self>, endpoint_id: EndpointId, now: Timestamp) -> Option<Waiting> {
+    /// Lets a request wait for a replica, unless `most` do.
+    pub(crate) fn wait(self: &Arc<Self>, endpoint_id: EndpointId, now: Timestamp, most: usize) -> Option<Waiting> {
         let mut full = false;
         self.change(endpoint_id, now, |activity| {
-            full = activity.waiting >= limits::WAKE_QUEUE_MAX;
+            full = activity.waiting >= most;
             activity.waiting += usize::from(!full);
         });
         (!full).then(|| Waiting { table: Arc::clone(self), endpoint_id })

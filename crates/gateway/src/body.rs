@@ -12,15 +12,13 @@ use tokio::time::timeout;
 
 use crate::refusal::Refusal;
 
-/// Longest pause between two parts of a body.
-const PART_TIMEOUT: Duration = Duration::from_millis(limits::CLIENT_WRITE_TIMEOUT_MS);
 /// Bytes of a too large body that are read and thrown away, so that the client gets to read the refusal instead of a reset.
 const DISCARD_MAX_BYTES: usize = 128 * 1024 * 1024;
 /// Longest time spent on throwing away.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The whole body as text.
-pub(crate) async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Refusal> {
+/// The whole body as text; `pause` is the longest between two parts of it.
+pub(crate) async fn read(headers: &HeaderMap, body: Body, pause: Duration) -> Result<Bytes, Refusal> {
     let announced: Option<usize> =
         headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
     let mut body = body;
@@ -28,7 +26,7 @@ pub(crate) async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Refus
         return Err(too_large(&mut body, announced).await);
     }
     let mut whole = BytesMut::with_capacity(announced.unwrap_or(0));
-    while let Some(frame) = timeout(PART_TIMEOUT, body.frame()).await.map_err(|_| too_slow())? {
+    while let Some(frame) = timeout(pause, body.frame()).await.map_err(|_| too_slow(pause))? {
         let Ok(part) = frame.map_err(|_| broken())?.into_data() else { continue };
         if whole.len() + part.len() > limits::INFERENCE_BODY_MAX_BYTES {
             drop(whole);
@@ -62,8 +60,8 @@ async fn too_large(body: &mut Body, announced: Option<usize>) -> Refusal {
     Refusal::new(Code::BodyTooLarge, format!("a request body may have {most} bytes{size}"))
 }
 
-fn too_slow() -> Refusal {
-    let seconds = PART_TIMEOUT.as_secs();
+fn too_slow(pause: Duration) -> Refusal {
+    let seconds = pause.as_secs_f32();
     Refusal::new(Code::RequestTimeout, format!("the body did not go on for {seconds} seconds"))
         .retry_after(Duration::from_secs(1))
 }

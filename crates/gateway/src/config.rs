@@ -51,6 +51,33 @@ pub struct GatewayConfig {
     pub usage: mpsc::Sender<UsageBatch>,
 }
 
+/// How much and how long. The values in force are the default, from `limits.rs`; tests have shorter ones.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Requests in flight in this process.
+    pub in_flight_max: usize,
+    /// Requests that wait for one endpoint to wake.
+    pub wake_queue_max: usize,
+    /// Life of a request, from head to last byte.
+    pub request: Duration,
+    /// Wait for a replica.
+    pub wake: Duration,
+    /// One write towards a client, one part of a body from it.
+    pub client: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            in_flight_max: limits::GATEWAY_IN_FLIGHT_MAX,
+            wake_queue_max: limits::WAKE_QUEUE_MAX,
+            request: Duration::from_millis(limits::REQUEST_DEADLINE_MS),
+            wake: Duration::from_millis(limits::WAKE_DEADLINE_MS),
+            client: Duration::from_millis(limits::CLIENT_WRITE_TIMEOUT_MS),
+        }
+    }
+}
+
 /// A request waits for this endpoint, which has no ready replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wake {
@@ -88,6 +115,7 @@ pub(crate) struct Shared {
     pub(crate) activity: Arc<ActivityTable>,
     pub(crate) upstream: Upstream,
     pub(crate) metrics: Metrics,
+    pub(crate) bounds: Bounds,
     in_flight: AtomicUsize,
     /// Requests end here at shutdown, streams included.
     pub(crate) tasks: TaskTracker,
@@ -111,6 +139,11 @@ pub(crate) struct Books {
 impl Gateway {
     /// Opens the spool, ends what a killed process left open, and starts shipping. Call inside a tokio runtime.
     pub fn new(config: GatewayConfig) -> Result<(Self, Recovered), GatewayError> {
+        Self::with_bounds(config, Bounds::default())
+    }
+
+    /// The same with other bounds.
+    pub fn with_bounds(config: GatewayConfig, bounds: Bounds) -> Result<(Self, Recovered), GatewayError> {
         let now = (config.clock)();
         let settled = config.spending.borrow().settled_sequence;
         let (spool, recovered) =
@@ -130,6 +163,7 @@ impl Gateway {
             replicas: Mutex::new(ReplicaBook::new()),
             activity: Arc::default(),
             upstream: Upstream::new().map_err(GatewayError::Upstream)?,
+            bounds,
             in_flight: AtomicUsize::new(0),
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
@@ -202,11 +236,11 @@ impl Shared {
         let place = Place(Arc::clone(self));
         let before = self.in_flight.fetch_add(1, Ordering::AcqRel);
         self.metrics.in_flight.inc();
-        (before < limits::GATEWAY_IN_FLIGHT_MAX).then_some(place)
+        (before < self.bounds.in_flight_max).then_some(place)
     }
 }
 
-/// One of the [`limits::GATEWAY_IN_FLIGHT_MAX`] places in this process.
+/// One of the [`Bounds::in_flight_max`] places in this process.
 pub(crate) struct Place(Arc<Shared>);
 
 impl Drop for Place {

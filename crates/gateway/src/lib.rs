@@ -38,6 +38,6 @@ mod models;
 mod refusal;
 
 pub use activity::EndpointActivity;
-pub use config::{Clock, Gateway, GatewayConfig, GatewayError, Wake};
+pub use config::{Bounds, Clock, Gateway, GatewayConfig, GatewayError, Wake};
 pub use digest::digest;
-pub use spool::{Recovered, Spool, SpoolError, SpoolLimits, UsageBatch};
+pub use spool::{Hold, Recovered, Spool, SpoolError, SpoolFull, SpoolLimits, UsageBatch};

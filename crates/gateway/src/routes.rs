@@ -11,7 +11,6 @@ use axum::{Extension, Router, middleware};
 use galerne_api::error::Code;
 use galerne_model::ids::RequestId;
 use galerne_model::ledger::{Operation, Outcome};
-use galerne_model::limits;
 use galerne_model::snapshot::EndpointEntry;
 use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
@@ -175,9 +174,9 @@ async fn answer(
     headers: &HeaderMap,
     body: Body,
 ) -> Answered {
-    let deadline = Instant::now() + Duration::from_millis(limits::REQUEST_DEADLINE_MS);
+    let deadline = Instant::now() + shared.bounds.request;
     let place = shared.enter().ok_or_else(|| {
-        let most = limits::GATEWAY_IN_FLIGHT_MAX;
+        let most = shared.bounds.in_flight_max;
         Refusal::new(Code::Overloaded, format!("{most} requests are in flight, the most this gateway takes"))
             .retry_after(Duration::from_secs(1))
     })?;
@@ -187,7 +186,7 @@ async fn answer(
     let _running = shared.tasks.token();
     let snapshot = Arc::clone(&shared.snapshot.borrow());
     let key = authenticate(headers, &shared.pepper, &snapshot, shared.now())?;
-    let body = timeout_at(deadline, body::read(headers, body))
+    let body = timeout_at(deadline, body::read(headers, body, shared.bounds.client))
         .await
         .unwrap_or_else(|_| Err(Refusal::new(Code::RequestTimeout, "the body did not arrive in time")))?;
     let (work, rate_headers) = {
@@ -255,7 +254,7 @@ impl Work {
         let replicas = wake::replicas(shared, &self.endpoint).await?;
         let operation = self.ticket.operation();
         let (body, stream, deadline) = (self.body.clone(), self.stream, self.deadline);
-        let ask = Ask { operation, body, stream, deadline, replicas: &replicas };
+        let ask = Ask { operation, body, stream, deadline, longest: shared.bounds.request, replicas: &replicas };
         upstream::ask(shared, &mut self.ticket, &ask).await
     }
 }

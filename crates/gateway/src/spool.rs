@@ -31,7 +31,7 @@ use tokio::sync::Notify;
 use frame::FRAME_MAX_BYTES;
 use segment::Segment;
 
-pub(crate) use frame::Hold;
+pub use frame::Hold;
 pub use ship::UsageBatch;
 pub(crate) use ship::ship;
 
@@ -71,10 +71,13 @@ pub enum SpoolError {
 
 /// Why no request can be admitted now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum SpoolFull {
+pub enum SpoolFull {
     /// Nobody has taken records for too long.
     #[error("the usage spool holds {held_bytes} bytes of records that the ledger has not taken yet")]
-    Limit { held_bytes: u64 },
+    Limit {
+        /// Bytes on disk.
+        held_bytes: u64,
+    },
     /// The disk has no room, or fails.
     #[error("the disk of the usage spool is full or failing")]
     Disk,
@@ -212,7 +215,7 @@ impl Spool {
     }
 
     /// Writes the hold of a request that is being admitted and reserves room for its record.
-    pub(crate) fn admit(&self, hold: Hold) -> Result<(), SpoolFull> {
+    pub fn admit(&self, hold: Hold) -> Result<(), SpoolFull> {
         let frame = frame::hold_frame(&hold);
         let mut log = self.lock();
         if log.failed || !log.late.is_empty() {
@@ -241,7 +244,7 @@ impl Spool {
 
     /// Writes the record of an admitted request and gives it its sequence. Nothing makes it fail: what the disk does
     /// not take now is kept in memory, in order, and written as soon as it does.
-    pub(crate) fn settle(&self, mut record: UsageRecord) -> UsageRecord {
+    pub fn settle(&self, mut record: UsageRecord) -> UsageRecord {
         record.source = self.source;
         let mut log = self.lock();
         record.sequence = log.next_sequence;
@@ -263,8 +266,8 @@ impl Spool {
         recovered.unsettled.extend(holds.iter().map(|hold| self.settle(hold.unsettled(now.max(hold.started_at)))));
     }
 
-    /// Removes what the ledger has: whole segments, oldest first.
-    fn acknowledge(&self, through: i64) {
+    /// Removes what the ledger has: whole segments, oldest first. Syncs, so it is not for async threads.
+    pub fn acknowledge(&self, through: i64) {
         let mut done = Vec::new();
         {
             let mut log = self.lock();
@@ -287,13 +290,13 @@ impl Spool {
     }
 
     /// Ends the sync thread after a last sync.
-    pub(crate) fn stop(&self) {
+    pub fn stop(&self) {
         self.lock().stopping = true;
         self.dirty.notify_all();
     }
 
     /// Bytes of records and holds on disk.
-    pub(crate) fn bytes(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         self.lock().bytes()
     }
 

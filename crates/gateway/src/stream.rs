@@ -15,7 +15,6 @@ use galerne_api::error::Code;
 use galerne_core::rating::Charge;
 use galerne_core::routing;
 use galerne_model::ledger::Outcome;
-use galerne_model::limits;
 use galerne_model::snapshot::ReplicaEntry;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -30,8 +29,6 @@ use crate::upstream::{self, SeatGuard};
 
 /// Parts on their way to the client; each is at most what one read from the replica brought.
 const PARTS_IN_CHANNEL: usize = 8;
-/// Longest time one part waits for a place.
-const WRITE_TIMEOUT: Duration = Duration::from_millis(limits::CLIENT_WRITE_TIMEOUT_MS);
 /// Time given to the replica to close its stream after `[DONE]`, so that the connection can be used again.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(100);
 const DONE: &[u8] = b"data: [DONE]\n\n";
@@ -121,10 +118,12 @@ impl Pump {
         let last = match end {
             End::Done => done_tail(unsent, energy, charge),
             End::ClientLeft | End::ClientSlow => return,
-            End::ReplicaBroke | End::Deadline | End::ShuttingDown => error_tail(unsent, &cut_refusal(end), request_id),
+            End::ReplicaBroke | End::Deadline | End::ShuttingDown => {
+                error_tail(unsent, &cut_refusal(end, self.shared.bounds.request), request_id)
+            }
         };
         // A client that is gone by now has nothing to lose: the record is written.
-        let sent = timeout(WRITE_TIMEOUT, self.parts.send(last)).await.is_ok_and(|sent| sent.is_ok());
+        let sent = timeout(self.shared.bounds.client, self.parts.send(last)).await.is_ok_and(|sent| sent.is_ok());
         drop(self.parts);
         if end == End::Done {
             close(rest).await;
@@ -144,7 +143,7 @@ impl Pump {
                 Err(sse::EventTooLong) => return (End::ReplicaBroke, out),
             }
             if !out.is_empty() {
-                match timeout(WRITE_TIMEOUT, self.parts.send(Bytes::from(out))).await {
+                match timeout(self.shared.bounds.client, self.parts.send(Bytes::from(out))).await {
                     Ok(Ok(())) => {}
                     Ok(Err(_)) => return (End::ClientLeft, Vec::new()),
                     Err(_) => return (End::ClientSlow, Vec::new()),
@@ -259,10 +258,10 @@ fn error_tail(mut unsent: Vec<u8>, refusal: &Refusal, request_id: galerne_model:
     Bytes::from(unsent)
 }
 
-fn cut_refusal(end: End) -> Refusal {
+fn cut_refusal(end: End, longest: Duration) -> Refusal {
     match end {
         End::Deadline => {
-            let seconds = limits::REQUEST_DEADLINE_MS / 1000;
+            let seconds = longest.as_secs();
             Refusal::new(Code::DeadlineExceeded, format!("the answer took longer than {seconds} seconds and was cut"))
         }
         End::ShuttingDown => Refusal::new(Code::Draining, "the server shuts down; the answer was cut"),

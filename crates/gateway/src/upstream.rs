@@ -57,6 +57,8 @@ pub(crate) struct Ask<'a> {
     pub(crate) body: Bytes,
     pub(crate) stream: bool,
     pub(crate) deadline: Instant,
+    /// What the deadline is counted from, for the error's text.
+    pub(crate) longest: Duration,
     /// Ready replicas; never empty.
     pub(crate) replicas: &'a [ReplicaEntry],
 }
@@ -156,7 +158,7 @@ async fn attempt(client: &Client, ticket: &Ticket, ask: &Ask<'_>, replica: &Repl
         .body(ask.body.clone());
     let mut response = timeout_at(ask.deadline, request.send())
         .await
-        .map_err(|_| out_of_time())?
+        .map_err(|_| out_of_time(ask.longest))?
         .map_err(|error| transport(&error))?;
     if !response.status().is_success() {
         return Err(Box::pin(refused(response)).await);
@@ -169,14 +171,15 @@ async fn attempt(client: &Client, ticket: &Ticket, ask: &Ask<'_>, replica: &Repl
         if !event_stream {
             return Err(broken("it did not answer with an event stream"));
         }
-        let first = timeout_at(ask.deadline, response.chunk()).await.map_err(|_| out_of_time())?;
+        let first = timeout_at(ask.deadline, response.chunk()).await.map_err(|_| out_of_time(ask.longest))?;
         return match first.map_err(|error| transport(&error))? {
             Some(first) => Ok(Begun::Stream(first, response)),
             None => Err(broken("its stream ended before the first event")),
         };
     }
-    let body =
-        timeout_at(ask.deadline, read_bounded(&mut response, REPLY_MAX_BYTES)).await.map_err(|_| out_of_time())?;
+    let body = timeout_at(ask.deadline, read_bounded(&mut response, REPLY_MAX_BYTES))
+        .await
+        .map_err(|_| out_of_time(ask.longest))?;
     body.map(Begun::Plain)
 }
 
@@ -281,8 +284,8 @@ fn failed(text: &str) -> Refusal {
     Refusal::new(Code::ReplicaFailed, format!("the replica failed: {text}")).retry_after(FAILED_WAIT)
 }
 
-fn out_of_time() -> Failure {
-    let seconds = limits::REQUEST_DEADLINE_MS / 1000;
+fn out_of_time(longest: Duration) -> Failure {
+    let seconds = longest.as_secs();
     let refusal = Refusal::new(Code::DeadlineExceeded, format!("the answer was not ready after {seconds} seconds"));
     Failure { ending: Ending::TimedOut, refusal: refusal.retry_after(FAILED_WAIT) }
 }

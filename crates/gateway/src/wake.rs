@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use galerne_api::error::Code;
-use galerne_model::limits;
 use galerne_model::snapshot::{EndpointEntry, ReplicaEntry};
 use tokio::time::{Instant, timeout_at};
 
@@ -27,12 +26,12 @@ pub(crate) async fn replicas(
     if !endpoint.wakes {
         return Err(not_ready(endpoint));
     }
-    let Some(_waiting) = shared.activity.wait(endpoint.id, shared.now()) else {
-        let most = limits::WAKE_QUEUE_MAX;
+    let most = shared.bounds.wake_queue_max;
+    let Some(_waiting) = shared.activity.wait(endpoint.id, shared.now(), most) else {
         let text = format!("{most} requests already wait for endpoint `{}` to start", endpoint.name);
         return Err(Refusal::new(Code::Overloaded, text).retry_after(NOT_READY_WAIT));
     };
-    let deadline = Instant::now() + Duration::from_millis(limits::WAKE_DEADLINE_MS);
+    let deadline = Instant::now() + shared.bounds.wake;
     let mut snapshots = shared.snapshot.clone();
     loop {
         // A full channel means that the wish of another request is on its way.

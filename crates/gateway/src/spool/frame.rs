@@ -18,22 +18,32 @@ const KIND_USAGE: u8 = b'U';
 
 /// Money reserved for a request that has been admitted; ended by the usage record of the same request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Hold {
-    pub(crate) request_id: RequestId,
-    pub(crate) started_at: Timestamp,
-    pub(crate) tenant_id: TenantId,
-    pub(crate) project_id: ProjectId,
-    pub(crate) principal_id: PrincipalId,
-    pub(crate) key_id: KeyId,
-    pub(crate) endpoint_id: EndpointId,
-    pub(crate) operation: Operation,
-    pub(crate) held_micros: Micros,
-    pub(crate) price_book_id: Option<PriceBookId>,
+pub struct Hold {
+    /// The request.
+    pub request_id: RequestId,
+    /// When it was admitted.
+    pub started_at: Timestamp,
+    /// Who pays.
+    pub tenant_id: TenantId,
+    /// Inside which project.
+    pub project_id: ProjectId,
+    /// Who called.
+    pub principal_id: PrincipalId,
+    /// With which key.
+    pub key_id: KeyId,
+    /// What was called.
+    pub endpoint_id: EndpointId,
+    /// Kind of work.
+    pub operation: Operation,
+    /// Money reserved.
+    pub held_micros: Micros,
+    /// The price book in force.
+    pub price_book_id: Option<PriceBookId>,
 }
 
 impl Hold {
     /// The record of a request of which nothing is known but that it was admitted. `sequence` is given by the spool.
-    pub(crate) fn unsettled(&self, ended_at: Timestamp) -> UsageRecord {
+    pub fn unsettled(&self, ended_at: Timestamp) -> UsageRecord {
         UsageRecord {
             source: 0,
             sequence: 0,

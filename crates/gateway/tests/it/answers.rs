@@ -1,0 +1,110 @@
+//! Answers: what the client reads and what the ledger gets.
+
+use galerne_model::ledger::{EnergyMethod, Operation, Outcome};
+use galerne_model::units::{MicrogramsCo2e, Micros, Millijoules, Picos, Tokens};
+use serde_json::{Value, json};
+use tokio_util::task::TaskTracker;
+
+use crate::engine::Engine;
+use crate::site::{Site, receive, snapshot};
+
+async fn site() -> (Site, Engine) {
+    let engine = Engine::start(&TaskTracker::new()).await;
+    (Site::start(snapshot(&[&engine.url])).await, engine)
+}
+
+fn events(text: &str) -> Vec<Value> {
+    let data = text.lines().filter_map(|line| line.strip_prefix("data: ")).filter(|data| *data != "[DONE]");
+    data.map(|data| serde_json::from_str(data).expect("JSON")).collect()
+}
+
+#[tokio::test]
+async fn a_plain_answer_carries_its_energy_and_is_settled_with_it() {
+    let (site, _engine) = site().await;
+    let reply = site.chat(json!({"max_tokens": 8})).await;
+    assert_eq!(reply.status, 200, "{}", reply.text);
+    let usage = &reply.json()["usage"];
+    assert_eq!((&usage["prompt_tokens"], &usage["completion_tokens"]), (&json!(10), &json!(8)));
+    // 8 tokens × 2 ms × 5 W = 80 mJ; × 50 g/kWh = 1.1 µg.
+    assert_eq!((&usage["energy_joules"], &usage["co2e_grams"]), (&json!(0.08), &json!(0.000001)));
+    assert_eq!(usage["energy_method"], "estimated");
+    assert_eq!(usage["galerne"], Value::Null, "the worker's own numbers stay inside");
+    assert_eq!(reply.header("x-galerne-energy-joules"), "0.080");
+    assert_eq!(reply.header("x-galerne-cost-eur"), "0.000021500000");
+    let record = &site.settled(1).await[0];
+    let q = record.quantities;
+    assert_eq!((q.prompt_tokens, q.cached_tokens, q.completion_tokens), (Tokens(5), Tokens(5), Tokens(8)));
+    assert_eq!((q.micros, q.picos), (Micros(21), Picos(500_000)));
+    assert_eq!((q.millijoules, q.co2e_micrograms), (Millijoules(80), MicrogramsCo2e(1)));
+    assert_eq!((record.outcome, record.operation, record.http_status), (Outcome::Completed, Operation::Chat, 200));
+    assert_eq!(record.energy_method, EnergyMethod::Estimated);
+    assert_eq!(record.request_id.to_string(), reply.header("x-request-id"));
+    assert!(record.replica_id.is_some() && record.held_micros >= q.micros);
+}
+
+#[tokio::test]
+async fn a_stream_without_include_usage_shows_no_usage_chunk_but_energy_in_a_comment() {
+    let (site, _engine) = site().await;
+    let reply = site.chat(json!({"stream": true, "max_tokens": 5})).await;
+    assert_eq!((reply.status, reply.header("content-type")), (200, "text/event-stream"));
+    let events = events(&reply.text);
+    assert!(events.iter().all(|event| event["usage"].is_null() && event["choices"][0].is_object()), "{}", reply.text);
+    let texts: Vec<&str> = events.iter().filter_map(|event| event["choices"][0]["delta"]["content"].as_str()).collect();
+    assert_eq!(texts.concat(), "t0t1t2t3t4");
+    let end = ": energy {\"joules\":0.050,\"co2e_grams\":0.000000,\"method\":\"estimated\",\"cost_eur\":\"0.000015500000\"}\n\ndata: [DONE]\n\n";
+    assert!(reply.text.ends_with(end), "{}", reply.text);
+    let record = &site.settled(1).await[0];
+    assert_eq!((record.outcome, record.quantities.completion_tokens), (Outcome::Completed, Tokens(5)));
+    assert!(record.first_token_micros.is_some());
+}
+
+#[tokio::test]
+async fn a_stream_with_include_usage_ends_with_one_usage_chunk_and_its_energy() {
+    let (site, _engine) = site().await;
+    let reply = site.chat(json!({"stream": true, "max_tokens": 5, "stream_options": {"include_usage": true}})).await;
+    let events = events(&reply.text);
+    let with_usage: Vec<&Value> = events.iter().filter(|event| event["usage"].is_object()).collect();
+    assert_eq!(with_usage.len(), 1);
+    let last = events.last().expect("events");
+    assert_eq!((&last["choices"], &last["usage"]["completion_tokens"]), (&json!([]), &json!(5)));
+    assert_eq!((&last["usage"]["energy_joules"], &last["usage"]["galerne"]), (&json!(0.05), &Value::Null));
+}
+
+#[tokio::test]
+async fn an_engine_without_usage_is_counted_by_chunks_and_by_asking_for_the_prompt() {
+    let (site, _engine) = site().await;
+    let reply = site.chat(json!({"stream": true, "max_tokens": 4, "x_do": "no usage"})).await;
+    assert!(reply.text.ends_with("data: [DONE]\n\n"));
+    let record = &site.settled(1).await[0];
+    assert_eq!((record.quantities.prompt_tokens, record.quantities.completion_tokens), (Tokens(77), Tokens(4)));
+    assert_eq!(record.energy_method, EnergyMethod::Unknown);
+}
+
+#[tokio::test]
+async fn embeddings_and_completions_are_served_and_told_apart_in_the_ledger() {
+    let (site, _engine) = site().await;
+    let reply = receive(site.post("/v1/embeddings", &json!({"model": "m", "input": ["a", "b"]}))).await;
+    assert_eq!(reply.status, 200);
+    assert!(reply.text.contains("[0.1,1e-7]"), "numbers are passed on byte for byte: {}", reply.text);
+    let reply = receive(site.post("/v1/completions", &json!({"model": "m", "prompt": "a", "max_tokens": 2}))).await;
+    assert_eq!(reply.status, 200);
+    let records = site.settled(2).await;
+    let operations: Vec<Operation> = records.iter().map(|record| record.operation).collect();
+    assert_eq!(operations, [Operation::Embedding, Operation::Completion]);
+}
+
+#[tokio::test]
+async fn models_have_the_fields_of_both_clients() {
+    let (site, _engine) = site().await;
+    let list = site.get("/v1/models").await.json();
+    assert_eq!((&list["object"], &list["data"][0]["id"]), (&json!("list"), &json!("m")));
+    let one = site.get("/v1/models/m").await.json();
+    assert_eq!(one, list["data"][0]);
+    for field in ["created", "owned_by", "capabilities", "max_context_length", "aliases", "deprecation"] {
+        assert!(one.get(field).is_some(), "`{field}` is missing");
+    }
+    assert_eq!(
+        (site.get("/v1/models/n").await.status, site.get("/v1/models/n").await.code().as_str()),
+        (404, "model_not_found")
+    );
+}

@@ -1,0 +1,229 @@
+//! An engine that speaks the worker's wire. The field `x_do` of a request says how it behaves.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use axum::{Json, Router};
+use futures_util::{StreamExt as _, stream};
+use serde_json::{Value, json};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Prompt tokens every request has, half of them cached.
+pub(crate) const PROMPT_TOKENS: i64 = 10;
+/// CPU time per generated token.
+pub(crate) const CPU_MICROS_PER_TOKEN: i64 = 2_000;
+
+/// A running engine.
+#[derive(Clone)]
+pub(crate) struct Engine {
+    pub(crate) url: String,
+    seen: Arc<Seen>,
+    stop: CancellationToken,
+}
+
+#[derive(Default)]
+struct Seen {
+    requests: AtomicUsize,
+    /// Requests whose connection went away before they ended.
+    left: AtomicUsize,
+    changed: Notify,
+}
+
+impl Engine {
+    pub(crate) async fn start(tasks: &TaskTracker) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let engine = Self { url: url(&listener), seen: Arc::default(), stop: CancellationToken::new() };
+        let app = Router::new()
+            .route("/v1/chat/completions", post(chat))
+            .route("/v1/completions", post(chat))
+            .route("/v1/embeddings", post(embed))
+            .route("/tokenize", post(|| async { Json(json!({"tokens": [], "count": 77})) }))
+            .with_state(engine.clone());
+        let stop = engine.stop.clone();
+        tasks.spawn(async move {
+            tokio::select! {
+                served = axum::serve(listener, app).into_future() => served.expect("serves until stopped"),
+                () = stop.cancelled() => {}
+            }
+        });
+        engine
+    }
+
+    pub(crate) fn requests(&self) -> usize {
+        self.seen.requests.load(Ordering::SeqCst)
+    }
+
+    /// Waits until `count` requests have arrived.
+    pub(crate) async fn asked(&self, count: usize) {
+        self.until(|seen| seen.requests.load(Ordering::SeqCst) >= count).await;
+    }
+
+    /// Waits until `count` requests were left by the gateway.
+    pub(crate) async fn was_left(&self, count: usize) {
+        self.until(|seen| seen.left.load(Ordering::SeqCst) >= count).await;
+    }
+
+    async fn until(&self, reached: impl Fn(&Seen) -> bool) {
+        loop {
+            let changed = self.seen.changed.notified();
+            if reached(&self.seen) {
+                return;
+            }
+            tokio::time::timeout(Duration::from_secs(20), changed).await.expect("the engine sees it within 20 s");
+        }
+    }
+}
+
+/// A server that accepts, reads a request and closes without a word, every time.
+pub(crate) async fn start_breaking(tasks: &TaskTracker) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = url(&listener);
+    tasks.spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let mut buffer = [0; 1024];
+            let read = socket.read(&mut buffer).await;
+            drop((read, socket));
+        }
+    });
+    url
+}
+
+/// A URL at which nobody listens.
+pub(crate) async fn nobody() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    url(&listener)
+}
+
+fn url(listener: &TcpListener) -> String {
+    let addr: SocketAddr = listener.local_addr().expect("bound");
+    format!("http://{addr}")
+}
+
+/// Counts as left unless it is told that the request ended.
+struct Presence {
+    seen: Arc<Seen>,
+    ended: bool,
+}
+
+impl Presence {
+    fn arrive(engine: &Engine) -> Self {
+        engine.seen.requests.fetch_add(1, Ordering::SeqCst);
+        engine.seen.changed.notify_waiters();
+        Self { seen: Arc::clone(&engine.seen), ended: false }
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.seen.left.fetch_add(1, Ordering::SeqCst);
+            self.seen.changed.notify_waiters();
+        }
+    }
+}
+
+async fn chat(State(engine): State<Engine>, Json(asked): Json<Value>) -> Response {
+    let mut presence = Presence::arrive(&engine);
+    let tokens = asked["x_tokens"].as_i64().or_else(|| asked["max_tokens"].as_i64()).unwrap_or(8);
+    let wants = asked["x_do"].as_str().unwrap_or("answer").to_owned();
+    if let Some(status) = wants.strip_prefix("status ") {
+        presence.ended = true;
+        return refuse(status.parse().expect("a number"));
+    }
+    match wants.as_str() {
+        "stall" => {
+            std::future::pending::<()>().await;
+        }
+        "busy once" if engine.requests() == 1 => {
+            presence.ended = true;
+            return refuse(500);
+        }
+        "nonsense" => {
+            presence.ended = true;
+            return "<html>".into_response();
+        }
+        _ => {}
+    }
+    if asked["stream"] == json!(true) {
+        assert_eq!(asked["stream_options"]["include_usage"], json!(true), "the gateway always asks for usage");
+        return stream_answer(tokens, &wants, presence);
+    }
+    presence.ended = true;
+    let reply = json!({
+        "id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": asked["model"], "system_fingerprint": null,
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "x".repeat(3), "refusal": null}, "logprobs": null, "finish_reason": "stop"}],
+        "usage": usage(tokens),
+    });
+    Json(reply).into_response()
+}
+
+fn stream_answer(tokens: i64, wants: &str, presence: Presence) -> Response {
+    let chunk = |delta: Value, finish: Value| json!({"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "w", "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]});
+    let mut events = vec![format!("data: {}\n\n", chunk(json!({"role": "assistant", "content": ""}), Value::Null))];
+    for n in 0..tokens {
+        events.push(format!("data: {}\n\n", chunk(json!({"content": format!("t{n}")}), Value::Null)));
+    }
+    let ends_well = !matches!(wants, "break" | "stall after");
+    if ends_well {
+        events.push(format!("data: {}\n\n", chunk(json!({}), json!("stop"))));
+        if wants != "no usage" {
+            events.push(format!("data: {}\n\n", json!({"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "w", "choices": [], "usage": usage(tokens)})));
+        }
+        events.push("data: [DONE]\n\n".to_owned());
+    }
+    // Cut in odd places: an event may come in any number of parts.
+    let joined = events.concat().into_bytes();
+    let parts: Vec<Bytes> = joined.chunks(97).map(Bytes::copy_from_slice).collect();
+    let presence = Arc::new(std::sync::Mutex::new(presence));
+    let body = stream::iter(parts).map(Ok::<_, std::io::Error>);
+    let wants = wants.to_owned();
+    let end = stream::once(async move {
+        if wants == "stall after" {
+            std::future::pending::<()>().await;
+        }
+        presence.lock().expect("nobody panics with it").ended = true;
+        if wants == "break" { Err(std::io::Error::other("the engine dies")) } else { Ok(Bytes::new()) }
+    });
+    // What is written must have left before the connection breaks.
+    let pause = stream::once(async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        Ok(Bytes::new())
+    });
+    let body = body.chain(pause).chain(end);
+    ([("content-type", "text/event-stream")], Body::from_stream(body)).into_response()
+}
+
+async fn embed(State(engine): State<Engine>, Json(asked): Json<Value>) -> Response {
+    Presence::arrive(&engine).ended = true;
+    let reply = json!({
+        "object": "list", "model": asked["model"],
+        "data": [{"object": "embedding", "index": 0, "embedding": [0.1, 1e-7]}],
+        "usage": {"prompt_tokens": PROMPT_TOKENS, "total_tokens": PROMPT_TOKENS, "galerne": {"cpu_micros": CPU_MICROS_PER_TOKEN}},
+    });
+    Json(reply).into_response()
+}
+
+fn usage(tokens: i64) -> Value {
+    json!({
+        "prompt_tokens": PROMPT_TOKENS, "completion_tokens": tokens, "total_tokens": PROMPT_TOKENS + tokens,
+        "prompt_tokens_details": {"cached_tokens": PROMPT_TOKENS / 2},
+        "galerne": {"cpu_micros": tokens * CPU_MICROS_PER_TOKEN, "cached_tokens": PROMPT_TOKENS / 2},
+    })
+}
+
+fn refuse(status: u16) -> Response {
+    let code = if status == 400 { "context_length_exceeded" } else { "oops" };
+    let error = json!({"error": {"message": "the prompt has 5000 tokens and the context 2048", "type": "invalid_request_error", "param": "messages", "code": code}});
+    (StatusCode::from_u16(status).expect("a status"), [("retry-after", "7")], Json(error)).into_response()
+}

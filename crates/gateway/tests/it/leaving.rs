@@ -1,0 +1,106 @@
+//! Clients that leave: the engine is told at once, and what was made is settled.
+
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use galerne_model::ledger::Outcome;
+use galerne_model::units::Tokens;
+use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
+use tokio_util::task::TaskTracker;
+
+use crate::engine::Engine;
+use crate::site::{Site, chat_body, key, snapshot};
+
+#[tokio::test]
+async fn leaving_a_plain_request_reaches_the_engine_and_is_recorded() {
+    let engine = Engine::start(&TaskTracker::new()).await;
+    let site = Site::start(snapshot(&[&engine.url])).await;
+    let held = site.tasks.spawn(site.post("/v1/chat/completions", &chat_body(json!({"x_do": "stall"}))).send());
+    engine.asked(1).await;
+    held.abort();
+    engine.was_left(1).await;
+    let record = &site.settled(1).await[0];
+    assert_eq!((record.outcome, record.http_status), (Outcome::Cancelled, 499));
+    site.is_idle().await;
+}
+
+#[tokio::test]
+async fn leaving_a_stream_reaches_the_engine_and_is_metered_up_to_the_cut() {
+    let engine = Engine::start(&TaskTracker::new()).await;
+    let site = Site::start(snapshot(&[&engine.url])).await;
+    let body = chat_body(json!({"x_do": "stall after", "stream": true, "max_tokens": 6}));
+    let response = site.post("/v1/chat/completions", &body).send().await.expect("begins");
+    let mut parts = response.bytes_stream();
+    let mut read = Vec::new();
+    while !String::from_utf8_lossy(&read).contains("t5") {
+        read.extend_from_slice(&parts.next().await.expect("goes on").expect("whole"));
+    }
+    drop(parts);
+    engine.was_left(1).await;
+    let record = &site.settled(1).await[0];
+    assert_eq!((record.outcome, record.quantities.completion_tokens), (Outcome::Cancelled, Tokens(6)));
+    assert_eq!(record.quantities.prompt_tokens, Tokens(77));
+    site.is_idle().await;
+}
+
+#[tokio::test]
+async fn many_clients_that_come_and_go_leave_no_seat_taken_and_no_record_missing() {
+    let engine = Engine::start(&TaskTracker::new()).await;
+    let site = Site::start(snapshot(&[&engine.url])).await;
+    let mut tasks = Vec::new();
+    for n in 0..120u64 {
+        // Every fourth stays to the end; the others leave at some moment of their request, a third of them stalled.
+        let stays = n % 4 == 0;
+        let does = if n % 3 == 0 && !stays { "stall" } else { "answer" };
+        let request = site.post("/v1/chat/completions", &chat_body(json!({"stream": n % 8 < 4, "x_do": does})));
+        let patience = Duration::from_millis(if stays { 30_000 } else { n % 40 * 5 });
+        tasks.push(site.tasks.spawn(tokio::time::timeout(patience, async move {
+            let response = request.send().await?;
+            response.bytes().await
+        })));
+    }
+    let mut whole = 0;
+    for task in tasks {
+        whole += usize::from(matches!(task.await.expect("no panic"), Ok(Ok(_))));
+    }
+    assert!(whole >= 30, "those who stay are answered");
+    site.is_idle().await;
+    site.gateway.drain(Duration::from_secs(10)).await;
+    let ledger = site.ledger.lock().expect("whole");
+    assert_eq!(ledger.duplicates, 0);
+    let completed = ledger.records.values().filter(|record| record.outcome == Outcome::Completed).count();
+    assert!(completed >= whole, "{completed} records of {whole} whole answers");
+}
+
+#[tokio::test]
+async fn the_end_of_the_drain_cuts_streams_with_an_error_event_and_settles_them() {
+    let engine = Engine::start(&TaskTracker::new()).await;
+    let site = Site::start(snapshot(&[&engine.url])).await;
+    let body = chat_body(json!({"x_do": "stall after", "stream": true, "max_tokens": 3}));
+    let response = site.post("/v1/chat/completions", &body).send().await.expect("begins");
+    let reading = site.tasks.spawn(response.text());
+    site.gateway.drain(Duration::from_millis(200)).await;
+    let text = reading.await.expect("no panic").expect("a whole answer");
+    assert!(text.contains("\"code\":\"draining\"") && !text.contains("[DONE]"), "{text}");
+    let record = &site.settled(1).await[0];
+    assert_eq!((record.outcome, record.quantities.completion_tokens), (Outcome::Failed, Tokens(3)));
+}
+
+#[tokio::test]
+async fn a_client_that_vanishes_after_sending_its_request_is_noticed() {
+    let engine = Engine::start(&TaskTracker::new()).await;
+    let site = Site::start(snapshot(&[&engine.url])).await;
+    let body = chat_body(json!({"x_do": "stall"})).to_string();
+    let addr = site.url.trim_start_matches("http://").to_owned();
+    let mut socket = tokio::net::TcpStream::connect(&addr).await.expect("connects");
+    let (length, key) = (body.len(), key(1));
+    let request = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-length: {length}\r\n\r\n{body}"
+    );
+    socket.write_all(request.as_bytes()).await.expect("sent");
+    engine.asked(1).await;
+    drop(socket);
+    engine.was_left(1).await;
+    site.is_idle().await;
+}

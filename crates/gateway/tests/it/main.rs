@@ -1,0 +1,15 @@
+//! The gateway from outside: a real router on a real socket, a small engine that behaves and misbehaves on request, and a
+//! ledger that settles batches. The engine stands in for process-level behaviour (stalls, lies, broken connections) only.
+
+mod engine;
+mod site;
+
+mod answers;
+mod budgets;
+mod crash;
+mod failures;
+mod leaving;
+mod limits;
+mod refusals;
+mod time;
+mod waking;

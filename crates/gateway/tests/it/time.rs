@@ -1,0 +1,124 @@
+//! Deadlines and places: what takes too long is ended, what is too much is refused at once.
+
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use galerne_gateway::Bounds;
+use galerne_model::ledger::Outcome;
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_util::task::TaskTracker;
+
+use crate::engine::Engine;
+use crate::site::{Site, add_endpoint, chat_body, endpoint, key, snapshot};
+
+const SHORT: Duration = Duration::from_millis(300);
+
+#[tokio::test]
+async fn an_answer_that_takes_too_long_is_refused_and_the_engine_is_told() {
+    let engine = Engine::start(&TaskTracker::new()).await;
+    let site = Site::start_hurried(snapshot(&[&engine.url]), Bounds { request: SHORT, ..Bounds::default() }).await;
+    let reply = site.chat(json!({"x_do": "stall"})).await;
+    assert_eq!((reply.status, reply.code().as_str()), (504, "deadline_exceeded"));
+    engine.was_left(1).await;
+    assert_eq!(engine.requests(), 1, "there is no time for a second attempt");
+    let reply = site.chat(json!({"x_do": "stall after", "stream": true})).await;
+    assert_eq!(reply.status, 200);
+    assert!(reply.text.contains("\"code\":\"deadline_exceeded\""), "{}", reply.text);
+    engine.was_left(2).await;
+    let outcomes: Vec<Outcome> = site.settled(2).await.iter().map(|record| record.outcome).collect();
+    assert_eq!(outcomes, [Outcome::Failed, Outcome::Failed]);
+}
+
+#[tokio::test]
+async fn a_body_that_stops_coming_is_given_up() {
+    let site = Site::start_hurried(snapshot(&[]), Bounds { client: SHORT, ..Bounds::default() }).await;
+    let mut socket = tokio::net::TcpStream::connect(site.url.trim_start_matches("http://")).await.expect("connects");
+    let key = key(1);
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-length: 9\r\n\r\n{{"
+    );
+    socket.write_all(head.as_bytes()).await.expect("sent");
+    let mut answer = [0; 12];
+    socket.read_exact(&mut answer).await.expect("an answer");
+    assert_eq!(&answer, b"HTTP/1.1 408");
+}
+
+#[tokio::test]
+async fn a_client_that_reads_too_slowly_is_cut_and_the_engine_is_told() {
+    let engine = Engine::start(&TaskTracker::new()).await;
+    let site = Site::start_hurried(snapshot(&[&engine.url]), Bounds { client: SHORT, ..Bounds::default() }).await;
+    let body = chat_body(json!({"stream": true, "x_tokens": 400_000}));
+    let response = site.post("/v1/chat/completions", &body).send().await.expect("begins");
+    let mut parts = response.bytes_stream();
+    assert!(parts.next().await.is_some(), "a client that reads the beginning and then stops");
+    let record = &site.settled(1).await[0];
+    assert_eq!(record.outcome, Outcome::Cancelled);
+    assert!(record.quantities.completion_tokens.0 < 400_000, "the engine was not read to the end");
+    engine.was_left(1).await;
+    drop(parts);
+    site.is_idle().await;
+}
+
+#[tokio::test]
+async fn a_full_gateway_refuses_at_once() {
+    let engine = Engine::start(&TaskTracker::new()).await;
+    let site = Site::start_hurried(snapshot(&[&engine.url]), Bounds { in_flight_max: 2, ..Bounds::default() }).await;
+    let stalled = chat_body(json!({"x_do": "stall"}));
+    let held: Vec<_> = (0..2).map(|_| site.tasks.spawn(site.post("/v1/chat/completions", &stalled).send())).collect();
+    engine.asked(2).await;
+    let asked_at = Instant::now();
+    let reply = site.chat(json!({})).await;
+    assert_eq!((reply.status, reply.code().as_str(), reply.header("retry-after")), (503, "overloaded", "1"));
+    assert!(asked_at.elapsed() < Duration::from_secs(1));
+    for request in held {
+        request.abort();
+    }
+    engine.was_left(2).await;
+    site.is_idle().await;
+    assert_eq!(site.chat(json!({})).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_wait_for_a_replica_has_a_limit_and_so_has_its_queue() {
+    let mut asleep = endpoint(1, "m", &[]);
+    asleep.wakes = true;
+    asleep.not_ready_because = "the model does not fit into memory".to_owned();
+    let mut snapshot = snapshot(&[]);
+    add_endpoint(&mut snapshot, asleep);
+    let bounds = Bounds { wake: SHORT, wake_queue_max: 1, ..Bounds::default() };
+    let mut site = Site::start_hurried(snapshot, bounds).await;
+    let first = site.tasks.spawn(site.post("/v1/chat/completions", &chat_body(json!({}))).send());
+    site.wakes.recv().await.expect("the gateway asks");
+    let second = site.chat(json!({})).await;
+    assert_eq!((second.status, second.code().as_str()), (503, "overloaded"));
+    let first = first.await.expect("no panic").expect("an answer");
+    assert_eq!(first.status().as_u16(), 503);
+    let text = first.text().await.expect("whole");
+    assert!(text.contains("the model does not fit into memory"), "{text}");
+}
+
+#[tokio::test]
+async fn the_series_have_their_names_and_count() {
+    let engine = Engine::start(&TaskTracker::new()).await;
+    let site = Site::start(snapshot(&[&engine.url])).await;
+    site.chat(json!({})).await;
+    site.chat(json!({"model": "none"})).await;
+    site.settled(1).await;
+    let mut registry = prometheus_client::registry::Registry::default();
+    site.gateway.register_metrics(&mut registry);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).expect("encodes");
+    for line in [
+        "galerne_gateway_requests_total{operation=\"chat\",outcome=\"completed\"} 1",
+        "galerne_gateway_refusals_total{code=\"model_not_found\"} 1",
+        "galerne_gateway_tokens_total{kind=\"completion\"} 8",
+        "galerne_gateway_in_flight_requests 0",
+        "galerne_gateway_retries_total 0",
+        "galerne_gateway_energy_millijoules_total 80",
+        "galerne_gateway_request_seconds_count 1",
+        "# TYPE galerne_spool_bytes gauge",
+    ] {
+        assert!(text.contains(line), "`{line}` is not in:\n{text}");
+    }
+}
