@@ -1,5 +1,7 @@
 //! SQL that only one engine understands. Everything else in this crate is one text for both.
 
+use std::fmt::Write;
+
 use sqlx::AnyConnection;
 use sqlx::{AssertSqlSafe, Row, SqlSafeStr, SqlStr};
 
@@ -28,6 +30,14 @@ impl Engine {
         match self {
             Self::Sqlite => "BEGIN",
             Self::Postgres => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+        }
+    }
+
+    /// The place of the `n`th value in a statement of many rows.
+    pub(crate) fn placeholder(self, n: usize, text: &mut String) {
+        match self {
+            Self::Sqlite => text.push('?'),
+            Self::Postgres => write!(text, "${n}").expect("a String takes all text"),
         }
     }
 

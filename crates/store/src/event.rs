@@ -1,7 +1,7 @@
 //! The event log: gapless, append-only, written with the change it tells of.
 
 use galerne_model::event::{Actor, Decision, Event};
-use galerne_model::ids::{PrincipalId, ProjectId, TenantId};
+use galerne_model::ids::{EventId, PrincipalId, ProjectId, TenantId};
 use galerne_model::limits::PAGE_MAX;
 use sqlx::AnyConnection;
 use sqlx::Row;
@@ -37,6 +37,9 @@ macro_rules! select {
 
 const NEWEST: &str = select!("DESC");
 const OLDEST: &str = select!("ASC");
+
+const BY_ID: &str = "SELECT sequence, id, at, action, decision, tenant_id, project_id, resource, principal_id, key_id, \
+    component, address, request_id, before_digest, after_digest, text FROM event WHERE id = $1";
 
 /// Which events; absent means any.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -88,6 +91,12 @@ pub(crate) async fn append(conn: &mut AnyConnection, events: &[Event]) -> Result
 }
 
 impl Reader {
+    /// The event of an id.
+    pub async fn event(&mut self, id: EventId) -> Result<Option<Event>, StoreError> {
+        let row = sqlx::query(BY_ID).bind(id.to_string()).fetch_optional(self.conn()).await?;
+        row.as_ref().map(read).transpose()
+    }
+
     /// The newest events first, at most `limit` of them; go on with `before` = the last number seen.
     pub async fn events(&mut self, filter: &EventFilter, limit: u32) -> Result<Vec<Event>, StoreError> {
         self.select_events(NEWEST, filter, limit).await

@@ -30,6 +30,7 @@ use sqlx::Row;
 use sqlx::any::AnyRow;
 use uuid::Uuid;
 
+use crate::engine_sql::Engine;
 use crate::error::StoreError;
 
 /// Numbers of the owners that are not projects, as the schema writes them.
@@ -51,15 +52,6 @@ pub(crate) const PART_OVERHEAD: i64 = 3;
 pub(crate) const PART_APPORTIONMENT: i64 = 4;
 pub(crate) const PART_REVERSAL: i64 = 5;
 pub(crate) const PART_REVERSAL_ENERGY: i64 = 6;
-
-const ADD_BALANCE: &str = "INSERT INTO balance (owner_no, prompt_tokens, cached_tokens, completion_tokens, micros, \
-    picos, millijoules, co2e_micrograms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
-    ON CONFLICT (owner_no) DO UPDATE SET prompt_tokens = balance.prompt_tokens + excluded.prompt_tokens, \
-    cached_tokens = balance.cached_tokens + excluded.cached_tokens, \
-    completion_tokens = balance.completion_tokens + excluded.completion_tokens, \
-    micros = balance.micros + excluded.micros, picos = balance.picos + excluded.picos, \
-    millijoules = balance.millijoules + excluded.millijoules, \
-    co2e_micrograms = balance.co2e_micrograms + excluded.co2e_micrograms";
 
 const INSERT_TRANSFER: &str = "INSERT INTO transfer (to_no, from_no, source, sequence, part, voided_micros, \
     prompt_tokens, cached_tokens, completion_tokens, micros, picos, millijoules, co2e_micrograms) \
@@ -110,15 +102,13 @@ impl Postings {
         add(self.by_owner.entry(transfer.from_no).or_default(), &negated(&transfer.quantities))
     }
 
-    pub(crate) async fn write(&self, conn: &mut AnyConnection) -> Result<(), StoreError> {
+    pub(crate) async fn write(&self, engine: Engine, conn: &mut AnyConnection) -> Result<(), StoreError> {
+        let mut rows = Vec::with_capacity(self.by_owner.len() * 8);
         for (owner, quantities) in &self.by_owner {
-            let mut query = sqlx::query(ADD_BALANCE).bind(*owner);
-            for value in values(quantities) {
-                query = query.bind(value);
-            }
-            query.execute(&mut *conn).await?;
+            rows.push(Some(*owner));
+            rows.extend(values(quantities).map(Some));
         }
-        Ok(())
+        bulk::BALANCE.insert(engine, conn, &rows).await
     }
 }
 

@@ -123,3 +123,19 @@ async fn copy_before(conn: &mut AnyConnection, path: &Path, version: i64) -> Res
 fn digest(sql: &str) -> String {
     hex::encode(Sha256::digest(sql.as_bytes()))
 }
+
+/// Takes the newest schema change back, as if this database were an older release's.
+#[cfg(test)]
+pub(crate) async fn forget_newest(conn: &mut AnyConnection) {
+    let newest = &MIGRATIONS[MIGRATIONS.len() - 1];
+    for line in newest.sql.lines() {
+        if let Some(table) = line.strip_prefix("CREATE TABLE ").and_then(|rest| rest.split(' ').next()) {
+            let drop = sqlx::AssertSqlSafe(format!("DROP TABLE {table}"));
+            sqlx::raw_sql(drop).execute(&mut *conn).await.expect("drops");
+        }
+    }
+    let counters = "DELETE FROM counter WHERE name IN ('ledger_ref', 'reading', 'reversal')";
+    sqlx::raw_sql(counters).execute(&mut *conn).await.expect("deletes");
+    let version = "DELETE FROM schema_version WHERE version = (SELECT MAX(version) FROM schema_version)";
+    sqlx::raw_sql(version).execute(conn).await.expect("deletes");
+}

@@ -100,21 +100,19 @@ impl Store {
     async fn open_sqlite(path: &Path) -> Result<Self, StoreError> {
         let path = absolute(path)?;
         let options = options(&sqlite_driver_url(&path))?;
-        let write = sqlite_pool(1, &engine_sql::SQLITE_WRITE_SETTINGS).connect_with(options.clone()).await?;
-        let mut conn = write.acquire().await?;
+        // Alone first: a pool would try a file that is no database again and again.
+        let mut conn = options.connect().await?;
+        apply_settings(&mut conn, &engine_sql::SQLITE_WRITE_SETTINGS).await?;
         migration::migrate(Engine::Sqlite, &mut conn, Some(&path)).await?;
-        drop(conn);
+        conn.close().await?;
+        let write = sqlite_pool(1, &engine_sql::SQLITE_WRITE_SETTINGS).connect_with(options.clone()).await?;
         let read = sqlite_pool(SQLITE_READERS, &engine_sql::SQLITE_READ_SETTINGS).connect_with(options).await?;
         Ok(Self::from_pools(Engine::Sqlite, write, read))
     }
 
     async fn open_postgres(text: &str) -> Result<Self, StoreError> {
-        let pool = AnyPoolOptions::new()
-            .max_connections(POSTGRES_CONNECTIONS)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .connect_with(options(text)?)
-            .await?;
-        let mut conn = pool.acquire().await?;
+        let options = options(text)?;
+        let mut conn = options.connect().await?;
         match migration::version(Engine::Postgres, &mut conn).await? {
             SCHEMA_VERSION => {}
             // Nothing to lose: an empty database gets the schema.
@@ -123,7 +121,12 @@ impl Store {
             }
             found => return Err(StoreError::OldSchema { found, known: SCHEMA_VERSION }),
         }
-        drop(conn);
+        conn.close().await?;
+        let pool = AnyPoolOptions::new()
+            .max_connections(POSTGRES_CONNECTIONS)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .connect_with(options)
+            .await?;
         Ok(Self::from_pools(Engine::Postgres, pool.clone(), pool))
     }
 
@@ -148,14 +151,14 @@ impl Store {
 
     /// Starts a transaction that writes.
     pub async fn begin(&self) -> Result<Tx, StoreError> {
-        let transaction = self.inner.write.begin_with(self.inner.engine.begin_write()).await?;
+        let transaction = begin(&self.inner.write, self.inner.engine.begin_write()).await?;
         let reader = Reader { held: Held::Transaction(transaction) };
         Ok(Tx { reader, events: Vec::new(), store: self.clone() })
     }
 
     /// Starts reads that all see one moment.
     pub async fn reader(&self) -> Result<Reader, StoreError> {
-        let transaction = self.inner.read.begin_with(self.inner.engine.begin_read()).await?;
+        let transaction = begin(&self.inner.read, self.inner.engine.begin_read()).await?;
         Ok(Reader { held: Held::Transaction(transaction) })
     }
 
@@ -169,7 +172,7 @@ impl Store {
         let _turn = self.inner.pair.lock().await;
         let mut first = self.reader().await?;
         let mut second = self.reader().await?;
-        let lock = self.inner.write.begin_with(self.inner.engine.begin_write()).await?;
+        let lock = begin(&self.inner.write, self.inner.engine.begin_write()).await?;
         for reader in [&mut first, &mut second] {
             sqlx::query(PIN).fetch_one(reader.conn()).await?;
         }
@@ -245,6 +248,20 @@ impl Tx {
     }
 }
 
+/// Begins a transaction on a connection that is in none.
+///
+/// When a disk is full SQLite may end a transaction by itself. The driver does not notice, and would count that
+/// connection as busy with it for ever; such a connection is closed, and the pool opens another one.
+async fn begin(pool: &AnyPool, text: &'static str) -> Result<Transaction<'static, Any>, StoreError> {
+    for _ in 0..=SQLITE_READERS {
+        match pool.begin_with(text).await {
+            Err(sqlx::Error::InvalidSavePointStatement) => pool.acquire().await?.close().await?,
+            begun => return Ok(begun?),
+        }
+    }
+    Ok(pool.begin_with(text).await?)
+}
+
 fn options(driver_url: &str) -> Result<AnyConnectOptions, StoreError> {
     // Statements are traced where they fail; a slow check or backup is no warning.
     Ok(driver_url.parse::<AnyConnectOptions>()?.disable_statement_logging())
@@ -276,3 +293,6 @@ fn absolute(path: &Path) -> Result<PathBuf, StoreError> {
         None => Err(StoreError::file(path, std::io::ErrorKind::IsADirectory.into())),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,12 +8,17 @@ use sqlx::Row;
 use super::cost::owner;
 use super::spending::number_of;
 use super::usage::{UsageFilter, columns, read};
-use super::{PART_APPORTIONMENT, PART_IDLE, PART_OVERHEAD, PART_REVERSAL, PART_REVERSAL_ENERGY, read_quantities, refs, transfer_id};
+use super::{
+    PART_APPORTIONMENT, PART_IDLE, PART_OVERHEAD, PART_REVERSAL, PART_REVERSAL_ENERGY, read_quantities, refs,
+    transfer_id,
+};
 use crate::error::StoreError;
 use crate::store::Store;
 
 const USAGE: &str = concat!(
-    "SELECT ", columns!(), " FROM usage WHERE (source, sequence) < ($1, $2) ",
+    "SELECT ",
+    columns!(),
+    " FROM usage WHERE (source, sequence) < ($1, $2) ",
     "AND (CAST($3 AS BIGINT) IS NULL OR tenant_no = $3) AND (CAST($4 AS BIGINT) IS NULL OR project_no = $4) ",
     "AND started_at >= $5 AND started_at < $6 ORDER BY source DESC, sequence DESC LIMIT $7"
 );
@@ -128,7 +133,8 @@ impl Store {
         let mut readings = Vec::with_capacity(rows.len());
         for row in &rows {
             let name = refs::name(reader.conn(), self.refs(), row.try_get("node_no")?).await?;
-            let node_id = name.parse().map_err(|_| StoreError::Corrupt(format!("a reading names the node `{name}`")))?;
+            let node_id =
+                name.parse().map_err(|_| StoreError::Corrupt(format!("a reading names the node `{name}`")))?;
             readings.push((row.try_get("no")?, super::reading::read(row, node_id)?));
         }
         Ok(readings)

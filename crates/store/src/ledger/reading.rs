@@ -15,6 +15,7 @@ use sqlx::any::AnyRow;
 use super::refs::{self, Refs};
 use super::{APPORTIONMENT, IDLE, METER, OVERHEAD, PART_APPORTIONMENT, PART_IDLE, PART_OVERHEAD, SOURCE_READING};
 use super::{Postings, Transfer, method, method_code, too_large, write_transfer};
+use crate::engine_sql::Engine;
 use crate::error::{StoreError, retry};
 use crate::resource::instant;
 use crate::store::Store;
@@ -106,7 +107,7 @@ impl Store {
         let posted = split(reading.millijoules.0, used, &amounts);
         let no: i64 = sqlx::query(TAKE_NUMBER).fetch_one(tx.conn()).await?.try_get("value")?;
         insert(tx.conn(), reading, &Booking { no, node_no, used, amounts, pue_thousandths }).await?;
-        transfer(tx.conn(), no, &posted).await?;
+        transfer(self.engine(), tx.conn(), no, &posted).await?;
         tx.commit().await?;
         self.refs().learn(refs);
         Ok(posted)
@@ -199,7 +200,7 @@ async fn insert(conn: &mut AnyConnection, reading: &Reading, row: &Booking) -> R
     Ok(())
 }
 
-async fn transfer(conn: &mut AnyConnection, no: i64, posted: &Posted) -> Result<(), StoreError> {
+async fn transfer(engine: Engine, conn: &mut AnyConnection, no: i64, posted: &Posted) -> Result<(), StoreError> {
     let mut postings = Postings::default();
     let parts = [
         (IDLE, METER, PART_IDLE, posted.idle),
@@ -214,7 +215,7 @@ async fn transfer(conn: &mut AnyConnection, no: i64, posted: &Posted) -> Result<
             Transfer { to_no, from_no, source: SOURCE_READING, sequence: no, part, voided_micros: 0, quantities };
         write_transfer(conn, &mut postings, &transfer).await?;
     }
-    postings.write(conn).await
+    postings.write(engine, conn).await
 }
 
 fn posted_before(row: &AnyRow) -> Result<Posted, StoreError> {

@@ -10,10 +10,12 @@ use jiff::Timestamp;
 use sqlx::AnyConnection;
 use sqlx::Row;
 
-use super::settle::{DailyKey, add_daily, day};
+use super::bulk;
+use super::settle::{DailyKey, day};
 use super::spending::Spent;
 use super::{IDLE, METER, PART_REVERSAL, PART_REVERSAL_ENERGY, PART_USAGE, SOURCE_REVERSAL};
 use super::{Postings, Transfer, negated, read_quantities, transfer_id, transfer_key, write_transfer};
+use crate::engine_sql::Engine;
 use crate::error::{StoreError, retry};
 use crate::resource::instant;
 use crate::store::{Store, Tx};
@@ -101,7 +103,13 @@ impl Tx {
     }
 }
 
-async fn write(conn: &mut AnyConnection, no: i64, project_no: i64, charged: &Quantities) -> Result<(), StoreError> {
+async fn write(
+    engine: Engine,
+    conn: &mut AnyConnection,
+    no: i64,
+    project_no: i64,
+    charged: &Quantities,
+) -> Result<(), StoreError> {
     let energy = Quantities {
         millijoules: charged.millijoules,
         co2e_micrograms: charged.co2e_micrograms,
@@ -121,5 +129,5 @@ async fn write(conn: &mut AnyConnection, no: i64, project_no: i64, charged: &Qua
         };
         write_transfer(conn, &mut postings, &transfer).await?;
     }
-    postings.write(conn).await
+    postings.write(engine, conn).await
 }

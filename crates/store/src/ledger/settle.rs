@@ -12,6 +12,7 @@ use sqlx::Row;
 use super::refs::{RefCache, Refs};
 use super::{METER, OVERRUN, PART_OVERRUN, PART_USAGE};
 use super::{Postings, Transfer, bulk, method_code, operation_code, outcome_code, spending, too_large, values};
+use crate::engine_sql::Engine;
 use crate::error::{StoreError, retry};
 use crate::store::{Reader, Store};
 
@@ -20,17 +21,6 @@ const MAKE_CURSOR: &str = "INSERT INTO spool_cursor (source, through) VALUES ($1
 const LOCK_CURSOR: &str = "UPDATE spool_cursor SET through = through WHERE source = $1 RETURNING through";
 const READ_CURSOR: &str = "SELECT through FROM spool_cursor WHERE source = $1";
 const MOVE_CURSOR: &str = "UPDATE spool_cursor SET through = $2 WHERE source = $1";
-const ADD_DAILY: &str = "INSERT INTO usage_daily (day, project_no, endpoint_no, key_no, principal_no, tenant_no, \
-    requests, prompt_tokens, cached_tokens, completion_tokens, micros, picos, millijoules, co2e_micrograms) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) \
-    ON CONFLICT (day, project_no, endpoint_no, key_no, principal_no) DO UPDATE SET \
-    requests = usage_daily.requests + excluded.requests, \
-    prompt_tokens = usage_daily.prompt_tokens + excluded.prompt_tokens, \
-    cached_tokens = usage_daily.cached_tokens + excluded.cached_tokens, \
-    completion_tokens = usage_daily.completion_tokens + excluded.completion_tokens, \
-    micros = usage_daily.micros + excluded.micros, picos = usage_daily.picos + excluded.picos, \
-    millijoules = usage_daily.millijoules + excluded.millijoules, \
-    co2e_micrograms = usage_daily.co2e_micrograms + excluded.co2e_micrograms";
 const ADD_PENDING: &str = "INSERT INTO energy_pending (node_no, millijoules, co2e_micrograms) VALUES ($1, $2, $3) \
     ON CONFLICT (node_no) DO UPDATE SET millijoules = energy_pending.millijoules + excluded.millijoules, \
     co2e_micrograms = energy_pending.co2e_micrograms + excluded.co2e_micrograms";
@@ -105,7 +95,7 @@ impl Store {
         let settled = usize::try_from(through - before).expect("one per record of the batch");
         let overruns = batch.overruns;
         if settled > 0 {
-            batch.write(tx.conn()).await?;
+            batch.write(self.engine(), tx.conn()).await?;
             sqlx::query(MOVE_CURSOR).bind(source).bind(through).execute(tx.conn()).await?;
             tx.commit().await?;
             self.refs().learn(batch.refs);
@@ -203,40 +193,41 @@ impl Batch {
         self.postings.add(&transfer)
     }
 
-    async fn write(&self, conn: &mut AnyConnection) -> Result<(), StoreError> {
-        bulk::USAGE.insert(conn, &self.usage).await?;
-        bulk::TRANSFER.insert(conn, &self.transfers).await?;
+    async fn write(&self, engine: Engine, conn: &mut AnyConnection) -> Result<(), StoreError> {
+        bulk::USAGE.insert(engine, conn, &self.usage).await?;
+        bulk::TRANSFER.insert(engine, conn, &self.transfers).await?;
         for (node_no, (millijoules, co2e)) in &self.pending {
             sqlx::query(ADD_PENDING).bind(*node_no).bind(*millijoules).bind(*co2e).execute(&mut *conn).await?;
         }
-        self.postings.write(conn).await?;
-        for (key, (requests, sum)) in &self.daily {
-            add_daily(conn, key, *requests, sum).await?;
-        }
-        self.spending.write(conn).await
+        self.postings.write(engine, conn).await?;
+        let daily: Vec<_> = self.daily.iter().flat_map(|(key, (requests, sum))| key.row(*requests, sum)).collect();
+        bulk::DAILY.insert(engine, conn, &daily).await?;
+        self.spending.write(engine, conn).await
     }
 }
 
-/// Adds to the sums of a day.
-pub(crate) async fn add_daily(
-    conn: &mut AnyConnection,
-    key: &DailyKey,
-    requests: i64,
-    sum: &Quantities,
-) -> Result<(), StoreError> {
-    let mut query = sqlx::query(ADD_DAILY)
-        .bind(key.day)
-        .bind(key.project_no)
-        .bind(key.endpoint_no)
-        .bind(key.key_no)
-        .bind(key.principal_no)
-        .bind(key.tenant_no)
-        .bind(requests);
-    for value in values(sum) {
-        query = query.bind(value);
+impl DailyKey {
+    /// A row that adds to the sums of a day.
+    pub(crate) fn row(&self, requests: i64, sum: &Quantities) -> [Option<i64>; 14] {
+        let [prompt, cached, completion, micros, picos, millijoules, co2e] = values(sum);
+        [
+            self.day,
+            self.project_no,
+            self.endpoint_no,
+            self.key_no,
+            self.principal_no,
+            self.tenant_no,
+            requests,
+            prompt,
+            cached,
+            completion,
+            micros,
+            picos,
+            millijoules,
+            co2e,
+        ]
+        .map(Some)
     }
-    query.execute(conn).await?;
-    Ok(())
 }
 
 /// The ids of one record, as numbers.

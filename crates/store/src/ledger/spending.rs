@@ -13,14 +13,12 @@ use sqlx::AnyConnection;
 use sqlx::Row;
 
 use super::refs::{self, RefId};
-use super::too_large;
+use super::{bulk, too_large};
+use crate::engine_sql::Engine;
 use crate::error::StoreError;
 use crate::resource::Filter;
 use crate::store::{Reader, Store};
 
-const ADD: &str = "INSERT INTO spending (subject_no, period_start, micros, picos) VALUES ($1, $2, $3, $4) \
-    ON CONFLICT (subject_no, period_start) DO UPDATE SET micros = spending.micros + excluded.micros, \
-    picos = spending.picos + excluded.picos";
 const READ: &str = "SELECT micros, picos FROM spending \
     JOIN ledger_ref ON ledger_ref.no = spending.subject_no WHERE ledger_ref.id = $1 AND period_start = $2";
 
@@ -60,11 +58,13 @@ impl Spent {
         from.as_microsecond()
     }
 
-    pub(crate) async fn write(&self, conn: &mut AnyConnection) -> Result<(), StoreError> {
-        for ((subject, period), (micros, picos)) in &self.by_subject {
-            sqlx::query(ADD).bind(*subject).bind(*period).bind(*micros).bind(*picos).execute(&mut *conn).await?;
-        }
-        Ok(())
+    pub(crate) async fn write(&self, engine: Engine, conn: &mut AnyConnection) -> Result<(), StoreError> {
+        let rows: Vec<_> = self
+            .by_subject
+            .iter()
+            .flat_map(|((subject, period), (micros, picos))| [*subject, *period, *micros, *picos].map(Some))
+            .collect();
+        bulk::SPENDING.insert(engine, conn, &rows).await
     }
 }
 

@@ -1,0 +1,90 @@
+//! The contract of the store, held by both engines: every case runs on SQLite and on PostgreSQL.
+//!
+//! PostgreSQL is started from the system's own programs, one server per test process, with its disk writes synced.
+
+mod bed;
+mod postgres;
+mod sample;
+
+mod backup;
+mod coordination;
+mod disk;
+mod events;
+mod kill;
+mod ledger;
+mod migration;
+mod planted;
+mod properties;
+mod resources;
+
+use bed::Bed;
+
+/// Runs every case on SQLite as a test of its own, and all of them on PostgreSQL, one database each, in one test.
+macro_rules! contract {
+    ($($module:ident :: $case:ident;)*) => {
+        mod on_sqlite {
+            $(#[tokio::test]
+            async fn $case() {
+                let bed = super::Bed::sqlite().await;
+                super::$module::$case(&bed).await;
+            })*
+        }
+
+        #[tokio::test]
+        async fn every_case_holds_on_postgres() {
+            let server = postgres::Server::start().await;
+            $({
+                println!("case: {}", stringify!($case));
+                let bed = Bed::postgres(&server, stringify!($case)).await;
+                $module::$case(&bed).await;
+                bed.store.close().await;
+            })*
+        }
+    };
+}
+
+contract! {
+    resources::every_kind_reads_back_as_it_was_written;
+    resources::a_name_is_taken_only_among_the_living_of_its_owner;
+    resources::a_spec_changes_only_from_the_generation_its_writer_saw;
+    resources::a_status_changes_without_the_generation;
+    resources::a_deleted_resource_is_gone_but_still_readable_for_records;
+    resources::a_list_shows_each_resource_once_and_only_what_its_filter_admits;
+    resources::of_eight_writers_one_wins_each_round;
+    resources::a_dropped_transaction_changes_nothing;
+    resources::a_reader_sees_one_moment;
+    events::numbers_have_no_gaps_whoever_writes_and_whoever_gives_up;
+    events::a_filter_finds_its_events_and_a_cursor_all_of_them;
+    events::a_commit_is_announced;
+    coordination::a_lease_has_one_holder_and_a_growing_epoch;
+    coordination::an_old_epoch_cannot_write;
+    coordination::an_outbox_item_is_done_once_however_often_it_is_given_out;
+    coordination::eight_claimers_share_the_outbox_without_overlap;
+    coordination::the_same_key_does_its_work_once_and_answers_the_same;
+    coordination::a_key_for_another_request_is_refused_until_it_expires;
+    ledger::a_batch_sent_again_adds_nothing;
+    ledger::a_missing_record_is_refused;
+    ledger::a_record_that_cannot_be_is_refused;
+    ledger::a_charge_above_its_hold_is_the_providers;
+    ledger::an_interrupted_request_costs_nothing_and_frees_its_hold;
+    ledger::spending_is_counted_by_month_of_admission_and_in_all;
+    ledger::a_reading_is_shared_out_to_the_last_millijoule;
+    ledger::a_reading_below_its_requests_is_apportioned;
+    ledger::a_reversal_gives_money_back_and_leaves_energy_idle;
+    ledger::costs_add_up_however_they_are_grouped;
+    ledger::a_record_reads_back_by_request_and_in_the_export;
+    ledger::two_shippers_of_one_spool_count_each_record_once;
+    planted::a_copied_usage_record_is_found_by_name;
+    planted::a_copied_transfer_is_found_by_name;
+    planted::a_request_settled_under_two_numbers_is_found;
+    planted::a_lost_hold_is_found_by_name;
+    planted::a_lost_record_is_found_by_number;
+    planted::a_changed_balance_is_found;
+    planted::energy_from_nowhere_is_found;
+    planted::spending_that_budgets_do_not_see_is_found;
+    migration::migrating_twice_changes_nothing;
+    migration::a_newer_schema_is_refused;
+    migration::the_schema_is_the_committed_one;
+    backup::a_backup_restores_into_either_engine;
+    backup::a_backup_that_was_touched_is_refused;
+}

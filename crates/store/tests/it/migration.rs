@@ -1,0 +1,99 @@
+//! Schema versions.
+
+use galerne_store::{Engine, SCHEMA_VERSION, Store, StoreError, StoreUrl};
+use sqlx::{AnyConnection, AssertSqlSafe, Connection, Row};
+
+use crate::bed::{Bed, connection};
+use crate::sample;
+
+/// Every column and index of a database, one line each, in an order that does not depend on how they were made.
+async fn catalogue(conn: &mut AnyConnection, engine: Engine) -> Vec<String> {
+    let texts: &[&str] = match engine {
+        Engine::Sqlite => &[
+            "SELECT m.name || '.' || c.name || ' ' || c.type || ' ' || c.\"notnull\" || ' ' || c.pk AS line \
+             FROM sqlite_master m, pragma_table_info(m.name) c WHERE m.type = 'table'",
+            "SELECT m.name || ' ' || COALESCE(m.sql, '') AS line FROM sqlite_master m WHERE m.type = 'index'",
+            "SELECT m.name || ' without rowid ' || t.wr AS line FROM sqlite_master m, pragma_table_list(m.name) t \
+             WHERE m.type = 'table'",
+        ],
+        Engine::Postgres => &[
+            "SELECT table_name || '.' || column_name || ' ' || data_type || ' ' || is_nullable AS line \
+             FROM information_schema.columns WHERE table_schema = current_schema()",
+            "SELECT CAST(indexdef AS TEXT) AS line FROM pg_indexes WHERE schemaname = current_schema()",
+            "SELECT CAST(conrelid::regclass AS TEXT) || ' ' || pg_get_constraintdef(oid) AS line FROM pg_constraint \
+             WHERE connamespace = current_schema()::regnamespace",
+        ],
+    };
+    let mut lines = Vec::new();
+    for text in texts {
+        for row in sqlx::raw_sql(AssertSqlSafe(*text)).fetch_all(&mut *conn).await.expect("the catalogue answers") {
+            let line: String = row.try_get("line").expect("a line");
+            lines.push(line.split_whitespace().collect::<Vec<_>>().join(" "));
+        }
+    }
+    lines.sort();
+    lines
+}
+
+pub(crate) async fn migrating_twice_changes_nothing(bed: &Bed) {
+    let engine = bed.store.engine();
+    let mut tx = bed.store.begin().await.expect("begins");
+    tx.insert(&sample::tenant(1)).await.expect("inserts");
+    tx.commit().await.expect("commits");
+    let before = catalogue(&mut bed.connection().await, engine).await;
+    let again = Store::migrate(&bed.url).await.expect("migrates");
+    assert_eq!((again.from, again.to, again.copy), (SCHEMA_VERSION, SCHEMA_VERSION, None));
+    let store = Store::open(&bed.url).await.expect("opens again");
+    assert_eq!(catalogue(&mut bed.connection().await, engine).await, before);
+    let tenants = store.list_all::<galerne_model::identity::Tenant>(&galerne_store::Filter::default()).await;
+    assert_eq!(tenants.expect("lists").len(), 1);
+    store.close().await;
+}
+
+pub(crate) async fn a_newer_schema_is_refused(bed: &Bed) {
+    bed.store.close().await;
+    let newer = SCHEMA_VERSION + 1;
+    bed.damage(&format!("INSERT INTO schema_version VALUES ({newer}, 'future', 'x', 0)")).await;
+    for refused in [Store::open(&bed.url).await.err(), Store::migrate(&bed.url).await.err()] {
+        let right = matches!(refused, Some(StoreError::NewerSchema { found, known })
+            if found == newer && known == SCHEMA_VERSION);
+        assert!(right, "{refused:?}");
+    }
+    bed.damage(&format!("DELETE FROM schema_version WHERE version = {newer}")).await;
+    bed.damage("UPDATE schema_version SET digest = 'x' WHERE version = 2").await;
+    assert!(matches!(Store::open(&bed.url).await, Err(StoreError::Corrupt(_))), "another text was applied");
+}
+
+pub(crate) async fn the_schema_is_the_committed_one(bed: &Bed) {
+    let engine = bed.store.engine();
+    let migrated = catalogue(&mut bed.connection().await, engine).await;
+    let text = include_str!("../../schema.sql");
+    let text = match engine {
+        Engine::Postgres => text.to_owned(),
+        Engine::Sqlite => text.replace("/*sqlite: WITHOUT ROWID */", "WITHOUT ROWID"),
+    };
+    let mut conn = connection(&bed.second().await).await;
+    sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut conn).await.expect("the committed schema is SQL");
+    let committed = catalogue(&mut conn, engine).await;
+    conn.close().await.expect("closed");
+    for (migrated, committed) in migrated.iter().zip(&committed) {
+        assert_eq!(migrated, committed, "crates/store/schema.sql is not what the migrations make");
+    }
+    assert_eq!(migrated.len(), committed.len());
+}
+
+#[tokio::test]
+async fn a_sqlite_url_without_its_folder_is_refused_by_name() {
+    let error = Store::open(&StoreUrl::sqlite("/nonexistent-folder/x.db")).await.expect_err("no such folder");
+    assert!(matches!(&error, StoreError::File { path, .. } if path.ends_with("nonexistent-folder")), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_database_is_refused_and_left_alone() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("galerne ü?.db");
+    std::fs::write(&path, "this is a letter, not a database").expect("written");
+    let error = Store::open(&StoreUrl::sqlite(&path)).await.expect_err("not a database");
+    assert!(matches!(error, StoreError::Corrupt(_)), "{error:?}");
+    assert_eq!(std::fs::read_to_string(&path).expect("readable"), "this is a letter, not a database");
+}
