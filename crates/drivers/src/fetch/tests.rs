@@ -214,6 +214,28 @@ async fn a_file_that_changed_meanwhile_is_fetched_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_sends_another_range_is_not_believed() {
+    let (bench, body) = (Bench::new(), body());
+    let server = Server::start(vec![whole(&body, "\"v1\"").cut(300_000), rest(&body, 300_004, "\"v1\"")]).await;
+    let error = bench.fetch(&server.url(), None).await.expect_err("four bytes are missing in the middle");
+    assert_eq!(error.code(), "source_invalid");
+    assert_eq!(bench.files("sha256"), [] as [&str; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rest_without_a_stated_length_is_held_against_the_whole() {
+    let (bench, body) = (Bench::new(), body());
+    let mut unstated = rest(&body, 300_000, "\"v1\"").cut(1_000);
+    let text = format!("Content-Length: {}\r\n", body.len() - 300_000);
+    let at = unstated.bytes.windows(text.len()).position(|part| part == text.as_bytes()).expect("it is in the head");
+    unstated.bytes.drain(at..at + text.len());
+    let answers = vec![whole(&body, "\"v1\"").cut(300_000), unstated, rest(&body, 301_000, "\"v1\"")];
+    let server = Server::start(answers).await;
+    let fetched = bench.fetch(&server.url(), None).await.expect("the third answer completes it");
+    assert_eq!(fetched.digest, Sha256Digest::of(&body));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_download_is_resumed_by_the_next_one() {
     let (bench, body) = (Bench::new(), body());
     let asked = Answer { asked: Some(usize::MAX), ..Answer::default() };
