@@ -20,7 +20,6 @@ use galerne_model::limits::{PROBE_INTERVAL_MS, REPLICA_START_DEADLINE_MS, REPLIC
 use galerne_model::node::Node;
 use galerne_store::{Filter, Store, StoreError};
 use jiff::Timestamp;
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -83,7 +82,9 @@ impl EndpointLoop {
                 _ = timeout_at(until, changed.changed()) => {}
             }
             sleep(DEBOUNCE).await;
-            self.look_again(&mut changed).await;
+            // Before the look: what is committed while it reads is looked at again.
+            changed.mark_unchanged();
+            self.look_again().await;
         }
         self.engines.stop_all(Duration::from_millis(REPLICA_STOP_GRACE_MS)).await;
         if let Err(error) = self.leader.release(&self.ground.store).await {
@@ -91,7 +92,7 @@ impl EndpointLoop {
         }
     }
 
-    async fn look_again(&mut self, changed: &mut watch::Receiver<u64>) {
+    async fn look_again(&mut self) {
         match self.look().await {
             Ok(()) => {}
             Err(StoreError::Fenced { .. }) => {
@@ -104,8 +105,6 @@ impl EndpointLoop {
                 sleep(TROUBLE_PAUSE).await;
             }
         }
-        // Commits of this look itself are no news.
-        changed.mark_unchanged();
     }
 
     /// Looks at everything until a look changes nothing.

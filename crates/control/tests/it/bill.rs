@@ -1,6 +1,7 @@
 //! Usage and energy on their way into the ledger.
 
 use galerne_control::EnergySample;
+use galerne_control::clock::Clock;
 use galerne_model::identity::ApiKey;
 use galerne_model::ids::{BudgetId, EndpointId, ReplicaId, RequestId};
 use galerne_model::ledger::{EnergyMethod, Operation, Outcome, Quantities, UsageRecord};
@@ -71,6 +72,33 @@ async fn accepted_usage_is_settled_once_and_published_to_budgets() {
     assert_eq!(snapshot.budgets[0].limit, Micros(1_000));
     let key = site.store.get::<ApiKey>(site.key_id).await.expect("a row");
     assert!(key.status.last_used_at.is_some(), "the key knows when it was last used");
+    loops.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_the_turn_of_the_month_spending_begins_anew() {
+    let site = Site::new().await;
+    let at = |text: &str| text.parse::<jiff::Timestamp>().expect("written by hand");
+    let clock = Clock::manual(at("2026-11-30T23:59:59Z"));
+    let id = BudgetId::from_uuid(Uuid::now_v7());
+    let subject = BudgetSubject::Project { project_id: site.project_id };
+    let spec = BudgetSpec { subject, limit_micros: Micros(1_000), period: BudgetPeriod::Month };
+    site.insert::<Budget>(&row(id, (Some(site.tenant_id), None), "cap", spec, BudgetStatus::default())).await;
+    let loops = site.start_by(clock.clone()).await;
+    let started_at = at("2026-11-30T23:59:58Z");
+    let record = UsageRecord { started_at, ..record(&site, 1, ReplicaId::from_uuid(Uuid::now_v7())) };
+    loops.handle.accept(vec![record]).await.expect("settled");
+    let mut spending = loops.spending.clone();
+    let mut told = async |start: &str, spent: i64| {
+        let wanted = |spending: &std::sync::Arc<galerne_model::snapshot::Spending>| {
+            spending.spent.get(&id).is_some_and(|p| p.period_start == at(start) && p.spent == Micros(spent))
+        };
+        tokio::time::timeout(PATIENCE, spending.wait_for(wanted)).await.is_ok_and(|waited| waited.is_ok())
+    };
+    assert!(told("2026-11-01T00:00:00Z", 8).await, "7.5 micros, rounded up");
+    clock.set(at("2026-12-01T00:00:00Z"));
+    assert!(told("2026-12-01T00:00:00Z", 0).await);
+    loops.view("in December", |snapshot| snapshot.budgets[0].period_start == at("2026-12-01T00:00:00Z")).await;
     loops.stop().await;
 }
 

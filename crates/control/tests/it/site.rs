@@ -71,7 +71,7 @@ pub(crate) struct FakeEngine {
 impl Site {
     pub(crate) async fn new() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let store = Store::open(&StoreUrl::sqlite(&directory.path().join("galerne.db"))).await.expect("a new database");
+        let store = Store::open(&StoreUrl::sqlite(directory.path().join("galerne.db"))).await.expect("a new database");
         let now = Clock::system().now();
         let facts = NodeFacts { machine_digest: "m".into(), ..NodeFacts::default() };
         let node_id = node::enrol(&store, "here", &facts, "FR", now).await.expect("enrolled");
@@ -173,6 +173,10 @@ impl Site {
     }
 
     pub(crate) async fn start(&self) -> Loops {
+        self.start_by(Clock::system()).await
+    }
+
+    pub(crate) async fn start_by(&self, clock: Clock) -> Loops {
         let (snapshot_tx, snapshot) = watch::channel(Arc::default());
         let (spending_tx, spending) = watch::channel(Arc::default());
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
@@ -188,7 +192,7 @@ impl Site {
             fetch: FetchSettings::default(),
             snapshot: snapshot_tx,
             spending: spending_tx,
-            clock: Clock::system(),
+            clock,
         };
         let handle = start(inputs, &tasks, cancel.clone()).await.expect("the loops start");
         Loops { handle, snapshot, spending, tasks, cancel }

@@ -6,6 +6,20 @@ use uuid::Uuid;
 
 use super::*;
 
+/// Compiles only while holds, permits and seats cannot be cloned: with a clone in hand a settlement could be done twice.
+const _: fn() = || {
+    trait IsClone<Answer> {
+        fn answer() {}
+    }
+    struct Yes;
+    impl<T> IsClone<()> for T {}
+    impl<T: Clone> IsClone<Yes> for T {}
+    // Two impls would apply to a type that is `Clone`, and the compiler could not choose.
+    <Hold as IsClone<_>>::answer();
+    <crate::admission::Permit as IsClone<_>>::answer();
+    <crate::routing::Seat as IsClone<_>>::answer();
+};
+
 const PRICE: TokenPrice = TokenPrice { prompt: Micros(150_000), cached: Micros(15_000), completion: Micros(600_000) };
 
 fn budget_id(n: u128) -> BudgetId {

@@ -4,9 +4,9 @@ use galerne_model::inference::{Endpoint, EndpointState, EndpointStatus, ReplicaS
 use galerne_model::reason::Reason;
 use jiff::SignedDuration;
 
-use super::View;
 use super::replica::Next;
 use super::scale::Scale;
+use super::{View, Weights};
 
 /// How stale the recorded time of the last request may be: it is written at most this often for its own sake.
 const LAST_REQUEST_STALE: SignedDuration = SignedDuration::from_secs(60);
@@ -26,14 +26,14 @@ pub(super) fn endpoint(
         ReplicaState::Starting => next.status.restarts > 0,
         ReplicaState::Ready | ReplicaState::Draining | ReplicaState::Stopped => false,
     });
+    let is_short = live.len() + created < usize::try_from(scale.wanted).unwrap_or(usize::MAX);
+    // What runs may be restarted on a cordoned node, but nothing starts without its weights.
+    let is_blocked = scale.blocked.is_some() && (is_short || view.weights == Weights::Missing);
     let state = if endpoint.spec.paused {
         EndpointState::Paused
     } else if scale.wanted == 0 {
         EndpointState::Asleep
-    } else if ready < scale.wanted
-        && (failing
-            || (scale.blocked.is_some() && live.len() + created < usize::try_from(scale.wanted).unwrap_or(usize::MAX)))
-    {
+    } else if ready < scale.wanted && (failing || is_blocked) {
         EndpointState::Degraded
     } else if ready > 0 {
         EndpointState::Ready

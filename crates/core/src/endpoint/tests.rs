@@ -568,6 +568,18 @@ fn what_stands_in_the_way_of_a_start_is_named() {
 }
 
 #[test]
+fn a_replica_whose_weights_are_gone_says_so_instead_of_starting_for_ever() {
+    let mut world = World::new(1, 1, worker(1));
+    world.at(0);
+    world.engines.clear();
+    world.on_start = None;
+    world.weights = Weights::Missing;
+    world.at(5);
+    assert_eq!(world.state(), EndpointState::Degraded);
+    assert_eq!(world.endpoint().status.reason.because[0].code, "model_missing");
+}
+
+#[test]
 fn a_deadline_set_by_a_clock_that_has_jumped_back_does_not_wait_for_years() {
     let mut world = World::new(1, 1, worker(1));
     world.on_start = Some(crash());
