@@ -231,6 +231,10 @@ impl Tx {
         self.events.push(event);
     }
 
+    pub(crate) fn engine(&self) -> Engine {
+        self.store.engine()
+    }
+
     /// Makes everything durable, or nothing. Returns the number of the last event written, 0 without events.
     ///
     /// An error that is neither `Busy` nor `DiskFull` leaves open whether a PostgreSQL server committed before

@@ -84,7 +84,8 @@ impl Tx {
         }
         let project_no: i64 = row.try_get("project_no")?;
         let charged = read_quantities(&row)?;
-        write(self.conn(), no, project_no, &charged).await?;
+        let engine = self.engine();
+        write(engine, self.conn(), no, project_no, &charged).await?;
         let started: i64 = row.try_get("started_at")?;
         let key = DailyKey {
             day: day(started),
@@ -94,11 +95,11 @@ impl Tx {
             principal_no: row.try_get("principal_no")?,
             tenant_no: row.try_get("tenant_no")?,
         };
-        add_daily(self.conn(), &key, 0, &negated(&charged)).await?;
+        bulk::DAILY.insert(engine, self.conn(), &key.row(0, &negated(&charged))).await?;
         let mut spent = Spent::default();
         let given_back = (-charged.micros.0, -charged.picos.0);
         spent.add([key.tenant_no, project_no, key.key_no], instant(started)?, given_back)?;
-        spent.write(self.conn()).await?;
+        spent.write(engine, self.conn()).await?;
         Ok(transfer_id(SOURCE_REVERSAL, no, PART_REVERSAL))
     }
 }
