@@ -210,11 +210,18 @@ fn a_clock_that_jumps_back_into_last_month_spends_this_month() {
 #[test]
 fn a_budget_changed_from_monthly_to_total_counts_everything() {
     let now = at("2026-12-05T00:00:00Z");
+    let monthly = month(1, 100, now);
     let mut book = BudgetBook::new();
-    book.merge(&spending(0, &[(&month(1, 100, now), 10)]));
+    book.merge(&spending(0, &[(&monthly, 10)]));
+    let open = hold(&mut book, &[&monthly], 5, now).expect("15 of 100");
+    let unsettled = hold(&mut book, &[&monthly], 3, now).expect("18 of 100");
+    book.settle(unsettled, 1, micros(3));
     let total = entry(1, 100);
-    book.merge(&spending(0, &[(&total, 95)]));
-    refused(hold(&mut book, &[&total], 6, now));
+    book.merge(&spending(0, &[(&total, 80)]));
+    assert_eq!(book.position(total.id), Some((Micros(5), Micros(83))), "what is open and unsettled still counts");
+    refused(hold(&mut book, &[&total], 13, now));
+    assert!(hold(&mut book, &[&total], 12, now).is_ok());
+    book.void(open);
 }
 
 /// One step of the world around the book.
