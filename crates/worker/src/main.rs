@@ -45,7 +45,7 @@ struct ServeArguments {
     #[arg(long)]
     context: Option<usize>,
     /// Requests answered at once.
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 4)]
     sequences: usize,
     /// Compute threads [default: the cores available but one].
     #[arg(long)]
@@ -157,6 +157,7 @@ fn report(outcome: Result<Value, Refusal>) -> ExitCode {
 
 fn refuse(refusal: &Refusal) -> ExitCode {
     let Refusal { code, message, hint } = refusal;
+    tracing::error!(code, %message, %hint, "refused");
     serve::say(&json!({"ready": false, "code": code, "message": message, "hint": hint}));
     ExitCode::from(REFUSED)
 }

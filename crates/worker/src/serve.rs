@@ -103,8 +103,9 @@ fn plan(options: Options) -> Result<Planned, Refusal> {
     let task = if options.embeddings { Task::Embed } else { Task::Generate };
     let sequences = options.sequences as u64;
     let memory = match task {
-        Task::Generate => Plan::new(&header, context as u64 * sequences, sequences, limits::STEP_TOKENS as u64),
-        Task::Embed => Plan::new(&header, context as u64, sequences, context as u64),
+        Task::Generate => Plan::new(&header, context as u64, sequences, limits::STEP_TOKENS as u64),
+        // One step, one context long, nothing kept.
+        Task::Embed => Plan::new(&header, context as u64, 1, context as u64),
     };
     if let Some(available) = machine::available_memory() {
         memory.check(available)?;

@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use llama_cpp_2::LlamaBackendDeviceType;
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::{LlamaContextParams, LlamaPoolingType};
 use llama_cpp_2::llama_backend::{LlamaBackend, load_backends_from_path};
@@ -68,7 +69,10 @@ pub(crate) fn backends(processor: Processor) -> Result<String, Refusal> {
              it with --allow-baseline",
         ));
     }
-    Ok(variant)
+    let devices = llama_cpp_2::list_llama_ggml_backend_devices();
+    let gpus = devices.into_iter().filter(|device| device.device_type == LlamaBackendDeviceType::Gpu);
+    let names: Vec<String> = gpus.map(|gpu| format!("{} {}", gpu.name, gpu.description)).chain([variant]).collect();
+    Ok(names.join(", "))
 }
 
 /// Libraries lie beside the executable, or in `engine/` beside it.

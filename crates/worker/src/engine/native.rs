@@ -34,12 +34,18 @@ extern "C" fn on_abort(message: *const c_char) {
         let line = serde_json::json!({
             "ready": false,
             "code": "engine_abort",
-            "message": format!("llama.cpp gave up on the model: {}", text.trim()),
+            "message": format!("llama.cpp gave up on the model: {}", without_path(text.trim())),
             "hint": "the file may be damaged or need a newer engine: compare its SHA-256",
         });
         // Nothing can be done about a closed pipe in a process that is about to abort.
         drop(writeln!(std::io::stdout(), "{line}"));
     }
+}
+
+/// The message without the directories of the machine that compiled llama.cpp: `FILE:LINE: TEXT`.
+fn without_path(message: &str) -> &str {
+    let path_end = message.find(':').unwrap_or(0);
+    message[..path_end].rfind('/').map_or(message, |at| &message[at + 1..])
 }
 
 /// Instruction sets that the loaded CPU back end was compiled for, as ggml names them. Empty when none is loaded.
@@ -113,4 +119,15 @@ pub(crate) fn quantize(input: &Path, output: &Path, to: Quantization, threads: u
         sys::llama_model_quantize(input.as_ptr(), output.as_ptr(), &raw const parameters)
     };
     if code == 0 { Ok(()) } else { Err(QuantizeError::Failed(code)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_abort_is_told_without_the_builder_s_directories() {
+        assert_eq!(without_path("/a/b/llama-vocab.cpp:2578: x / y"), "llama-vocab.cpp:2578: x / y");
+        assert_eq!(without_path("out of memory"), "out of memory");
+    }
 }

@@ -42,13 +42,14 @@ pub(super) async fn text(State(app): State<Arc<App>>, http: Request) -> Result<R
     answer(&app, Shape::Text, prompt, wish, deadline).await
 }
 
-/// Tokens of a text or of a conversation, as its completion would count them.
+/// Tokens of a prompt or of a conversation, as its completion would count them.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TokenizeRequest {
     #[serde(default)]
     model: String,
-    content: Option<String>,
+    #[serde(alias = "prompt")]
+    content: Option<Prompt>,
     messages: Option<Vec<ChatMessage>>,
 }
 
@@ -63,7 +64,7 @@ pub(super) async fn tokenize(State(app): State<Arc<App>>, http: Request) -> Resu
     let request: TokenizeRequest = read::json(http).await?;
     app.check_model(&request.model)?;
     let tokens = match (request.content, request.messages) {
-        (Some(content), None) => prepared(&app, content.len(), move |loaded| Ok(loaded.tokens(&content))).await?,
+        (Some(content), None) => text_tokens(&app, content).await?,
         (None, Some(messages)) => chat_tokens(&app, messages).await?,
         _ => return Err(Problem::bad_request("give either `content` or `messages`").param("content")),
     };

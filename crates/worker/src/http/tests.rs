@@ -182,7 +182,9 @@ async fn a_text_completion_takes_text_or_tokens() {
         assert_eq!(status, 200, "{reply}");
         assert_eq!(reply["choices"], json!([{"index": 0, "text": "x", "logprobs": null, "finish_reason": "stop"}]));
     }
-    let Some(Job::Generate(first)) = server.asked.lock().expect("no panics").pop_front() else { panic!("a generation") };
+    let Some(Job::Generate(first)) = server.asked.lock().expect("no panics").pop_front() else {
+        panic!("a generation")
+    };
     assert_eq!((first.prompt.as_slice(), first.max_tokens), ([0, 97, 98].as_slice(), 16));
     for (prompt, param) in [(json!(["a", "b"]), "prompt"), (json!([97, 256]), "prompt"), (json!([-1]), "prompt")] {
         let (status, _, at) = refused(&server, "/v1/completions", json!({"prompt": prompt})).await;
