@@ -85,7 +85,7 @@ fn done(part: galerne_server::Phase, found: &str, hardware: &str) -> String {
     use galerne_server::Phase;
     match part {
         Phase::Claim => format!("Data in {found}"),
-        Phase::OpenState => format!("State opened: {found}"),
+        Phase::OpenState => format!("State in {found}"),
         Phase::FirstStart => format!("Site: {found}"),
         Phase::EnrolHost => format!("Host {found} enrolled: {hardware}"),
         Phase::StartLoops => format!("Listening on {found}"),

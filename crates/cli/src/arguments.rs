@@ -36,6 +36,12 @@ pub struct Global {
     /// The API key to call it with [default: the profile]; better given as GALERNE_API_KEY
     #[arg(long, global = true, env = "GALERNE_API_KEY", hide_env = true, value_name = "KEY")]
     pub key: Option<String>,
+    /// Tenant to look in and to make things in, by name or id; '*' is all of them, for reports [default: that of the key]
+    #[arg(long, global = true, value_name = "TENANT")]
+    pub tenant: Option<String>,
+    /// Project to look in and to make things in, by name or id [default: that of the key]
+    #[arg(long, global = true, value_name = "PROJECT")]
+    pub project: Option<String>,
     /// How data is written to stdout
     #[arg(long, short = 'o', global = true, value_enum, default_value_t, value_name = "FORMAT")]
     pub output: Format,

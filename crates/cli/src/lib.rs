@@ -31,6 +31,7 @@ pub use profile::Profile;
 use std::path::Path;
 
 use clap::CommandFactory;
+use galerne_api::client::ListOptions;
 use galerne_api::v1::identity::Whoami;
 use serde_json::json;
 
@@ -72,7 +73,8 @@ pub async fn run(command: Command, global: &Global, output: Output, config: &Pat
         Ok(profile) => profile.overridden(global.url.as_deref(), global.key.as_deref()),
         Err(failure) => return { output }.failure(&failure),
     };
-    let mut session = Session::new(output, profile);
+    let place = ListOptions { tenant: global.tenant.clone(), project: global.project.clone(), ..ListOptions::default() };
+    let mut session = Session::new(output, profile, place);
     let outcome = Box::pin(dispatch(command, &mut session)).await;
     match outcome.and_then(|()| session.output.flush()) {
         Ok(()) => 0,

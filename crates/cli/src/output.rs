@@ -178,7 +178,8 @@ impl Output {
     }
 }
 
-fn terminal_width() -> u16 {
+/// Columns of the terminal on stdout.
+pub(crate) fn terminal_width() -> u16 {
     let size = rustix::termios::tcgetwinsize(io::stdout());
     let columns = size.map_or(WIDTH_DEFAULT, |size| size.ws_col);
     if columns == 0 { WIDTH_DEFAULT } else { columns.max(WIDTH_MIN) }

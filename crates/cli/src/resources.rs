@@ -1,19 +1,32 @@
 //! The verbs that every kind of resource shares: list, show, create, update, delete.
 
 use clap::Args;
-use galerne_api::client::{DryRun, ListOptions};
+use galerne_api::client::DryRun;
+use galerne_api::error::Code;
 use galerne_api::v1::{Create, Kind, Update};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::commands::values::OwnerArguments;
 use crate::display;
 use crate::failure::Failure;
 use crate::session::{Names, Session};
 use crate::table::{Column, Facts, Table};
 
+/// Whose resources of a kind are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Level {
+    /// The site's.
+    Site,
+    /// A tenant's.
+    Tenant,
+    /// A project's.
+    Project,
+}
+
 /// A kind as it looks on a terminal.
 pub(crate) trait Shown: Kind + Serialize {
+    /// Whose they are.
+    const LEVEL: Level;
     /// Columns of its list.
     const COLUMNS: &'static [Column];
     /// One row of its list.
@@ -22,6 +35,8 @@ pub(crate) trait Shown: Kind + Serialize {
     fn facts(&self, names: &Names) -> Facts;
     /// Its name.
     fn label(&self) -> &str;
+    /// Its id.
+    fn reference(&self) -> String;
     /// Its generation.
     fn generation(&self) -> i64;
     /// Looks up the names that ids in it stand for.
@@ -69,9 +84,12 @@ pub struct ShowArguments {
 }
 
 /// Lists everything of a kind.
-pub(crate) async fn list<K: Shown>(session: &mut Session, owner: &OwnerArguments, empty: &str) -> Result<(), Failure> {
-    let options =
-        ListOptions { tenant: owner.tenant.clone(), project: owner.project.clone(), ..ListOptions::default() };
+pub(crate) async fn list<K: Shown>(session: &mut Session, empty: &str) -> Result<(), Failure> {
+    let options = match K::LEVEL {
+        // Who runs the site sees all of them; there are few.
+        Level::Site | Level::Tenant => session.reach().await?,
+        Level::Project => session.place.clone(),
+    };
     let items = session.client()?.list_all::<K>(&options).await?;
     write_list(session, &items, empty).await
 }
@@ -92,9 +110,24 @@ pub(crate) async fn write_list<K: Shown>(session: &mut Session, items: &[K], emp
     table.write(&mut session.output, empty)
 }
 
+/// Finds one by id, or by name in the tenant and project that were named, else in those of the key.
+pub(crate) async fn find<K: Shown>(session: &Session, name: &str) -> Result<K, Failure> {
+    let client = session.client()?;
+    let near = match client.get::<K>(name, &session.place).await {
+        Err(failure) if failure.code() == Code::NotFound && K::LEVEL == Level::Tenant => failure,
+        found => return Ok(found?),
+    };
+    // What belongs to the site itself, such as its operator, is in no tenant.
+    let reach = session.reach().await?;
+    if reach.tenant == session.place.tenant {
+        return Err(near.into());
+    }
+    client.get::<K>(name, &reach).await.map_err(|_| near.into())
+}
+
 /// Shows one.
 pub(crate) async fn show<K: Shown>(session: &mut Session, name: &str) -> Result<(), Failure> {
-    let found = session.client()?.get::<K>(name, &ListOptions::default()).await?;
+    let found = find::<K>(session, name).await?;
     write_one(session, &found).await
 }
 
@@ -108,15 +141,15 @@ pub(crate) async fn write_one<K: Shown>(session: &mut Session, found: &K) -> Res
     found.facts(&names).write(&mut session.output)
 }
 
-/// Makes one in the project and tenant that `owner` names.
+/// Makes one in the tenant and project that were named, else in those of the key.
 pub(crate) async fn create<K: Shown>(
     session: &mut Session,
     name: &str,
-    owner: &OwnerArguments,
     spec: K::Spec,
     change: ChangeArguments,
 ) -> Result<K, Failure> {
-    let create = Create { name: name.to_owned(), tenant: owner.tenant.clone(), project: owner.project.clone(), spec };
+    let (tenant, project) = session.owner(K::LEVEL);
+    let create = Create { name: name.to_owned(), tenant, project, spec };
     let made = session.client()?.create::<K>(&create, change.dry_run()).await?;
     said::<K>(session, &made, &change.participle("created"))?;
     Ok(made)
@@ -126,13 +159,12 @@ pub(crate) async fn create<K: Shown>(
 pub(crate) async fn update<K: Shown>(
     session: &mut Session,
     seen: &K,
-    id: &str,
     spec: K::Spec,
     change: ChangeArguments,
     done: &str,
 ) -> Result<K, Failure> {
     let update = Update { generation: Some(seen.generation()), spec };
-    let made = session.client()?.update::<K>(id, &update, change.dry_run()).await?;
+    let made = session.client()?.update::<K>(&seen.reference(), &update, change.dry_run()).await?;
     said::<K>(session, &made, &change.participle(done))?;
     Ok(made)
 }
@@ -144,13 +176,13 @@ pub(crate) async fn delete<K: Shown>(
     effect: impl Fn(&K) -> String,
 ) -> Result<(), Failure> {
     let client = session.client()?;
-    let seen = client.get::<K>(&arguments.name, &ListOptions::default()).await?;
+    let seen = find::<K>(session, &arguments.name).await?;
     if arguments.change.dry_run() == DryRun::Yes {
         session.output.say(effect(&seen));
     } else if !session.output.may_go_on(&effect(&seen), arguments.yes)? {
         return Ok(());
     }
-    let gone = client.delete::<K>(&arguments.name, seen.generation(), arguments.change.dry_run()).await?;
+    let gone = client.delete::<K>(&seen.reference(), seen.generation(), arguments.change.dry_run()).await?;
     said::<K>(session, &gone, &arguments.change.participle("deleted"))
 }
 

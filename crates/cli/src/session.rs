@@ -6,21 +6,30 @@ use std::collections::HashMap;
 use galerne_api::client::{self, Client, ListOptions};
 use galerne_api::error::Code;
 use galerne_api::v1::Kind;
+use galerne_api::v1::identity::Whoami;
+use galerne_model::identity::Scope;
 
 use crate::failure::Failure;
 use crate::output::{Format, Output};
+use crate::resources::Level;
+
+/// Every tenant, as the API writes it.
+const EVERYWHERE: &str = "*";
 use crate::profile::Profile;
 
 /// Where a command writes, whom it asks, and as whom.
 pub(crate) struct Session {
     pub(crate) output: Output,
     pub(crate) profile: Profile,
+    /// The tenant and project that were named; absent means those of the key.
+    pub(crate) place: ListOptions,
     client: OnceCell<Client>,
+    runs_site: OnceCell<bool>,
 }
 
 impl Session {
-    pub(crate) fn new(output: Output, profile: Profile) -> Self {
-        Self { output, profile, client: OnceCell::new() }
+    pub(crate) fn new(output: Output, profile: Profile, place: ListOptions) -> Self {
+        Self { output, profile, place, client: OnceCell::new(), runs_site: OnceCell::new() }
     }
 
     /// The client, made at its first use: some commands need none.
@@ -36,9 +45,36 @@ impl Session {
         self.output.format() == Format::Json
     }
 
+    /// Tenant and project for a new resource of a kind.
+    pub(crate) fn owner(&self, level: Level) -> (Option<String>, Option<String>) {
+        match level {
+            Level::Site => (None, None),
+            Level::Tenant => (self.place.tenant.clone(), None),
+            Level::Project => (self.place.tenant.clone(), self.place.project.clone()),
+        }
+    }
+
+    /// Where reports look: what was named, else the whole site for who has a role on it, else the key's own tenant.
+    pub(crate) async fn reach(&self) -> Result<ListOptions, Failure> {
+        if self.place.tenant.is_some() || self.place.project.is_some() || !self.runs_site().await? {
+            return Ok(self.place.clone());
+        }
+        Ok(ListOptions { tenant: Some(EVERYWHERE.to_owned()), ..ListOptions::default() })
+    }
+
+    async fn runs_site(&self) -> Result<bool, Failure> {
+        if let Some(known) = self.runs_site.get() {
+            return Ok(*known);
+        }
+        let who: Whoami = self.client()?.read("/api/v1/whoami", &[]).await?;
+        let found = who.roles.iter().any(|role| role.spec.scope == Scope::Site);
+        Ok(*self.runs_site.get_or_init(|| found))
+    }
+
     /// Names of everything of a kind that may be seen, by id. Who may not list them sees ids.
     pub(crate) async fn names<K: Kind>(&self, names: &mut Names) -> Result<(), Failure> {
-        let listed = self.client()?.read::<Listed>(&format!("/api/v1/{}", K::PLURAL), &page()).await;
+        let page = ListOptions { limit: Some(galerne_model::limits::PAGE_MAX), ..self.reach().await? };
+        let listed = self.client()?.read::<Listed>(&format!("/api/v1/{}", K::PLURAL), &page.pairs()).await;
         match listed {
             Ok(listed) => {
                 names.by_id.extend(listed.items.into_iter().map(|item| (item.id, item.name)));
@@ -59,10 +95,6 @@ pub(crate) fn connect(profile: &Profile) -> Result<Client, Failure> {
         })?),
     };
     Ok(Client::new(profile.url(), Some(profile.key()?.to_owned()), ca.as_deref())?)
-}
-
-fn page() -> Vec<(String, String)> {
-    ListOptions { limit: Some(galerne_model::limits::PAGE_MAX), ..ListOptions::default() }.pairs()
 }
 
 #[derive(serde::Deserialize)]

@@ -1,15 +1,14 @@
 //! Budgets: limits on money. A request that a budget does not cover is refused before it costs anything.
 
 use clap::{Args, Subcommand, ValueEnum};
-use galerne_api::client::{Client, ListOptions};
 use galerne_model::identity::{ApiKey, Project, Tenant};
 use galerne_model::money::{Budget, BudgetPeriod, BudgetSpec, BudgetSubject};
 use galerne_model::units::Micros;
 
-use crate::commands::values::{self, OwnerArguments, split_reference};
+use crate::commands::values::{self, split_reference};
 use crate::display;
 use crate::failure::Failure;
-use crate::resources::{self, ChangeArguments, DeleteArguments, ShowArguments, Shown};
+use crate::resources::{self, ChangeArguments, DeleteArguments, ShowArguments, Level, Shown};
 use crate::session::{Names, Session};
 use crate::table::{Column, Facts};
 
@@ -17,7 +16,7 @@ use crate::table::{Column, Facts};
 #[derive(Debug, Subcommand)]
 pub enum BudgetCommand {
     /// List budgets and what is spent of them
-    List(OwnerArguments),
+    List,
     /// Show one
     Show(ShowArguments),
     /// Make one, or change its limit or period
@@ -65,10 +64,10 @@ impl PeriodArgument {
 impl BudgetCommand {
     pub(crate) async fn run(self, session: &mut Session) -> Result<(), Failure> {
         match self {
-            Self::List(owner) => {
+            Self::List => {
                 let empty =
                     "no budget: spending is not limited; set one: galerne budget set NAME --on project/NAME --limit 10";
-                resources::list::<Budget>(session, &owner, empty).await
+                resources::list::<Budget>(session, empty).await
             }
             Self::Show(show) => resources::show::<Budget>(session, &show.name).await,
             Self::Set(arguments) => set(session, arguments).await,
@@ -89,10 +88,10 @@ impl BudgetCommand {
 async fn set(session: &mut Session, arguments: SetArguments) -> Result<(), Failure> {
     let client = session.client()?;
     let subject = match &arguments.on {
-        Some(on) => Some(resolve(&client, on).await?),
+        Some(on) => Some(resolve(session, on).await?),
         None => None,
     };
-    let budgets = client.list_all::<Budget>(&ListOptions::default()).await?;
+    let budgets = client.list_all::<Budget>(&session.place).await?;
     let Some(seen) = budgets.into_iter().find(|budget| budget.name == arguments.name) else {
         let Some(subject) = subject else {
             let text = format!(
@@ -103,7 +102,7 @@ async fn set(session: &mut Session, arguments: SetArguments) -> Result<(), Failu
         };
         let period = arguments.period.map_or(BudgetPeriod::Month, PeriodArgument::period);
         let spec = BudgetSpec { subject, limit_micros: arguments.limit, period };
-        resources::create::<Budget>(session, &arguments.name, &OwnerArguments::default(), spec, arguments.change)
+        resources::create::<Budget>(session, &arguments.name, spec, arguments.change)
             .await?;
         return Ok(());
     };
@@ -113,18 +112,17 @@ async fn set(session: &mut Session, arguments: SetArguments) -> Result<(), Failu
     }
     let period = arguments.period.map_or(seen.spec.period, PeriodArgument::period);
     let spec = BudgetSpec { subject: seen.spec.subject, limit_micros: arguments.limit, period };
-    resources::update(session, &seen, &seen.id.to_string(), spec, arguments.change, "set").await?;
+    resources::update(session, &seen, spec, arguments.change, "set").await?;
     Ok(())
 }
 
-async fn resolve(client: &Client, on: &str) -> Result<BudgetSubject, Failure> {
-    let options = ListOptions::default();
+async fn resolve(session: &Session, on: &str) -> Result<BudgetSubject, Failure> {
     Ok(match split_reference(on) {
-        Some(("tenant", name)) => BudgetSubject::Tenant { tenant_id: client.get::<Tenant>(name, &options).await?.id },
+        Some(("tenant", name)) => BudgetSubject::Tenant { tenant_id: resources::find::<Tenant>(session, name).await?.id },
         Some(("project", name)) => {
-            BudgetSubject::Project { project_id: client.get::<Project>(name, &options).await?.id }
+            BudgetSubject::Project { project_id: resources::find::<Project>(session, name).await?.id }
         }
-        Some(("key", name)) => BudgetSubject::Key { key_id: client.get::<ApiKey>(name, &options).await?.id },
+        Some(("key", name)) => BudgetSubject::Key { key_id: resources::find::<ApiKey>(session, name).await?.id },
         None | Some(_) => {
             let text = format!("`{on}` does not say whose spending counts");
             return Err(Failure::usage(text).hint("write --on tenant/NAME, --on project/NAME or --on key/NAME"));
@@ -133,6 +131,7 @@ async fn resolve(client: &Client, on: &str) -> Result<BudgetSubject, Failure> {
 }
 
 impl Shown for Budget {
+    const LEVEL: Level = Level::Project;
     const COLUMNS: &'static [Column] = &[
         Column::Word("name"),
         Column::Word("on"),
@@ -169,6 +168,10 @@ impl Shown for Budget {
 
     fn label(&self) -> &str {
         &self.name
+    }
+
+    fn reference(&self) -> String {
+        self.id.to_string()
     }
 
     fn generation(&self) -> i64 {

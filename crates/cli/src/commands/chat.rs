@@ -26,11 +26,11 @@ pub struct ChatArguments {
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
     /// Longest answer in tokens
-    #[arg(long, value_name = "N")]
-    max_tokens: Option<u32>,
-    /// 0 answers the same every time; 1 varies
-    #[arg(long, value_name = "T")]
-    temperature: Option<f64>,
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    max_tokens: u32,
+    /// 0 answers the same every time, 1 varies; low keeps small models to the point
+    #[arg(long, value_name = "T", default_value_t = 0.2)]
+    temperature: f64,
     /// Makes a varied answer repeatable
     #[arg(long, value_name = "N")]
     seed: Option<i64>,
@@ -110,8 +110,8 @@ struct Conversation {
 impl Conversation {
     fn new(client: Client, endpoint: String, arguments: &ChatArguments) -> Self {
         let parameters = Parameters {
-            max_tokens: arguments.max_tokens,
-            temperature: arguments.temperature,
+            max_tokens: Some(arguments.max_tokens),
+            temperature: Some(arguments.temperature),
             seed: arguments.seed,
             ..Parameters::default()
         };
@@ -215,7 +215,7 @@ mod tests {
 
     fn words(words: &[&str]) -> (Option<String>, Option<String>) {
         let words = words.iter().map(|word| (*word).to_owned()).collect();
-        ChatArguments { words, system: None, max_tokens: None, temperature: None, seed: None }.words()
+        ChatArguments { words, system: None, max_tokens: 512, temperature: 0.2, seed: None }.words()
     }
 
     #[test]

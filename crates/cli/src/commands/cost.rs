@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::json;
 
-use crate::commands::values::{Instant, OwnerArguments};
+use crate::commands::values::{Instant};
 use crate::display::{self, EnergyUnit};
 use crate::failure::Failure;
 use crate::session::{Names, Session};
@@ -24,8 +24,6 @@ pub struct CostArguments {
     by: GroupArgument,
     #[command(flatten)]
     days: DayArguments,
-    #[command(flatten)]
-    owner: OwnerArguments,
 }
 
 /// What the rows of a cost table are.
@@ -65,10 +63,12 @@ pub(crate) struct DayArguments {
 
 impl DayArguments {
     fn pairs(self, now: Timestamp) -> Vec<(String, String)> {
-        let day = |instant: Instant| instant.before(now).to_zoned(TimeZone::UTC).date().to_string();
-        [("from", self.since), ("until", self.until)]
+        let day = |instant: Instant| instant.before(now).to_zoned(TimeZone::UTC).date();
+        // The API's `until` is the day after the last.
+        let until = self.until.map(day).map(|last| last.tomorrow().unwrap_or(last));
+        [("from", self.since.map(day)), ("until", until)]
             .into_iter()
-            .filter_map(|(name, instant)| Some((name.to_owned(), day(instant?))))
+            .filter_map(|(name, day)| Some((name.to_owned(), day?.to_string())))
             .collect()
     }
 }
@@ -81,15 +81,13 @@ pub struct UsageArguments {
     limit: u32,
     #[command(flatten)]
     days: DayArguments,
-    #[command(flatten)]
-    owner: OwnerArguments,
 }
 
 impl CostArguments {
     pub(crate) async fn run(self, session: &mut Session) -> Result<(), Failure> {
         let mut query = vec![("group_by".to_owned(), self.by.group().as_str().to_owned())];
         query.extend(self.days.pairs(Timestamp::now()));
-        query.extend(owner(self.owner, None));
+        query.extend(session.reach().await?.pairs());
         let costs: Costs = session.client()?.read("/api/v1/costs", &query).await?;
         if session.is_json() {
             return session.output.json(&costs);
@@ -147,7 +145,7 @@ fn cells(label: &str, row: &CostRow, unit: EnergyUnit) -> Vec<String> {
 impl UsageArguments {
     pub(crate) async fn run(self, session: &mut Session) -> Result<(), Failure> {
         let mut query = self.days.pairs(Timestamp::now());
-        query.extend(owner(self.owner, Some(self.limit)));
+        query.extend(ListOptions { limit: Some(self.limit), ..session.reach().await? }.pairs());
         let page: Page<UsageRecord> = session.client()?.read("/api/v1/usage", &query).await?;
         if session.is_json() {
             return session.output.json(&json!({ "items": page.items }));
@@ -190,10 +188,6 @@ fn usage_table(records: &[UsageRecord], names: &Names) -> Table {
         ]);
     }
     table
-}
-
-fn owner(owner: OwnerArguments, limit: Option<u32>) -> Vec<(String, String)> {
-    ListOptions { tenant: owner.tenant, project: owner.project, limit, cursor: None }.pairs()
 }
 
 #[cfg(test)]

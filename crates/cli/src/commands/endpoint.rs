@@ -1,16 +1,15 @@
 //! Endpoints: models at stable names.
 
 use clap::{Args, Subcommand, ValueEnum};
-use galerne_api::client::ListOptions;
 use galerne_model::identity::RateLimits;
 use galerne_model::inference::{Backend, Endpoint, EndpointSpec, EndpointState, Model, Visibility};
 use galerne_model::money::TokenPrice;
 use galerne_model::units::{Micros, Milliwatts};
 
-use crate::commands::values::{self, LimitArguments, OwnerArguments, Span, limits_text};
+use crate::commands::values::{self, LimitArguments, Span, limits_text};
 use crate::display;
 use crate::failure::Failure;
-use crate::resources::{self, ChangeArguments, DeleteArguments, ShowArguments, Shown};
+use crate::resources::{self, ChangeArguments, DeleteArguments, ShowArguments, Level, Shown};
 use crate::session::{Names, Session};
 use crate::table::{Column, Facts};
 
@@ -18,7 +17,7 @@ use crate::table::{Column, Facts};
 #[derive(Debug, Subcommand)]
 pub enum EndpointCommand {
     /// List endpoints
-    List(OwnerArguments),
+    List,
     /// Show one
     Show(ShowArguments),
     /// Serve a model under a name, with the embedded engine
@@ -91,8 +90,6 @@ pub struct CreateArguments {
     #[command(flatten)]
     settings: SettingArguments,
     #[command(flatten)]
-    owner: OwnerArguments,
-    #[command(flatten)]
     change: ChangeArguments,
 }
 
@@ -115,8 +112,6 @@ pub struct ExternalArguments {
     watts: Option<u32>,
     #[command(flatten)]
     settings: SettingArguments,
-    #[command(flatten)]
-    owner: OwnerArguments,
     #[command(flatten)]
     change: ChangeArguments,
 }
@@ -182,9 +177,9 @@ impl SettingArguments {
 impl EndpointCommand {
     pub(crate) async fn run(self, session: &mut Session) -> Result<(), Failure> {
         match self {
-            Self::List(owner) => {
+            Self::List => {
                 let empty = "no endpoint yet; make one: galerne endpoint create NAME --model MODEL";
-                resources::list::<Endpoint>(session, &owner, empty).await
+                resources::list::<Endpoint>(session, empty).await
             }
             Self::Show(show) => resources::show::<Endpoint>(session, &show.name).await,
             Self::Create(arguments) => create(session, *arguments).await,
@@ -214,11 +209,11 @@ impl EndpointCommand {
 }
 
 async fn create(session: &mut Session, arguments: CreateArguments) -> Result<(), Failure> {
-    let model = session.client()?.get::<Model>(&arguments.model, &ListOptions::default()).await?;
+    let model = resources::find::<Model>(session, &arguments.model).await?;
     let (context_tokens, sequences, threads) = (arguments.context, arguments.sequences, arguments.threads);
     let backend = Backend::Worker { model_id: model.id, context_tokens, sequences, threads };
     let spec = arguments.settings.over(spec(backend, arguments.min, arguments.max));
-    resources::create::<Endpoint>(session, &arguments.name, &arguments.owner, spec, arguments.change).await?;
+    resources::create::<Endpoint>(session, &arguments.name, spec, arguments.change).await?;
     say_next(session, &arguments.name);
     Ok(())
 }
@@ -232,7 +227,7 @@ async fn register(session: &mut Session, arguments: ExternalArguments) -> Result
         power: arguments.watts.map(|watts| Milliwatts(i64::from(watts) * 1000)),
     };
     let spec = arguments.settings.over(spec(backend, count, count));
-    resources::create::<Endpoint>(session, &arguments.name, &arguments.owner, spec, arguments.change).await?;
+    resources::create::<Endpoint>(session, &arguments.name, spec, arguments.change).await?;
     say_next(session, &arguments.name);
     Ok(())
 }
@@ -280,13 +275,14 @@ async fn edit(
     done: &str,
     edit: impl FnOnce(EndpointSpec) -> EndpointSpec,
 ) -> Result<(), Failure> {
-    let seen = session.client()?.get::<Endpoint>(name, &ListOptions::default()).await?;
+    let seen = resources::find::<Endpoint>(session, name).await?;
     let spec = edit(seen.spec.clone());
-    resources::update(session, &seen, name, spec, change, done).await?;
+    resources::update(session, &seen, spec, change, done).await?;
     Ok(())
 }
 
 impl Shown for Endpoint {
+    const LEVEL: Level = Level::Project;
     const COLUMNS: &'static [Column] = &[
         Column::Word("name"),
         Column::Word("state"),
@@ -323,6 +319,10 @@ impl Shown for Endpoint {
 
     fn label(&self) -> &str {
         &self.name
+    }
+
+    fn reference(&self) -> String {
+        self.id.to_string()
     }
 
     fn generation(&self) -> i64 {

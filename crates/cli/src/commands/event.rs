@@ -76,7 +76,7 @@ impl EventArguments {
             DecisionArgument::Allowed => "allowed".to_owned(),
             DecisionArgument::Denied => "denied".to_owned(),
         });
-        let query: Vec<(String, String)> = [
+        let mut query: Vec<(String, String)> = [
             ("limit", Some(self.limit.to_string())),
             ("action", self.action.clone()),
             ("resource", self.resource.clone()),
@@ -87,6 +87,7 @@ impl EventArguments {
         .into_iter()
         .filter_map(|(name, value)| Some((name.to_owned(), value?)))
         .collect();
+        query.extend(session.reach().await?.pairs());
         let page: Page<Event> = session.client()?.read("/api/v1/events", &query).await?;
         let mut events = page.items;
         events.sort_by_key(|event| event.sequence);

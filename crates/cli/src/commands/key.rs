@@ -1,16 +1,16 @@
 //! API keys. A secret is shown once, when it is made, and never again.
 
 use clap::{Args, Subcommand, ValueEnum};
-use galerne_api::client::{DryRun, ListOptions};
+use galerne_api::client::DryRun;
 use galerne_api::v1::Create;
 use galerne_api::v1::identity::{KeyCreated, RotateKey, Whoami};
 use galerne_model::identity::{ApiKey, ApiKeySpec, KeyScope, Principal, RateLimits};
 use jiff::Timestamp;
 
-use crate::commands::values::{Instant, LimitArguments, OwnerArguments, Span, limits_text};
+use crate::commands::values::{Instant, LimitArguments, Span, limits_text};
 use crate::display;
 use crate::failure::Failure;
-use crate::resources::{self, ChangeArguments, DeleteArguments, ShowArguments, Shown};
+use crate::resources::{self, ChangeArguments, DeleteArguments, ShowArguments, Level, Shown};
 use crate::session::{Names, Session};
 use crate::table::{Column, Facts};
 
@@ -18,7 +18,7 @@ use crate::table::{Column, Facts};
 #[derive(Debug, Subcommand)]
 pub enum KeyCommand {
     /// List keys, without their secrets
-    List(OwnerArguments),
+    List,
     /// Show one, without its secret
     Show(ShowArguments),
     /// Make one; its secret is printed once
@@ -49,8 +49,6 @@ pub struct CreateArguments {
     /// When it stops working: a date, a time, or a length such as 90d
     #[arg(long, value_name = "WHEN")]
     expires: Option<Instant>,
-    #[command(flatten)]
-    owner: OwnerArguments,
     #[command(flatten)]
     limits: LimitArguments,
     #[command(flatten)]
@@ -84,8 +82,8 @@ impl ScopeArgument {
 impl KeyCommand {
     pub(crate) async fn run(self, session: &mut Session) -> Result<(), Failure> {
         match self {
-            Self::List(owner) => {
-                resources::list::<ApiKey>(session, &owner, "no key here; make one: galerne key create NAME").await
+            Self::List => {
+                resources::list::<ApiKey>(session, "no key here; make one: galerne key create NAME").await
             }
             Self::Show(show) => resources::show::<ApiKey>(session, &show.name).await,
             Self::Create(arguments) => create(session, arguments).await,
@@ -98,7 +96,7 @@ impl KeyCommand {
 async fn create(session: &mut Session, arguments: CreateArguments) -> Result<(), Failure> {
     let client = session.client()?;
     let principal_id = match &arguments.principal {
-        Some(name) => client.get::<Principal>(name, &ListOptions::default()).await?.id,
+        Some(name) => resources::find::<Principal>(session, name).await?.id,
         None => client.read::<Whoami>("/api/v1/whoami", &[]).await?.principal.id,
     };
     let spec = ApiKeySpec {
@@ -107,7 +105,7 @@ async fn create(session: &mut Session, arguments: CreateArguments) -> Result<(),
         expires_at: arguments.expires.map(|expires| expires.after(Timestamp::now())),
         limits: arguments.limits.over(RateLimits::default()),
     };
-    let OwnerArguments { project, tenant } = arguments.owner;
+    let (tenant, project) = session.owner(Level::Project);
     let body = Create { name: arguments.name, tenant, project, spec };
     let path = "/api/v1/keys";
     let made: KeyCreated = client.write(reqwest::Method::POST, path, arguments.change.dry_run(), Some(&body)).await?;
@@ -116,7 +114,7 @@ async fn create(session: &mut Session, arguments: CreateArguments) -> Result<(),
 
 async fn rotate(session: &mut Session, name: &str, overlap: Span) -> Result<(), Failure> {
     let client = session.client()?;
-    let seen = client.get::<ApiKey>(name, &ListOptions::default()).await?;
+    let seen = resources::find::<ApiKey>(session, name).await?;
     let overlap_seconds = u32::try_from(overlap.0.as_secs()).unwrap_or(u32::MAX);
     let body = RotateKey { generation: Some(seen.generation), overlap_seconds };
     let path = format!("/api/v1/keys/{}/rotate", seen.id);
@@ -142,7 +140,7 @@ fn write_created(session: &mut Session, made: &KeyCreated, done: &str) -> Result
 
 async fn revoke(session: &mut Session, arguments: &DeleteArguments) -> Result<(), Failure> {
     let client = session.client()?;
-    let seen = client.get::<ApiKey>(&arguments.name, &ListOptions::default()).await?;
+    let seen = resources::find::<ApiKey>(session, &arguments.name).await?;
     let used = seen.status.last_used_at.map_or_else(
         || "it was never used".to_owned(),
         |at| format!("it was last used {} ago", display::duration(Timestamp::now().duration_since(at))),
@@ -160,6 +158,7 @@ async fn revoke(session: &mut Session, arguments: &DeleteArguments) -> Result<()
 }
 
 impl Shown for ApiKey {
+    const LEVEL: Level = Level::Project;
     const COLUMNS: &'static [Column] = &[
         Column::Word("name"),
         Column::Word("key"),
@@ -195,6 +194,10 @@ impl Shown for ApiKey {
 
     fn label(&self) -> &str {
         &self.name
+    }
+
+    fn reference(&self) -> String {
+        self.id.to_string()
     }
 
     fn generation(&self) -> i64 {

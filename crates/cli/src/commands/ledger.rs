@@ -148,7 +148,7 @@ fn all_tokens(quantities: Quantities) -> Tokens {
 }
 
 async fn balances(session: &mut Session) -> Result<(), Failure> {
-    let page: Page<Balance> = session.client()?.read("/api/v1/ledger/balances", &[]).await?;
+    let page: Page<Balance> = session.client()?.read("/api/v1/ledger/balances", &session.reach().await?.pairs()).await?;
     if session.is_json() {
         return session.output.json(&json!({ "items": page.items }));
     }
@@ -175,7 +175,7 @@ async fn balances(session: &mut Session) -> Result<(), Failure> {
 }
 
 async fn transfers(session: &mut Session, limit: u32) -> Result<(), Failure> {
-    let options = ListOptions { limit: Some(limit), ..ListOptions::default() };
+    let options = ListOptions { limit: Some(limit), ..session.reach().await? };
     let page: Page<Transfer> = session.client()?.read("/api/v1/ledger/transfers", &options.pairs()).await?;
     if session.is_json() {
         return session.output.json(&json!({ "items": page.items }));

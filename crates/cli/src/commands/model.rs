@@ -10,10 +10,9 @@ use galerne_model::inference::{Model, Pull, PullSpec, PullState, Quantisation};
 use galerne_model::units::Bytes;
 use serde_json::json;
 
-use crate::commands::values::OwnerArguments;
 use crate::display;
 use crate::failure::Failure;
-use crate::resources::{self, ChangeArguments, DeleteArguments, ShowArguments, Shown};
+use crate::resources::{self, ChangeArguments, DeleteArguments, ShowArguments, Level, Shown};
 use crate::session::{Names, Session};
 use crate::table::{Column, Facts, Table};
 use crate::up::phases::{Phase, Phases};
@@ -25,7 +24,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 #[derive(Debug, Subcommand)]
 pub enum ModelCommand {
     /// List the models that are here
-    List(OwnerArguments),
+    List,
     /// List models that are known to work and can be pulled by name
     Catalogue,
     /// Show one, with the facts of its file
@@ -54,8 +53,6 @@ pub struct PullArguments {
     #[arg(long)]
     no_follow: bool,
     #[command(flatten)]
-    owner: OwnerArguments,
-    #[command(flatten)]
     change: ChangeArguments,
 }
 
@@ -73,9 +70,9 @@ pub(crate) enum QuantisationArgument {
 impl ModelCommand {
     pub(crate) async fn run(self, session: &mut Session) -> Result<(), Failure> {
         match self {
-            Self::List(owner) => {
+            Self::List => {
                 let empty = "no model here yet; see what can be pulled: galerne model catalogue";
-                resources::list::<Model>(session, &owner, empty).await
+                resources::list::<Model>(session, empty).await
             }
             Self::Catalogue => catalogue(session).await,
             Self::Show(show) => resources::show::<Model>(session, &show.name).await,
@@ -132,7 +129,7 @@ async fn pull(session: &mut Session, arguments: PullArguments) -> Result<(), Fai
     let name = arguments.name.unwrap_or_else(|| name_of(&arguments.source));
     let source = absolute(&arguments.source)?;
     let spec = PullSpec { source, sha256: arguments.sha256, requantise };
-    let OwnerArguments { project, tenant } = arguments.owner;
+    let (tenant, project) = session.owner(Level::Project);
     let create = Create { name, tenant, project, spec };
     let pull: Pull = client.create(&create, arguments.change.dry_run()).await?;
     if arguments.no_follow || arguments.change.dry_run() == galerne_api::client::DryRun::Yes {
@@ -228,6 +225,7 @@ pub(crate) fn absolute(source: &str) -> Result<String, Failure> {
 }
 
 impl Shown for Model {
+    const LEVEL: Level = Level::Project;
     const COLUMNS: &'static [Column] = &[
         Column::Word("name"),
         Column::Number("parameters"),
@@ -272,6 +270,10 @@ impl Shown for Model {
 
     fn label(&self) -> &str {
         &self.name
+    }
+
+    fn reference(&self) -> String {
+        self.id.to_string()
     }
 
     fn generation(&self) -> i64 {

@@ -1,13 +1,11 @@
 //! Nodes: servers we manage.
 
 use clap::Subcommand;
-use galerne_api::client::ListOptions;
 use galerne_model::node::{Node, NodeFacts, NodeSpec};
 
-use crate::commands::values::OwnerArguments;
 use crate::display;
 use crate::failure::Failure;
-use crate::resources::{self, ChangeArguments, ShowArguments, Shown};
+use crate::resources::{self, ChangeArguments, ShowArguments, Level, Shown};
 use crate::session::{Names, Session};
 use crate::table::{Column, Facts};
 
@@ -37,7 +35,7 @@ pub enum NodeCommand {
 impl NodeCommand {
     pub(crate) async fn run(self, session: &mut Session) -> Result<(), Failure> {
         match self {
-            Self::List => resources::list::<Node>(session, &OwnerArguments::default(), "no node is enrolled").await,
+            Self::List => resources::list::<Node>(session, "no node is enrolled").await,
             Self::Show(show) => resources::show::<Node>(session, &show.name).await,
             Self::Cordon { name, change } => set_cordoned(session, &name, true, change).await,
             Self::Uncordon { name, change } => set_cordoned(session, &name, false, change).await,
@@ -51,9 +49,9 @@ async fn set_cordoned(
     cordoned: bool,
     change: ChangeArguments,
 ) -> Result<(), Failure> {
-    let seen = session.client()?.get::<Node>(name, &ListOptions::default()).await?;
+    let seen = resources::find::<Node>(session, name).await?;
     let spec = NodeSpec { cordoned, ..seen.spec.clone() };
-    resources::update(session, &seen, name, spec, change, if cordoned { "cordoned" } else { "uncordoned" }).await?;
+    resources::update(session, &seen, spec, change, if cordoned { "cordoned" } else { "uncordoned" }).await?;
     Ok(())
 }
 
@@ -69,6 +67,7 @@ pub fn hardware_line(facts: &NodeFacts) -> String {
 }
 
 impl Shown for Node {
+    const LEVEL: Level = Level::Site;
     const COLUMNS: &'static [Column] = &[
         Column::Word("name"),
         Column::Word("state"),
@@ -117,6 +116,10 @@ impl Shown for Node {
 
     fn label(&self) -> &str {
         &self.name
+    }
+
+    fn reference(&self) -> String {
+        self.id.to_string()
     }
 
     fn generation(&self) -> i64 {

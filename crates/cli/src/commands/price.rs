@@ -5,10 +5,10 @@ use galerne_api::client::{Client, ListOptions};
 use galerne_model::money::{ModelPrice, PriceBook, PriceBookSpec, TokenPrice};
 use galerne_model::units::Micros;
 
-use crate::commands::values::{self, OwnerArguments};
+use crate::commands::values;
 use crate::display;
 use crate::failure::Failure;
-use crate::resources::{self, ChangeArguments, Shown};
+use crate::resources::{self, ChangeArguments, Level, Shown};
 use crate::session::{Names, Session};
 use crate::table::{Column, Facts, Table};
 
@@ -49,7 +49,7 @@ impl PriceCommand {
         match self {
             Self::Show => show(session).await,
             Self::History => {
-                resources::list::<PriceBook>(session, &OwnerArguments::default(), "no price book yet").await
+                resources::list::<PriceBook>(session, "no price book yet").await
             }
             Self::Set(arguments) => set(session, arguments).await,
         }
@@ -98,7 +98,7 @@ async fn set(session: &mut Session, arguments: SetArguments) -> Result<(), Failu
     let spec = with_price(before.map(|book| book.spec).unwrap_or_default(), &arguments.model, price);
     // Two who change prices at once both take the next number: the second is refused instead of undoing the first.
     let name = format!("v{version}");
-    resources::create::<PriceBook>(session, &name, &OwnerArguments::default(), spec, arguments.change).await?;
+    resources::create::<PriceBook>(session, &name, spec, arguments.change).await?;
     Ok(())
 }
 
@@ -115,6 +115,7 @@ fn with_price(mut spec: PriceBookSpec, model: &str, price: TokenPrice) -> PriceB
 }
 
 impl Shown for PriceBook {
+    const LEVEL: Level = Level::Site;
     const COLUMNS: &'static [Column] =
         &[Column::Word("version"), Column::Word("in force since"), Column::Number("models"), Column::Text("default")];
 
@@ -132,6 +133,10 @@ impl Shown for PriceBook {
 
     fn label(&self) -> &str {
         &self.name
+    }
+
+    fn reference(&self) -> String {
+        self.id.to_string()
     }
 
     fn generation(&self) -> i64 {

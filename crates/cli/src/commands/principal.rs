@@ -1,13 +1,11 @@
 //! Principals: users and service accounts.
 
 use clap::{Subcommand, ValueEnum};
-use galerne_api::client::ListOptions;
 use galerne_model::identity::{Principal, PrincipalKind, PrincipalSpec};
 
-use crate::commands::values::OwnerArguments;
 use crate::display;
 use crate::failure::Failure;
-use crate::resources::{self, ChangeArguments, DeleteArguments, ShowArguments, Shown};
+use crate::resources::{self, ChangeArguments, DeleteArguments, ShowArguments, Level, Shown};
 use crate::session::{Names, Session};
 use crate::table::{Column, Facts};
 
@@ -15,11 +13,7 @@ use crate::table::{Column, Facts};
 #[derive(Debug, Subcommand)]
 pub enum PrincipalCommand {
     /// List users and service accounts
-    List {
-        /// Only those of this tenant, by name or id
-        #[arg(long, value_name = "TENANT")]
-        tenant: Option<String>,
-    },
+    List,
     /// Show one
     Show(ShowArguments),
     /// Make one
@@ -29,9 +23,6 @@ pub enum PrincipalCommand {
         /// Person or program
         #[arg(long, value_enum, default_value_t = KindArgument::User)]
         kind: KindArgument,
-        /// Tenant, by name or id [default: that of the key]
-        #[arg(long, value_name = "TENANT")]
-        tenant: Option<String>,
         /// Free text
         #[arg(long, default_value = "")]
         description: String,
@@ -68,19 +59,17 @@ pub enum KindArgument {
 impl PrincipalCommand {
     pub(crate) async fn run(self, session: &mut Session) -> Result<(), Failure> {
         match self {
-            Self::List { tenant } => {
-                let owner = OwnerArguments { project: None, tenant };
-                resources::list::<Principal>(session, &owner, "no principal can be seen with this key").await
+            Self::List => {
+                resources::list::<Principal>(session, "no principal can be seen with this key").await
             }
             Self::Show(show) => resources::show::<Principal>(session, &show.name).await,
-            Self::Create { name, kind, tenant, description, change } => {
+            Self::Create { name, kind, description, change } => {
                 let kind = match kind {
                     KindArgument::User => PrincipalKind::User,
                     KindArgument::ServiceAccount => PrincipalKind::ServiceAccount,
                 };
-                let owner = OwnerArguments { project: None, tenant };
                 let spec = PrincipalSpec { kind, disabled: false, description };
-                resources::create::<Principal>(session, &name, &owner, spec, change).await?;
+                resources::create::<Principal>(session, &name, spec, change).await?;
                 session.output.note(format!("next: galerne role grant {name} member --on project/NAME"));
                 Ok(())
             }
@@ -102,14 +91,15 @@ async fn set_disabled(
     disabled: bool,
     change: ChangeArguments,
 ) -> Result<(), Failure> {
-    let seen = session.client()?.get::<Principal>(name, &ListOptions::default()).await?;
+    let seen = resources::find::<Principal>(session, name).await?;
     let spec = PrincipalSpec { disabled, ..seen.spec.clone() };
     let done = if disabled { "disabled" } else { "enabled" };
-    resources::update(session, &seen, name, spec, change, done).await?;
+    resources::update(session, &seen, spec, change, done).await?;
     Ok(())
 }
 
 impl Shown for Principal {
+    const LEVEL: Level = Level::Tenant;
     const COLUMNS: &'static [Column] =
         &[Column::Word("name"), Column::Word("kind"), Column::Word("state"), Column::Text("description")];
 
@@ -127,6 +117,10 @@ impl Shown for Principal {
 
     fn label(&self) -> &str {
         &self.name
+    }
+
+    fn reference(&self) -> String {
+        self.id.to_string()
     }
 
     fn generation(&self) -> i64 {

@@ -1,13 +1,12 @@
 //! Projects: owners of resources inside a tenant.
 
 use clap::Subcommand;
-use galerne_api::client::ListOptions;
 use galerne_model::identity::{Project, ProjectSpec, RateLimits, Tenant};
 
-use crate::commands::values::{LimitArguments, OwnerArguments, limits_text};
+use crate::commands::values::{LimitArguments, limits_text};
 use crate::display;
 use crate::failure::Failure;
-use crate::resources::{self, ChangeArguments, DeleteArguments, ShowArguments, Shown};
+use crate::resources::{self, ChangeArguments, DeleteArguments, ShowArguments, Level, Shown};
 use crate::session::{Names, Session};
 use crate::table::{Column, Facts};
 
@@ -15,20 +14,13 @@ use crate::table::{Column, Facts};
 #[derive(Debug, Subcommand)]
 pub enum ProjectCommand {
     /// List projects
-    List {
-        /// Only those of this tenant, by name or id
-        #[arg(long, value_name = "TENANT")]
-        tenant: Option<String>,
-    },
+    List,
     /// Show one
     Show(ShowArguments),
     /// Make one
     Create {
         /// Its name
         name: String,
-        /// Tenant, by name or id [default: that of the key]
-        #[arg(long, value_name = "TENANT")]
-        tenant: Option<String>,
         /// Free text
         #[arg(long, default_value = "")]
         description: String,
@@ -56,26 +48,24 @@ pub enum ProjectCommand {
 impl ProjectCommand {
     pub(crate) async fn run(self, session: &mut Session) -> Result<(), Failure> {
         match self {
-            Self::List { tenant } => {
-                let owner = OwnerArguments { project: None, tenant };
-                resources::list::<Project>(session, &owner, "no project yet; make one: galerne project create NAME")
+            Self::List => {
+                resources::list::<Project>(session, "no project yet; make one: galerne project create NAME")
                     .await
             }
             Self::Show(show) => resources::show::<Project>(session, &show.name).await,
-            Self::Create { name, tenant, description, limits, change } => {
+            Self::Create { name, description, limits, change } => {
                 let spec = ProjectSpec { description, limits: limits.over(RateLimits::default()) };
-                let owner = OwnerArguments { project: None, tenant };
-                resources::create::<Project>(session, &name, &owner, spec, change).await?;
+                resources::create::<Project>(session, &name, spec, change).await?;
                 session.output.note(format!("next: galerne key create NAME --project {name}"));
                 Ok(())
             }
             Self::Update { name, description, limits, change } => {
-                let seen = session.client()?.get::<Project>(&name, &ListOptions::default()).await?;
+                let seen = resources::find::<Project>(session, &name).await?;
                 let spec = ProjectSpec {
                     description: description.unwrap_or_else(|| seen.spec.description.clone()),
                     limits: limits.over(seen.spec.limits),
                 };
-                resources::update(session, &seen, &name, spec, change, "updated").await?;
+                resources::update(session, &seen, spec, change, "updated").await?;
                 Ok(())
             }
             Self::Delete(delete) => {
@@ -89,6 +79,7 @@ impl ProjectCommand {
 }
 
 impl Shown for Project {
+    const LEVEL: Level = Level::Tenant;
     const COLUMNS: &'static [Column] =
         &[Column::Word("name"), Column::Word("tenant"), Column::Text("limits"), Column::Text("description")];
 
@@ -108,6 +99,10 @@ impl Shown for Project {
 
     fn label(&self) -> &str {
         &self.name
+    }
+
+    fn reference(&self) -> String {
+        self.id.to_string()
     }
 
     fn generation(&self) -> i64 {

@@ -4,10 +4,9 @@ use clap::Subcommand;
 use galerne_model::inference::{Endpoint, Replica};
 use galerne_model::node::Node;
 
-use crate::commands::values::OwnerArguments;
 use crate::display;
 use crate::failure::Failure;
-use crate::resources::{self, ShowArguments, Shown};
+use crate::resources::{self, ShowArguments, Level, Shown};
 use crate::session::{Names, Session};
 use crate::table::{Column, Facts};
 
@@ -15,7 +14,7 @@ use crate::table::{Column, Facts};
 #[derive(Debug, Subcommand)]
 pub enum ReplicaCommand {
     /// List replicas
-    List(OwnerArguments),
+    List,
     /// Show one
     Show(ShowArguments),
 }
@@ -23,8 +22,8 @@ pub enum ReplicaCommand {
 impl ReplicaCommand {
     pub(crate) async fn run(self, session: &mut Session) -> Result<(), Failure> {
         match self {
-            Self::List(owner) => {
-                resources::list::<Replica>(session, &owner, "no replica runs; see why: galerne why endpoint/NAME").await
+            Self::List => {
+                resources::list::<Replica>(session, "no replica runs; see why: galerne why endpoint/NAME").await
             }
             Self::Show(show) => resources::show::<Replica>(session, &show.name).await,
         }
@@ -32,6 +31,7 @@ impl ReplicaCommand {
 }
 
 impl Shown for Replica {
+    const LEVEL: Level = Level::Project;
     const COLUMNS: &'static [Column] = &[
         Column::Word("endpoint"),
         Column::Number("index"),
@@ -69,6 +69,10 @@ impl Shown for Replica {
 
     fn label(&self) -> &str {
         &self.name
+    }
+
+    fn reference(&self) -> String {
+        self.id.to_string()
     }
 
     fn generation(&self) -> i64 {

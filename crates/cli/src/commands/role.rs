@@ -1,14 +1,14 @@
 //! Roles given to principals: who may do what, and where.
 
 use clap::{Args, Subcommand, ValueEnum};
-use galerne_api::client::{DryRun, ListOptions};
+use galerne_api::client::DryRun;
 use galerne_api::v1::Create;
 use galerne_model::identity::{Principal, Project, Role, RoleBinding, RoleBindingSpec, Scope, Tenant};
 
-use crate::commands::values::{OwnerArguments, split_reference};
+use crate::commands::values::{split_reference};
 use crate::display;
 use crate::failure::Failure;
-use crate::resources::{self, ChangeArguments, Shown};
+use crate::resources::{self, ChangeArguments, Level, Shown};
 use crate::session::{Names, Session};
 use crate::table::{Column, Facts};
 
@@ -80,7 +80,7 @@ impl RoleCommand {
     pub(crate) async fn run(self, session: &mut Session) -> Result<(), Failure> {
         match self {
             Self::List => {
-                resources::list::<RoleBinding>(session, &OwnerArguments::default(), "no role can be seen with this key")
+                resources::list::<RoleBinding>(session, "no role can be seen with this key")
                     .await
             }
             Self::Grant { binding, change } => grant(session, &binding, change).await,
@@ -110,7 +110,7 @@ async fn revoke(
 ) -> Result<(), Failure> {
     let spec = resolve(session, arguments).await?;
     let client = session.client()?;
-    let bindings = client.list_all::<RoleBinding>(&ListOptions::default()).await?;
+    let bindings = client.list_all::<RoleBinding>(&session.reach().await?).await?;
     let Some(found) = bindings.iter().find(|binding| binding.spec == spec) else {
         let text = format!("`{}` has no such role on {}", arguments.principal, arguments.on);
         return Err(Failure::new(galerne_api::error::Code::NotFound, text).hint("see who has which: galerne role list"));
@@ -127,13 +127,11 @@ async fn revoke(
 }
 
 async fn resolve(session: &Session, arguments: &BindingArguments) -> Result<RoleBindingSpec, Failure> {
-    let client = session.client()?;
-    let options = ListOptions::default();
     let scope = match split_reference(&arguments.on) {
         None if arguments.on == "site" => Scope::Site,
-        Some(("tenant", name)) => Scope::Tenant { tenant_id: client.get::<Tenant>(name, &options).await?.id },
+        Some(("tenant", name)) => Scope::Tenant { tenant_id: resources::find::<Tenant>(session, name).await?.id },
         Some(("project", name)) => {
-            let project = client.get::<Project>(name, &options).await?;
+            let project = resources::find::<Project>(session, name).await?;
             let tenant_id = project.tenant_id.ok_or_else(|| {
                 Failure::new(galerne_api::error::Code::AnswerInvalid, format!("project `{name}` belongs to no tenant"))
             })?;
@@ -144,11 +142,12 @@ async fn resolve(session: &Session, arguments: &BindingArguments) -> Result<Role
             return Err(Failure::usage(text).hint("write --on site, --on tenant/NAME or --on project/NAME"));
         }
     };
-    let principal = client.get::<Principal>(&arguments.principal, &options).await?;
+    let principal = resources::find::<Principal>(session, &arguments.principal).await?;
     Ok(RoleBindingSpec { principal_id: principal.id, role: arguments.role.role(), scope })
 }
 
 impl Shown for RoleBinding {
+    const LEVEL: Level = Level::Tenant;
     const COLUMNS: &'static [Column] =
         &[Column::Word("principal"), Column::Word("role"), Column::Word("on"), Column::Word("since")];
 
@@ -167,6 +166,10 @@ impl Shown for RoleBinding {
 
     fn label(&self) -> &str {
         &self.name
+    }
+
+    fn reference(&self) -> String {
+        self.id.to_string()
     }
 
     fn generation(&self) -> i64 {

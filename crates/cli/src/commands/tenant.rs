@@ -1,13 +1,11 @@
 //! Tenants: customers that are isolated and pay.
 
 use clap::Subcommand;
-use galerne_api::client::ListOptions;
 use galerne_model::identity::{Tenant, TenantSpec};
 
-use crate::commands::values::OwnerArguments;
 use crate::display;
 use crate::failure::Failure;
-use crate::resources::{self, ChangeArguments, DeleteArguments, ShowArguments, Shown};
+use crate::resources::{self, ChangeArguments, DeleteArguments, ShowArguments, Level, Shown};
 use crate::session::{Names, Session};
 use crate::table::{Column, Facts};
 
@@ -44,18 +42,17 @@ pub enum TenantCommand {
 
 impl TenantCommand {
     pub(crate) async fn run(self, session: &mut Session) -> Result<(), Failure> {
-        let everywhere = OwnerArguments::default();
         match self {
-            Self::List => resources::list::<Tenant>(session, &everywhere, "no tenant can be seen with this key").await,
+            Self::List => resources::list::<Tenant>(session, "no tenant can be seen with this key").await,
             Self::Show(show) => resources::show::<Tenant>(session, &show.name).await,
             Self::Create { name, description, change } => {
-                resources::create::<Tenant>(session, &name, &everywhere, TenantSpec { description }, change).await?;
+                resources::create::<Tenant>(session, &name, TenantSpec { description }, change).await?;
                 session.output.note(format!("next: galerne project create NAME --tenant {name}"));
                 Ok(())
             }
             Self::Update { name, description, change } => {
-                let seen = session.client()?.get::<Tenant>(&name, &ListOptions::default()).await?;
-                resources::update(session, &seen, &name, TenantSpec { description }, change, "updated").await?;
+                let seen = resources::find::<Tenant>(session, &name).await?;
+                resources::update(session, &seen, TenantSpec { description }, change, "updated").await?;
                 Ok(())
             }
             Self::Delete(delete) => {
@@ -69,6 +66,7 @@ impl TenantCommand {
 }
 
 impl Shown for Tenant {
+    const LEVEL: Level = Level::Site;
     const COLUMNS: &'static [Column] = &[Column::Word("name"), Column::Text("description"), Column::Word("created")];
 
     fn cells(&self, _names: &Names) -> Vec<String> {
@@ -84,6 +82,10 @@ impl Shown for Tenant {
 
     fn label(&self) -> &str {
         &self.name
+    }
+
+    fn reference(&self) -> String {
+        self.id.to_string()
     }
 
     fn generation(&self) -> i64 {

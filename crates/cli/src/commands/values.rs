@@ -52,17 +52,6 @@ pub(crate) fn limits_text(limits: RateLimits) -> String {
     if parts.is_empty() { "none".to_owned() } else { parts.join(", ") }
 }
 
-/// Whose resource it is to be.
-#[derive(Debug, Clone, Default, Args)]
-pub struct OwnerArguments {
-    /// Project, by name or id [default: that of the key]
-    #[arg(long, value_name = "PROJECT")]
-    pub(crate) project: Option<String>,
-    /// Tenant, by name or id [default: that of the key]
-    #[arg(long, value_name = "TENANT")]
-    pub(crate) tenant: Option<String>,
-}
-
 /// A length of time as in `45s`, `30m`, `12h`, `7d`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span(pub(crate) SignedDuration);

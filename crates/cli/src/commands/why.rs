@@ -30,7 +30,7 @@ impl WhyArguments {
     pub(crate) async fn run(self, session: &mut Session) -> Result<(), Failure> {
         let (kind, name) = parse(&self.reference)?;
         let path = format!("/api/v1/why/{}/{}", encode_segment(kind), encode_segment(name));
-        let why: Why = session.client()?.read(&path, &[]).await?;
+        let why: Why = session.client()?.read(&path, &session.place.pairs()).await?;
         if session.is_json() {
             return session.output.json(&why);
         }

@@ -32,7 +32,7 @@ impl Steps<'_> {
         phases.line("");
         let mut answer = asked?;
         answer.settle(&self.client).await?;
-        phases.line(format!("  {}", answer.figures().dimmed()));
+        phases.text(2, &answer.figures());
         Ok(())
     }
 

@@ -54,7 +54,7 @@ impl Steps<'_> {
             Ok(model) => {
                 phase.done(fetched(&model));
                 for note in &model.spec.notes {
-                    self.phases.line(format!("    {note}"));
+                    self.phases.text(4, note);
                 }
                 Ok(model)
             }
@@ -69,7 +69,7 @@ impl Steps<'_> {
     async fn pull(&self, name: String, source: String, phase: &Phase) -> Result<Model, Failure> {
         let page: Page<CatalogueEntry> = self.client.read("/api/v1/catalogue", &[]).await?;
         if let Some(entry) = page.items.iter().find(|entry| entry.name == source) {
-            phase.doing(format!("Fetching {} · {} · from {}", entry.name, entry.licence, entry.source));
+            self.phases.text(2, &format!("{}: {}, from {}", entry.name, entry.licence, entry.source));
         }
         // One that an interrupted start left running is followed instead of begun again.
         let pulls = self.client.list_all::<Pull>(&ListOptions::default()).await?;

@@ -10,9 +10,15 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use owo_colors::OwoColorize;
 
 use crate::display;
+use crate::output::terminal_width;
+use crate::table::wrap;
 
 /// Column at which durations end.
 const DURATION_COLUMN: usize = 72;
+/// A living line: cut at the end of the terminal, never wrapped.
+const SPINNER: &str = "{spinner:.cyan} {wide_msg} {elapsed:.dim}";
+/// A living line with bytes.
+const BAR: &str = "{spinner:.cyan} {msg} {wide_bar:.cyan/dim} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
 /// How often a living line is drawn.
 const SPIN_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -64,7 +70,7 @@ impl Phases {
         let mut lines = self.lock();
         if let Some(target) = lines.target {
             let bar = ProgressBar::with_draw_target(None, target());
-            bar.set_style(style("{spinner:.cyan} {msg} {elapsed:.dim}"));
+            bar.set_style(style(SPINNER));
             bar.set_message(doing.into());
             bar.enable_steady_tick(SPIN_INTERVAL);
             lines.living = Some(bar);
@@ -90,6 +96,14 @@ impl Phases {
         let mut lines = self.lock();
         // Nobody can be told that stdout is gone; the server goes on.
         drop(lines.out.write_all(text.as_bytes()).and_then(|()| lines.out.flush()));
+    }
+
+    /// Writes a text, indented and broken between words to fit the terminal.
+    pub(super) fn text(&self, indent: usize, text: &str) {
+        let room = self.is_watched().then(|| usize::from(terminal_width()).saturating_sub(indent));
+        for line in wrap(text, room) {
+            self.line(format!("{}{}", " ".repeat(indent), line.dimmed()));
+        }
     }
 
     /// Whether somebody watches.
@@ -123,6 +137,10 @@ impl Phase {
     /// Changes what the living line says.
     pub fn doing(&self, doing: impl Into<String>) {
         if let Some(bar) = &self.phases.lock().living {
+            if bar.length().is_some() {
+                bar.unset_length();
+                bar.set_style(style(SPINNER));
+            }
             bar.set_message(doing.into());
         }
     }
@@ -133,9 +151,7 @@ impl Phase {
             if bar.length() != total {
                 if let Some(total) = total {
                     bar.set_length(total);
-                    bar.set_style(style(
-                        "{spinner:.cyan} {msg} {bar:24.cyan/dim} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}",
-                    ));
+                    bar.set_style(style(BAR));
                 }
             }
             bar.set_position(done);
