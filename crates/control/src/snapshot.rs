@@ -10,7 +10,7 @@ use galerne_core::authorize::{self, Action, Noun, Verb};
 use galerne_core::budget;
 use galerne_model::identity::{ApiKey, KeyScope, Principal, Project, RoleBinding, RoleBindingSpec, Scope};
 use galerne_model::ids::{ModelId, PrincipalId, ProjectId};
-use galerne_model::inference::{Backend, Endpoint, EndpointState, Model, Replica, ReplicaState};
+use galerne_model::inference::{Backend, Endpoint, EndpointState, Model, Replica, ReplicaState, ReplicaStatus};
 use galerne_model::money::{Budget, PriceBook, TokenPrice};
 use galerne_model::reason::Reason;
 use galerne_model::snapshot::{
@@ -21,6 +21,8 @@ use jiff::Timestamp;
 
 /// Context assumed when neither endpoint, engine nor model says one.
 const CONTEXT_UNKNOWN: u32 = 4_096;
+/// Crashes in a row after which requests no longer wait for the next start: the delays before it are then 7.5 s in all.
+const CRASHES_FORGIVEN: u32 = 4;
 
 /// The rows a snapshot is made of.
 #[derive(Debug, Default)]
@@ -136,7 +138,7 @@ fn endpoint_entry(
         can_chat: is_embedding != Some(true),
         can_embed: is_embedding != Some(false),
         paused: spec.paused,
-        wakes: wakes(endpoint),
+        wakes: wakes(endpoint, replicas),
         not_ready_because: if ready.is_empty() { why_not_ready(&endpoint.status.reason) } else { String::new() },
         limits: spec.limits,
         price,
@@ -151,19 +153,30 @@ fn price_in(book: &PriceBook, model: &str) -> TokenPrice {
     named.map_or(book.spec.default, |entry| entry.price)
 }
 
-/// A request on an endpoint without a replica waits where one is coming; where starts fail it is told why at once.
-fn wakes(endpoint: &Endpoint) -> bool {
+/// A request on an endpoint without a replica waits where one is coming; where starts keep failing it is told why at
+/// once.
+fn wakes(endpoint: &Endpoint, replicas: &[&Replica]) -> bool {
     let is_worker = match &endpoint.spec.backend {
         Backend::Worker { .. } => true,
         Backend::External { .. } => false,
     };
     let is_coming = match endpoint.status.state {
         EndpointState::Starting | EndpointState::Ready | EndpointState::Asleep => true,
-        EndpointState::Degraded => false,
+        EndpointState::Degraded => replicas.iter().any(|replica| comes_back(&replica.status)),
         // The status may still be that of the generation before.
         EndpointState::Paused => endpoint.status.observed_generation != endpoint.generation,
     };
     is_worker && is_coming && !endpoint.spec.paused
+}
+
+/// Whether a replica that failed is expected back while a request waits: not after refusals, nor after many crashes.
+fn comes_back(status: &ReplicaStatus) -> bool {
+    match status.state {
+        ReplicaState::Starting => status.restarts <= CRASHES_FORGIVEN,
+        ReplicaState::Backoff => status.restarts <= CRASHES_FORGIVEN && status.reason.code == "replica_failed",
+        ReplicaState::Ready | ReplicaState::Unready => true,
+        ReplicaState::Draining | ReplicaState::Stopped => false,
+    }
 }
 
 fn why_not_ready(reason: &Reason) -> String {

@@ -83,8 +83,8 @@ pub fn worst_case(price: &TokenPrice, work: WorkBound) -> Result<Micros, RatingE
     let prompt_max = work.prompt_max.0.clamp(0, total);
     let completion_max = work.completion_max.0.max(0);
     let mut worst = 0;
-    // Corners: no prompt, the longest prompt, and the longest prompt that leaves room for the whole completion.
-    for prompt in [0, prompt_max, prompt_max.min(total.saturating_sub(completion_max).max(0))] {
+    // Corners: the longest prompt, and the longest prompt that leaves room for the whole completion.
+    for prompt in [prompt_max, prompt_max.min(total.saturating_sub(completion_max).max(0))] {
         let completion = completion_max.min(total - prompt);
         let counts = TokenCounts { prompt: Tokens(prompt), cached: Tokens(0), completion: Tokens(completion) };
         let prices = TokenPrice { prompt: prompt_price, ..*price };

@@ -35,7 +35,8 @@ async fn an_endpoint_becomes_ready_and_a_killed_worker_comes_back_with_its_reaso
     assert_eq!((entry.replicas[0].url.as_str(), entry.context_tokens), (site.engine.url.as_str(), 1024));
     let first = site.living_worker().expect("a worker runs");
     kill(&first);
-    loops.entry(id, "without replica", |entry| entry.replicas.is_empty()).await;
+    let gone = loops.entry(id, "without replica", |entry| entry.replicas.is_empty()).await;
+    assert!(gone.wakes, "one crash is no reason to refuse: requests wait for the next start");
     loops.ready(id).await;
     assert_ne!(site.living_worker().expect("a worker runs"), first);
     let told = site.events("replica.state").await;
