@@ -31,8 +31,30 @@ impl fmt::Display for Exit {
             (None, Some(signal)) => write!(f, "signal {signal} ({}) ended it", signal_name(signal))?,
             (None, None) => write!(f, "it ended for an unknown reason")?,
         }
-        self.last_lines.last().map_or(Ok(()), |line| write!(f, "; its last words: {line}"))
+        let last_words = self.last_lines.iter().rev().find_map(|line| telling(line));
+        last_words.map_or(Ok(()), |words| write!(f, "; its last words: {words}"))
     }
+}
+
+/// What a line of a log tells a person: the message of a warning or error, a line that is not ours as it is, nothing
+/// of what merely went well.
+fn telling(line: &str) -> Option<String> {
+    let Ok(entry) = serde_json::from_str::<LogLine>(line) else { return Some(line.to_owned()) };
+    match entry.level.as_str() {
+        "WARN" | "ERROR" => Some(entry.fields.message),
+        _ => None,
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct LogLine {
+    level: String,
+    fields: LogFields,
+}
+
+#[derive(serde::Deserialize)]
+struct LogFields {
+    message: String,
 }
 
 /// The signals that end engines.
@@ -46,5 +68,29 @@ fn signal_name(signal: i32) -> &'static str {
         11 => "segmentation fault",
         15 => "terminated",
         _ => "unexpected",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_words_are_those_that_tell_something() {
+        let line = |level: &str, message: &str| {
+            format!(r#"{{"timestamp":"t","level":"{level}","fields":{{"message":"{message}"}},"target":"x"}}"#)
+        };
+        let exit =
+            |last_lines: Vec<String>| Exit { code: None, signal: Some(9), was_asked: false, last_lines }.to_string();
+        let killed = "signal 9 (killed: by a person, or by the kernel for lack of memory) ended it";
+        assert_eq!(exit(vec![line("INFO", "ready")]), killed);
+        assert_eq!(
+            exit(vec![line("ERROR", "no batch"), line("INFO", "ready")]),
+            format!("{killed}; its last words: no batch")
+        );
+        assert_eq!(
+            exit(vec![line("INFO", "ready"), "GGML_ASSERT".into()]),
+            format!("{killed}; its last words: GGML_ASSERT")
+        );
     }
 }
