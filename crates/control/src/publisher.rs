@@ -4,10 +4,14 @@
 //! A commit without an event (a settlement) only moves the spending. INVARIANT: spending is published before the
 //! snapshot that names its budgets, so that a budget is never known without what was spent under it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use galerne_model::ids::BudgetId;
+use galerne_model::money::{Budget, BudgetStatus};
 use galerne_model::snapshot::{Snapshot, Spending};
+use galerne_model::units::Micros;
 use galerne_store::{EventFilter, Store, StoreError};
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -24,6 +28,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 const DEBOUNCE: Duration = Duration::from_millis(10);
 /// Age after which a snapshot is made anew for the sake of the grid's intensity.
 const REFRESH: Duration = Duration::from_secs(60);
+
+/// How stale the spending in a budget's own status may be: one write per budget and this long, however busy it is.
+const STATUS_STALE: Duration = Duration::from_secs(1);
 
 pub(crate) struct Publisher {
     pub(crate) store: Store,
@@ -43,6 +50,16 @@ pub(crate) struct Published {
     at: Option<Instant>,
     /// When the first budget period of the snapshot ends.
     period_end: Option<Timestamp>,
+    statuses: Statuses,
+}
+
+/// What the statuses of budgets say was spent.
+#[derive(Debug, Default)]
+struct Statuses {
+    spent: BTreeMap<BudgetId, Micros>,
+    written_at: Option<Instant>,
+    /// Some are stale and were written too short a time ago.
+    are_behind: bool,
 }
 
 impl Publisher {
@@ -88,16 +105,49 @@ impl Publisher {
             let version = self.last.version + 1;
             let snapshot = snapshot::build(&rows, self.bill.energy_rate(now), version, now);
             let period_end = snapshot.budgets.iter().filter_map(|budget| budget.period_end).min();
-            self.last = Published { version, event: newest, at: Some(Instant::now()), period_end };
+            self.last.version = version;
+            self.last.event = newest;
+            self.last.at = Some(Instant::now());
+            self.last.period_end = period_end;
             self.snapshot.send_replace(Arc::new(snapshot));
         }
+        self.write_statuses(now).await
+    }
+
+    /// Writes what was spent into the statuses of budgets, for those who read them through the API.
+    async fn write_statuses(&mut self, now: Timestamp) -> Result<(), StoreError> {
+        let spending = Arc::clone(&self.spending.borrow());
+        let known = &mut self.last.statuses;
+        known.spent.retain(|id, _| spending.spent.contains_key(id));
+        let news: Vec<(BudgetId, Micros)> = spending
+            .spent
+            .iter()
+            .map(|(id, period)| (*id, period.spent))
+            .filter(|(id, spent)| known.spent.get(id) != Some(spent))
+            .collect();
+        known.are_behind = !news.is_empty() && known.written_at.is_some_and(|at| at.elapsed() < STATUS_STALE);
+        if news.is_empty() || known.are_behind {
+            return Ok(());
+        }
+        known.written_at = Some(Instant::now());
+        let mut tx = self.store.begin().await?;
+        for (id, spent_micros) in &news {
+            match tx.update_status::<Budget>(*id, &BudgetStatus { spent_micros: *spent_micros }, now).await {
+                // Deleted meanwhile: the next spending does not name it.
+                Ok(_) | Err(StoreError::NotFound { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        tx.commit().await?;
+        known.spent.extend(news);
         Ok(())
     }
 
     /// How long nothing needs to be looked at.
     fn patience(&self) -> Duration {
+        let longest = if self.last.statuses.are_behind { STATUS_STALE } else { LOOK_AGAIN };
         let to_period_end = self.last.period_end.map(|end| end.duration_since(self.clock.now()));
         let to_period_end = to_period_end.map(|left| Duration::try_from(left).unwrap_or(Duration::ZERO));
-        to_period_end.map_or(LOOK_AGAIN, |left| left.min(LOOK_AGAIN))
+        to_period_end.map_or(longest, |left| left.min(longest))
     }
 }

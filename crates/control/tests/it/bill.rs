@@ -70,6 +70,13 @@ async fn accepted_usage_is_settled_once_and_published_to_budgets() {
         .expect("the publisher lives");
     let snapshot = loops.view("with a budget", |snapshot| !snapshot.budgets.is_empty()).await;
     assert_eq!(snapshot.budgets[0].limit, Micros(1_000));
+    let mut changed = site.store.changed();
+    let has_status = async {
+        while site.store.get::<Budget>(id).await.expect("a row").status.spent_micros != Micros(15) {
+            changed.changed().await.expect("the store lives");
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, has_status).await.is_ok(), "the budget itself says what was spent");
     let key = site.store.get::<ApiKey>(site.key_id).await.expect("a row");
     assert!(key.status.last_used_at.is_some(), "the key knows when it was last used");
     loops.stop().await;
