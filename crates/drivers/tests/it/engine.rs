@@ -85,6 +85,27 @@ async fn a_worker_is_ready_when_it_says_so_and_stops_when_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_pipe_that_keeps_a_worker_alive_stays_open_while_it_runs() {
+    let bench = Bench::new();
+    // `timeout` reports 124 when `cat` was still waiting for the end of its input.
+    let look = "timeout 0.2 cat >/dev/null; echo \"pipe: $?\" >&2";
+    let replica = bench.start(&format!("{look}\n{READY}\n{look}\nexec cat >/dev/null")).await.expect("it is ready");
+    let mut exited = replica.exited();
+    let seen = async {
+        while bench.log().matches("pipe: ").count() < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        () = seen => {}
+        exit = exited.wait_for(Option::is_some) => panic!("{exit:?}"),
+    }
+    assert_eq!(bench.log(), "pipe: 124\npipe: 124\n");
+    replica.stop(Duration::from_secs(10)).await;
+    bench.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_will_not_stop_is_killed_after_its_grace() {
     let bench = Bench::new();
     let replica =
