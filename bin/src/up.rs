@@ -113,6 +113,8 @@ async fn serve(
 }
 
 async fn drain(running: Running, phases: &Phases, stop: &mut Stop) {
+    // The terminal has echoed ^C where the line would begin.
+    phases.line("");
     let phase = phases.begin("Finishing the requests in flight; Ctrl-C again stops at once");
     tokio::select! {
         () = running.drain() => phase.done("Stopped"),

@@ -76,11 +76,9 @@ impl Home {
         let begun = Instant::now();
         let out = File::create(&log).expect("a log file");
         let ready_text = ready.display().to_string();
-        let all: Vec<&str> = ["up", "--listen", "127.0.0.1:0", "--no-model", "--ready-file", &ready_text]
-            .iter()
-            .chain(words)
-            .copied()
-            .collect();
+        let address: &[&str] = if words.contains(&"--listen") { &[] } else { &["--listen", "127.0.0.1:0"] };
+        let all: Vec<&str> =
+            ["up", "--no-model", "--ready-file", &ready_text].iter().chain(address).chain(words).copied().collect();
         let mut child = self
             .command(&all)
             .stdout(out.try_clone().expect("a second handle"))

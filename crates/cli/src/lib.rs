@@ -73,7 +73,8 @@ pub async fn run(command: Command, global: &Global, output: Output, config: &Pat
         Ok(profile) => profile.overridden(global.url.as_deref(), global.key.as_deref()),
         Err(failure) => return { output }.failure(&failure),
     };
-    let place = ListOptions { tenant: global.tenant.clone(), project: global.project.clone(), ..ListOptions::default() };
+    let place =
+        ListOptions { tenant: global.tenant.clone(), project: global.project.clone(), ..ListOptions::default() };
     let mut session = Session::new(output, profile, place);
     let outcome = Box::pin(dispatch(command, &mut session)).await;
     match outcome.and_then(|()| session.output.flush()) {

@@ -5,13 +5,12 @@ use std::collections::HashMap;
 
 use galerne_api::client::{self, Client, ListOptions};
 use galerne_api::error::Code;
-use galerne_api::v1::Kind;
 use galerne_api::v1::identity::Whoami;
 use galerne_model::identity::Scope;
 
 use crate::failure::Failure;
 use crate::output::{Format, Output};
-use crate::resources::Level;
+use crate::resources::{Level, Shown};
 
 /// Every tenant, as the API writes it.
 const EVERYWHERE: &str = "*";
@@ -72,8 +71,12 @@ impl Session {
     }
 
     /// Names of everything of a kind that may be seen, by id. Who may not list them sees ids.
-    pub(crate) async fn names<K: Kind>(&self, names: &mut Names) -> Result<(), Failure> {
-        let page = ListOptions { limit: Some(galerne_model::limits::PAGE_MAX), ..self.reach().await? };
+    pub(crate) async fn names<K: Shown>(&self, names: &mut Names) -> Result<(), Failure> {
+        let around = match K::LEVEL {
+            Level::Site | Level::Tenant => self.reach().await?,
+            Level::Project => self.place.clone(),
+        };
+        let page = ListOptions { limit: Some(galerne_model::limits::PAGE_MAX), ..around };
         let listed = self.client()?.read::<Listed>(&format!("/api/v1/{}", K::PLURAL), &page.pairs()).await;
         match listed {
             Ok(listed) => {

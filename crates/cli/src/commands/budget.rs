@@ -8,7 +8,7 @@ use galerne_model::units::Micros;
 use crate::commands::values::{self, split_reference};
 use crate::display;
 use crate::failure::Failure;
-use crate::resources::{self, ChangeArguments, DeleteArguments, ShowArguments, Level, Shown};
+use crate::resources::{self, ChangeArguments, DeleteArguments, Level, ShowArguments, Shown};
 use crate::session::{Names, Session};
 use crate::table::{Column, Facts};
 
@@ -102,8 +102,7 @@ async fn set(session: &mut Session, arguments: SetArguments) -> Result<(), Failu
         };
         let period = arguments.period.map_or(BudgetPeriod::Month, PeriodArgument::period);
         let spec = BudgetSpec { subject, limit_micros: arguments.limit, period };
-        resources::create::<Budget>(session, &arguments.name, spec, arguments.change)
-            .await?;
+        resources::create::<Budget>(session, &arguments.name, spec, arguments.change).await?;
         return Ok(());
     };
     if subject.is_some_and(|subject| subject != seen.spec.subject) {
@@ -118,7 +117,9 @@ async fn set(session: &mut Session, arguments: SetArguments) -> Result<(), Failu
 
 async fn resolve(session: &Session, on: &str) -> Result<BudgetSubject, Failure> {
     Ok(match split_reference(on) {
-        Some(("tenant", name)) => BudgetSubject::Tenant { tenant_id: resources::find::<Tenant>(session, name).await?.id },
+        Some(("tenant", name)) => {
+            BudgetSubject::Tenant { tenant_id: resources::find::<Tenant>(session, name).await?.id }
+        }
         Some(("project", name)) => {
             BudgetSubject::Project { project_id: resources::find::<Project>(session, name).await?.id }
         }

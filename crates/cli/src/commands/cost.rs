@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::json;
 
-use crate::commands::values::{Instant};
+use crate::commands::values::Instant;
 use crate::display::{self, EnergyUnit};
 use crate::failure::Failure;
 use crate::session::{Names, Session};

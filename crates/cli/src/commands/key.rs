@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use crate::commands::values::{Instant, LimitArguments, Span, limits_text};
 use crate::display;
 use crate::failure::Failure;
-use crate::resources::{self, ChangeArguments, DeleteArguments, ShowArguments, Level, Shown};
+use crate::resources::{self, ChangeArguments, DeleteArguments, Level, ShowArguments, Shown};
 use crate::session::{Names, Session};
 use crate::table::{Column, Facts};
 
@@ -82,9 +82,7 @@ impl ScopeArgument {
 impl KeyCommand {
     pub(crate) async fn run(self, session: &mut Session) -> Result<(), Failure> {
         match self {
-            Self::List => {
-                resources::list::<ApiKey>(session, "no key here; make one: galerne key create NAME").await
-            }
+            Self::List => resources::list::<ApiKey>(session, "no key here; make one: galerne key create NAME").await,
             Self::Show(show) => resources::show::<ApiKey>(session, &show.name).await,
             Self::Create(arguments) => create(session, arguments).await,
             Self::Rotate { name, overlap } => rotate(session, &name, overlap).await,

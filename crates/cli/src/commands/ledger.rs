@@ -148,7 +148,8 @@ fn all_tokens(quantities: Quantities) -> Tokens {
 }
 
 async fn balances(session: &mut Session) -> Result<(), Failure> {
-    let page: Page<Balance> = session.client()?.read("/api/v1/ledger/balances", &session.reach().await?.pairs()).await?;
+    let page: Page<Balance> =
+        session.client()?.read("/api/v1/ledger/balances", &session.reach().await?.pairs()).await?;
     if session.is_json() {
         return session.output.json(&json!({ "items": page.items }));
     }

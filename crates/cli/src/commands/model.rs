@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::display;
 use crate::failure::Failure;
-use crate::resources::{self, ChangeArguments, DeleteArguments, ShowArguments, Level, Shown};
+use crate::resources::{self, ChangeArguments, DeleteArguments, Level, ShowArguments, Shown};
 use crate::session::{Names, Session};
 use crate::table::{Column, Facts, Table};
 use crate::up::phases::{Phase, Phases};

@@ -5,7 +5,7 @@ use galerne_model::node::{Node, NodeFacts, NodeSpec};
 
 use crate::display;
 use crate::failure::Failure;
-use crate::resources::{self, ChangeArguments, ShowArguments, Level, Shown};
+use crate::resources::{self, ChangeArguments, Level, ShowArguments, Shown};
 use crate::session::{Names, Session};
 use crate::table::{Column, Facts};
 

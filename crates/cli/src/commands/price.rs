@@ -48,9 +48,7 @@ impl PriceCommand {
     pub(crate) async fn run(self, session: &mut Session) -> Result<(), Failure> {
         match self {
             Self::Show => show(session).await,
-            Self::History => {
-                resources::list::<PriceBook>(session, "no price book yet").await
-            }
+            Self::History => resources::list::<PriceBook>(session, "no price book yet").await,
             Self::Set(arguments) => set(session, arguments).await,
         }
     }

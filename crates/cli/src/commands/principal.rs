@@ -5,7 +5,7 @@ use galerne_model::identity::{Principal, PrincipalKind, PrincipalSpec};
 
 use crate::display;
 use crate::failure::Failure;
-use crate::resources::{self, ChangeArguments, DeleteArguments, ShowArguments, Level, Shown};
+use crate::resources::{self, ChangeArguments, DeleteArguments, Level, ShowArguments, Shown};
 use crate::session::{Names, Session};
 use crate::table::{Column, Facts};
 
@@ -59,9 +59,7 @@ pub enum KindArgument {
 impl PrincipalCommand {
     pub(crate) async fn run(self, session: &mut Session) -> Result<(), Failure> {
         match self {
-            Self::List => {
-                resources::list::<Principal>(session, "no principal can be seen with this key").await
-            }
+            Self::List => resources::list::<Principal>(session, "no principal can be seen with this key").await,
             Self::Show(show) => resources::show::<Principal>(session, &show.name).await,
             Self::Create { name, kind, description, change } => {
                 let kind = match kind {

@@ -6,7 +6,7 @@ use galerne_model::identity::{Project, ProjectSpec, RateLimits, Tenant};
 use crate::commands::values::{LimitArguments, limits_text};
 use crate::display;
 use crate::failure::Failure;
-use crate::resources::{self, ChangeArguments, DeleteArguments, ShowArguments, Level, Shown};
+use crate::resources::{self, ChangeArguments, DeleteArguments, Level, ShowArguments, Shown};
 use crate::session::{Names, Session};
 use crate::table::{Column, Facts};
 
@@ -49,8 +49,7 @@ impl ProjectCommand {
     pub(crate) async fn run(self, session: &mut Session) -> Result<(), Failure> {
         match self {
             Self::List => {
-                resources::list::<Project>(session, "no project yet; make one: galerne project create NAME")
-                    .await
+                resources::list::<Project>(session, "no project yet; make one: galerne project create NAME").await
             }
             Self::Show(show) => resources::show::<Project>(session, &show.name).await,
             Self::Create { name, description, limits, change } => {

@@ -6,7 +6,7 @@ use galerne_model::node::Node;
 
 use crate::display;
 use crate::failure::Failure;
-use crate::resources::{self, ShowArguments, Level, Shown};
+use crate::resources::{self, Level, ShowArguments, Shown};
 use crate::session::{Names, Session};
 use crate::table::{Column, Facts};
 

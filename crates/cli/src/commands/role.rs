@@ -5,7 +5,7 @@ use galerne_api::client::DryRun;
 use galerne_api::v1::Create;
 use galerne_model::identity::{Principal, Project, Role, RoleBinding, RoleBindingSpec, Scope, Tenant};
 
-use crate::commands::values::{split_reference};
+use crate::commands::values::split_reference;
 use crate::display;
 use crate::failure::Failure;
 use crate::resources::{self, ChangeArguments, Level, Shown};
@@ -79,10 +79,7 @@ impl RoleArgument {
 impl RoleCommand {
     pub(crate) async fn run(self, session: &mut Session) -> Result<(), Failure> {
         match self {
-            Self::List => {
-                resources::list::<RoleBinding>(session, "no role can be seen with this key")
-                    .await
-            }
+            Self::List => resources::list::<RoleBinding>(session, "no role can be seen with this key").await,
             Self::Grant { binding, change } => grant(session, &binding, change).await,
             Self::Revoke { binding, yes, change } => revoke(session, &binding, yes, change).await,
         }

@@ -5,7 +5,7 @@ use galerne_model::identity::{Tenant, TenantSpec};
 
 use crate::display;
 use crate::failure::Failure;
-use crate::resources::{self, ChangeArguments, DeleteArguments, ShowArguments, Level, Shown};
+use crate::resources::{self, ChangeArguments, DeleteArguments, Level, ShowArguments, Shown};
 use crate::session::{Names, Session};
 use crate::table::{Column, Facts};
 

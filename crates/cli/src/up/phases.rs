@@ -18,7 +18,8 @@ const DURATION_COLUMN: usize = 72;
 /// A living line: cut at the end of the terminal, never wrapped.
 const SPINNER: &str = "{spinner:.cyan} {wide_msg} {elapsed:.dim}";
 /// A living line with bytes.
-const BAR: &str = "{spinner:.cyan} {msg} {wide_bar:.cyan/dim} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
+const BAR: &str =
+    "{spinner:.cyan} {msg} {wide_bar:.cyan/dim} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
 /// How often a living line is drawn.
 const SPIN_INTERVAL: Duration = Duration::from_millis(100);
 

@@ -92,3 +92,18 @@ pub(crate) fn endpoint(state: &str, ready: u32, text: &str) -> Value {
     let status = json!({ "state": state, "replicas_ready": ready, "replicas_wanted": 1, "observed_generation": 3, "reason": reason });
     resource(ENDPOINT, "smol", spec, status)
 }
+
+/// Who runs the site, with a role on all of it.
+pub(crate) fn whoami() -> Value {
+    let principal = "principal_01972000000070008000000000000008";
+    let key_spec = json!({ "principal_id": principal, "scopes": ["inference", "read"] });
+    let binding = json!({ "principal_id": principal, "role": "operator", "scope": { "level": "site" } });
+    json!({
+        "principal": resource(principal, "operator", json!({ "kind": "user" }), json!({})),
+        "key": resource("key_01972000000070008000000000000009", "first", key_spec, json!({ "prefix": "galerne_ab", "last_four": "wxyz" })),
+        "tenant": resource(TENANT, "site", json!({}), json!({})),
+        "project": resource(PROJECT, "default", json!({}), json!({})),
+        "roles": [resource("binding_0197200000007000800000000000000a", "operator", binding, json!({}))],
+        "server_version": "0.1.0",
+    })
+}
