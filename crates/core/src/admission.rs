@@ -344,6 +344,9 @@ mod tests {
         assert!(book.admit(&[(key(1), seats(0))], 0, millis(0)).is_err(), "zero admits nobody");
         book.forget_idle(millis(0));
         assert!(book.limiters.is_empty());
+        drop(book.admit(&[(key(1), requests(100))], 0, millis(0)).expect("a full bucket"));
+        drop(book.admit(&[(key(1), requests(5))], 0, millis(0)).expect("a smaller one"));
+        assert_eq!(book.remaining(key(1)).requests, Some(4), "a lowered rate holds at once");
     }
 
     #[test]

@@ -216,9 +216,10 @@ fn arrange(view: &View<'_>, endpoint: &Endpoint, pool: &mut [replica::Next], sca
     }
     let fresh: Vec<u32> =
         live(pool).filter(|next| next.backend == endpoint.spec.backend).map(|next| next.index).collect();
-    let old_count = live(pool).count() - fresh.len();
-    // One more than wanted while old ones are replaced, so that somebody always answers.
-    let room = if old_count > 0 { (wanted + 1).saturating_sub(fresh.len() + old_count) } else { usize::MAX };
+    // One engine more than wanted while old ones are replaced or drain, so that somebody always answers and memory
+    // is not asked for twice.
+    let engines = pool.iter().filter(|next| !next.is_over()).count();
+    let room = if engines > fresh.len() { (wanted + 1).saturating_sub(engines) } else { usize::MAX };
     let missing = wanted.saturating_sub(fresh.len()).min(room);
     (0..galerne_model::limits::REPLICAS_MAX.max(scale.wanted))
         .filter(|index| !fresh.contains(index))

@@ -236,6 +236,24 @@ mod tests {
     }
 
     #[test]
+    fn only_failures_in_a_row_eject_and_never_for_more_than_half_a_minute() {
+        let mut book = ReplicaBook::new();
+        let mut end = |ending, at| {
+            let seat = book.choose(&[replica(1)], None, second(at)).expect("one is ready");
+            book.release(seat, ending, second(at));
+            book.is_resting(replica(1), second(at))
+        };
+        use Ending::{Answered, Broken, Busy, Cancelled};
+        for ending in [Broken, Broken, Answered, Broken, Broken, Busy, Busy, Cancelled, Cancelled] {
+            assert!(!end(ending, 0), "{ending:?}");
+        }
+        for _ in 0..20 {
+            assert!(end(Broken, 0));
+        }
+        assert!(!book.is_resting(replica(1), second(30)));
+    }
+
+    #[test]
     fn a_request_is_retried_once_before_the_first_byte_and_never_for_the_callers_fault() {
         use Next::{Finish, Retry};
         let first = |ending| after_attempt(1, Progress::BeforeFirstByte, ending);

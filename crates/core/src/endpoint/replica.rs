@@ -73,6 +73,11 @@ impl Next {
         }
     }
 
+    /// Whether nothing is left of it.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over
+    }
+
     pub(super) fn is_ready(&self) -> bool {
         self.status.state == ReplicaState::Ready
     }

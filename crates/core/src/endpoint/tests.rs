@@ -316,6 +316,7 @@ fn a_refusal_is_shown_with_its_hint_and_tried_again_slowly() {
     assert_eq!(status.state, EndpointState::Degraded);
     let reason = &status.reason.because[0];
     assert_eq!((reason.code.as_str(), reason.holds), (NOT_ENOUGH_MEMORY, false));
+    assert_eq!(world.replicas[0].status.url, None);
     assert_eq!(reason.text, "replica 0 is waiting for its next start: it needs 90 GB and 64 GB are free");
     assert_eq!(reason.next[0].text, "choose a smaller model");
     world.at(59);
@@ -335,6 +336,7 @@ fn a_failing_probe_takes_a_replica_out_and_a_long_failure_restarts_it() {
     world.at(12);
     world.see(1, running(Probe::Failed { why: "it did not answer in time".into() }));
     world.at(20);
+    world.at(35);
     world.at(50);
     world.transcript(
         "
@@ -404,14 +406,17 @@ fn waiting_requests_add_replicas_and_idleness_takes_them_back() {
     let mut world = World::new(1, 3, worker(1));
     world.at(0);
     world.last_request_at = Some(second(10));
-    world.in_flight = 9;
+    world.in_flight = 5;
     world.at(10);
-    assert_eq!(world.endpoint().status.replicas_wanted, 3, "nine requests, four decoded together");
+    assert_eq!(world.endpoint().status.replicas_wanted, 2, "five requests, four decoded together");
+    world.in_flight = 99;
+    world.at(11);
+    assert_eq!(world.endpoint().status.replicas_wanted, 3, "as many as it may have");
     assert_eq!(world.endpoint().status.replicas_ready, 3);
     world.in_flight = 0;
     world.at(40);
     assert_eq!(world.endpoint().status.replicas_wanted, 3, "a pause is not idleness");
-    world.at(70);
+    world.at(71);
     assert_eq!(world.endpoint().status.replicas_wanted, 1);
     assert_eq!(world.replicas.iter().filter(|r| r.status.state == ReplicaState::Draining).count(), 2);
 }
@@ -435,6 +440,62 @@ fn another_model_is_started_beside_the_old_one_before_that_drains() {
    6 s  remove r1 | forget r1",
     );
     assert_eq!(world.endpoint().status.observed_generation, 2);
+}
+
+#[test]
+fn replicas_are_replaced_one_at_a_time_and_those_that_are_not_ready_go_first() {
+    let mut world = World::new(2, 2, worker(1));
+    world.at(0);
+    world.see(1, running(Probe::Failed { why: "it did not answer in time".into() }));
+    world.at(1);
+    world.log.clear();
+    world.endpoint().spec.backend = worker(2);
+    world.on_start = None;
+    world.at(5);
+    world.see(3, running(Probe::Passed));
+    world.at(6);
+    world.gone(1);
+    world.at(7);
+    world.transcript(
+        "
+   5 s  create r3
+   5 s  start r3
+   6 s  r1 Draining: the endpoint asks for another backend | r3 Ready: it passed its last probe | stop r1 | endpoint Ready: 2 of 2 replicas are ready
+   6 s  stop r1
+   7 s  create r4 | remove r1 | forget r1
+   7 s  start r4",
+    );
+}
+
+#[test]
+fn of_too_many_replicas_the_ready_ones_stay() {
+    let mut world = World::new(2, 2, worker(1));
+    world.at(0);
+    world.see(1, running(Probe::Failed { why: "it did not answer in time".into() }));
+    world.at(1);
+    (world.endpoint().spec.replicas_min, world.endpoint().spec.replicas_max) = (1, 1);
+    world.at(2);
+    let states: Vec<ReplicaState> = world.replicas.iter().map(|replica| replica.status.state).collect();
+    assert_eq!(states, [ReplicaState::Draining, ReplicaState::Ready]);
+}
+
+#[test]
+fn a_crashed_replica_has_no_address_and_a_busy_endpoint_is_not_written_for_each_request() {
+    let mut world = World::new(1, 1, worker(1));
+    world.at(0);
+    world.last_request_at = Some(second(10));
+    world.at(10);
+    let written = world.endpoint().status.clone();
+    assert_eq!(written.last_request_at, Some(second(10)));
+    world.last_request_at = Some(second(40));
+    world.at(40);
+    assert_eq!(world.endpoint().status, written, "half a minute is near enough");
+    world.last_request_at = Some(second(70));
+    world.at(70);
+    assert_eq!(world.endpoint().status.last_request_at, Some(second(70)));
+    world.see(1, crash());
+    world.at(71);
+    assert_eq!((world.replicas[0].status.state, world.replicas[0].status.url.clone()), (ReplicaState::Backoff, None));
 }
 
 #[test]

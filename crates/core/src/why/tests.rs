@@ -111,6 +111,8 @@ fn a_budget_names_who_spent_most_and_when_it_starts_again() {
         ]
     );
     assert_eq!(reason.next[0].command.as_deref(), Some("galerne budget set lab --limit EUROS"));
+    let overspent = super::budget(&BudgetView { spent: Micros(5_000_001), ..view });
+    assert!(overspent.text.ends_with("0.000000 € are left"), "a lowered limit: {}", overspent.text);
     assert!(super::budget(&BudgetView { spent: Micros(1), ..view }).holds);
 }
 
