@@ -32,14 +32,14 @@ pub(crate) struct Settings {
     pub sequences: usize,
     pub threads: usize,
     pub task: Task,
-    pub processor: Processor,
+    pub baseline: Baseline,
 }
 
 /// Whether a processor without wide vector instructions is accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Processor {
-    Wide,
-    Any,
+pub(crate) enum Baseline {
+    Refuse,
+    Accept,
 }
 
 /// The engine thread.

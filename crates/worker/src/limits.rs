@@ -39,7 +39,7 @@ pub(crate) const DRAIN: Duration = Duration::from_secs(30);
 pub(crate) const DEADLINE_MS: u64 = 24 * 3600 * 1000;
 
 /// Instructions a chat template may execute: about 100 per message, so a loop that never ends is cut in milliseconds.
-pub(crate) const TEMPLATE_FUEL: u64 = 5_000_000;
+pub(crate) const TEMPLATE_FUEL: u64 = 2_000_000;
 
 /// Texts above this are tokenised away from the thread that serves HTTP (4 KiB take about 100 µs).
 pub(crate) const INLINE_TEXT_BYTES: usize = 4096;

@@ -36,7 +36,7 @@ pub fn quantize(input: &Path, output: &Path, to: Format, threads: Option<usize>)
     if output.exists() {
         return Err(failed(format!("`{}` exists already", output.display())));
     }
-    engine::backends(engine::Processor::Any)?;
+    engine::backends(engine::Baseline::Accept)?;
     llama_cpp_2::send_logs_to_tracing(llama_cpp_2::LogOptions::default());
     let mut part = output.as_os_str().to_owned();
     part.push(".part");

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-/// A refusal to start. Codes have pages in `docs/errors`.
+/// A refusal to start. `drivers::engine` maps its codes to public ones; a code is never renamed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
 #[error("{message}")]
 pub struct Refusal {

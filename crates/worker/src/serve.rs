@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::{Engine, Processor, Settings};
+use crate::engine::{Baseline, Engine, Settings};
 use crate::gguf::{self, Header};
 use crate::http::{App, router};
 use crate::job::Queue;
@@ -124,7 +124,7 @@ async fn supervise(planned: Planned) -> Result<Ended, Refusal> {
         sequences: planned.options.sequences,
         threads: planned.threads,
         task: planned.task,
-        processor: if planned.options.allow_baseline { Processor::Any } else { Processor::Wide },
+        baseline: if planned.options.allow_baseline { Baseline::Accept } else { Baseline::Refuse },
     };
     let (ready, loading) = oneshot::channel();
     let engine = Engine::start(settings, planned.header.clone(), jobs, metrics, ready).map_err(|e| {

@@ -29,7 +29,7 @@ impl Bare {
     pub(super) fn open(options: &Options, threads: usize) -> Result<Self, Refusal> {
         gguf::inspect(&options.model).map_err(|problem| problem.refusal(&options.model))?;
         llama_cpp_2::send_logs_to_tracing(llama_cpp_2::LogOptions::default());
-        engine::backends(engine::Processor::Any)?;
+        engine::backends(engine::Baseline::Accept)?;
         let backend = LlamaBackend::init().map_err(|e| failed(&e))?;
         let model = LlamaModel::load_from_file(&backend, &options.model, &LlamaModelParams::default())
             .map_err(|e| failed(&e))?;

@@ -19,13 +19,13 @@ pub(crate) struct Settings {
     pub(crate) sequences: usize,
     pub(crate) threads: usize,
     pub(crate) task: Task,
-    pub(crate) processor: Processor,
+    pub(crate) baseline: Baseline,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Processor {
-    Wide,
-    Any,
+pub(crate) enum Baseline {
+    Refuse,
+    Accept,
 }
 
 #[derive(Debug)]
@@ -67,7 +67,7 @@ mod tests {
             sequences: 1,
             threads: 1,
             task: Task::Generate,
-            processor: Processor::Wide,
+            baseline: Baseline::Refuse,
         };
         let engine = Engine::start(settings, gguf::Header::small(), jobs, Arc::default(), ready).expect("starts");
         assert!(engine.join());

@@ -12,7 +12,7 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::token::LlamaToken;
 
-use super::{Processor, Settings, native};
+use super::{Baseline, Settings, native};
 use crate::gguf::Header;
 use crate::limits;
 use crate::loaded::{Loaded, Task};
@@ -31,7 +31,7 @@ pub(super) struct Opened {
 pub(super) fn open(settings: &Settings) -> Result<Opened, Refusal> {
     native::report_aborts();
     llama_cpp_2::send_logs_to_tracing(llama_cpp_2::LogOptions::default());
-    let backend_name = backends(settings.processor)?;
+    let backend_name = backends(settings.baseline)?;
     let backend = LlamaBackend::init().map_err(|e| failed("the back end cannot be initialised", &e))?;
     let model = LlamaModel::load_from_file(&backend, &settings.model, &LlamaModelParams::default()).map_err(|e| {
         Refusal::new(
@@ -44,7 +44,7 @@ pub(super) fn open(settings: &Settings) -> Result<Opened, Refusal> {
 }
 
 /// Loads the back ends beside the executable and checks that the processor's wide instructions are used.
-pub(crate) fn backends(processor: Processor) -> Result<String, Refusal> {
+pub(crate) fn backends(baseline: Baseline) -> Result<String, Refusal> {
     let directory = backend_directory()?;
     load_backends_from_path(&directory);
     let features = native::cpu_features();
@@ -58,7 +58,7 @@ pub(crate) fn backends(processor: Processor) -> Result<String, Refusal> {
     let variant = native::cpu_variant().unwrap_or_else(|| "cpu".into());
     let wide = if cfg!(target_arch = "aarch64") { ["NEON", "DOTPROD"].as_slice() } else { ["AVX2"].as_slice() };
     let missing: Vec<&str> = wide.iter().copied().filter(|name| !features.iter().any(|f| f == name)).collect();
-    if processor == Processor::Wide && !missing.is_empty() {
+    if baseline == Baseline::Refuse && !missing.is_empty() {
         return Err(Refusal::new(
             "engine_baseline_cpu",
             format!(
