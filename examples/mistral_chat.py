@@ -18,23 +18,18 @@ with Mistral(
     api_key=os.environ["GALERNE_API_KEY"],
 ) as client:
     model = os.environ.get("GALERNE_MODEL") or client.models.list().data[0].id
-    usage = None
-    for event in client.chat.stream(
+    reply = client.chat.complete(
         model=model,
         messages=[{"role": "user", "content": question}],
         temperature=0,
         max_tokens=64,
-    ):
-        chunk = event.data
-        if chunk.choices and chunk.choices[0].delta.content:
-            print(chunk.choices[0].delta.content, end="", flush=True)
-        usage = chunk.usage or usage
-    print()
+    )
+print(reply.choices[0].message.content)
 
 # Energy and carbon are Galerne's own fields; the client keeps them as extra attributes.
-extra = usage.model_dump() if usage else {}
+usage = reply.usage.model_dump()
 print(
-    f"{model}: {extra.get('prompt_tokens')} tokens in, {extra.get('completion_tokens')} out,"
-    f" {extra.get('energy_joules')} J, {extra.get('co2e_grams')} g CO2e ({extra.get('energy_method')})",
+    f"{model}: {reply.usage.prompt_tokens} tokens in, {reply.usage.completion_tokens} out,"
+    f" {usage.get('energy_joules')} J, {usage.get('co2e_grams')} g CO2e ({usage.get('energy_method')})",
     file=sys.stderr,
 )

@@ -1,6 +1,7 @@
 //! This host as the agent reads it, in the server's words.
 
 use galerne_agent::energy::{EnergyMeter, PowerModel};
+use galerne_agent::health::Watch;
 use galerne_agent::{Gpus, Host, facts};
 use galerne_cli::hardware_line;
 use galerne_model::ledger::EnergyMethod;
@@ -22,7 +23,9 @@ pub(crate) fn read(config: &Config) -> ThisHost {
     let hardware = hardware_line(&facts);
     let active = meter.active_power();
     let method = if meter.sources().contains(&"estimate") { EnergyMethod::Estimated } else { EnergyMethod::Measured };
+    let mut watch = Watch::new(host, &config.data);
     let sample = move || {
+        watch.look();
         let read = meter.sample();
         EnergySample {
             started_at: read.started_at,

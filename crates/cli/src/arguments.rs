@@ -119,7 +119,7 @@ pub enum Command {
     #[command(subcommand)]
     Backup(backup::BackupCommand),
     /// Bring a backup back into an empty data directory, with no server running on it
-    Restore(RestoreArguments),
+    Restore(Box<RestoreArguments>),
     /// The server's configuration
     #[command(subcommand)]
     Config(ConfigCommand),

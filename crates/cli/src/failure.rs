@@ -85,9 +85,9 @@ impl Failure {
     }
 
     /// Stdout could not be written. A reader that has gone is no failure.
-    pub(crate) fn stdout(error: io::Error) -> Self {
+    pub(crate) fn stdout(error: &io::Error) -> Self {
         let gone = error.kind() == io::ErrorKind::BrokenPipe;
-        Self { silent: gone, ..Self::internal("the output could not be written", &error) }
+        Self { silent: gone, ..Self::internal("the output could not be written", error) }
     }
 
     /// What the server said. `asked` is what was being done, as a person would say it.

@@ -121,8 +121,8 @@ async fn whoami(session: &mut Session) -> Result<(), Failure> {
         return session.output.json(&who);
     }
     let mut names = session::Names::default();
-    names.add(who.tenant.id, &who.tenant.name);
-    names.add(who.project.id, &who.project.name);
+    names.add(&who.tenant.id, &who.tenant.name);
+    names.add(&who.project.id, &who.project.name);
     let roles: Vec<String> = who
         .roles
         .iter()

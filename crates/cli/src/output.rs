@@ -79,12 +79,12 @@ impl Output {
 
     /// Writes one line of data.
     pub fn line(&mut self, text: impl AsRef<str>) -> Result<(), Failure> {
-        writeln!(self.out, "{}", text.as_ref()).map_err(Failure::stdout)
+        writeln!(self.out, "{}", text.as_ref()).map_err(|error| Failure::stdout(&error))
     }
 
     /// Writes a piece of data at once: a token of a stream.
     pub fn piece(&mut self, text: &str) -> Result<(), Failure> {
-        self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()).map_err(Failure::stdout)
+        self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()).map_err(|error| Failure::stdout(&error))
     }
 
     /// Writes one JSON document.
@@ -102,7 +102,7 @@ impl Output {
 
     /// Writes bytes as they are.
     pub fn bytes(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        self.out.write_all(bytes).map_err(Failure::stdout)
+        self.out.write_all(bytes).map_err(|error| Failure::stdout(&error))
     }
 
     /// Writes bytes as they are, with what the system says: for copies that end at the first failure.
@@ -174,7 +174,7 @@ impl Output {
 
     /// Sends what is buffered on its way.
     pub fn flush(&mut self) -> Result<(), Failure> {
-        self.out.flush().map_err(Failure::stdout)
+        self.out.flush().map_err(|error| Failure::stdout(&error))
     }
 }
 

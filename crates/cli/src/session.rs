@@ -119,12 +119,12 @@ pub(crate) struct Names {
 
 impl Names {
     /// Adds one that is known already.
-    pub(crate) fn add(&mut self, id: impl ToString, name: &str) {
+    pub(crate) fn add(&mut self, id: &impl ToString, name: &str) {
         self.by_id.insert(id.to_string(), name.to_owned());
     }
 
     /// The name, else the id itself.
-    pub(crate) fn of(&self, id: impl ToString) -> String {
+    pub(crate) fn of(&self, id: &impl ToString) -> String {
         let id = id.to_string();
         self.by_id.get(&id).cloned().unwrap_or(id)
     }
@@ -135,7 +135,7 @@ impl From<client::Failure> for Failure {
         let (code, hint) = (failure.code(), failure.hint());
         match failure {
             client::Failure::Problem(problem) => Self::problem(*problem),
-            client::Failure::Write { source } => Self::stdout(source),
+            client::Failure::Write { source } => Self::stdout(&source),
             other => {
                 let mut said = Self::new(code, other.to_string());
                 if let Some(source) = std::error::Error::source(&other) {

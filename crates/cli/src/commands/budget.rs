@@ -188,9 +188,9 @@ impl Shown for Budget {
 
 fn whose(subject: BudgetSubject, names: &Names) -> String {
     match subject {
-        BudgetSubject::Tenant { tenant_id } => format!("tenant/{}", names.of(tenant_id)),
-        BudgetSubject::Project { project_id } => format!("project/{}", names.of(project_id)),
-        BudgetSubject::Key { key_id } => format!("key/{}", names.of(key_id)),
+        BudgetSubject::Tenant { tenant_id } => format!("tenant/{}", names.of(&tenant_id)),
+        BudgetSubject::Project { project_id } => format!("project/{}", names.of(&project_id)),
+        BudgetSubject::Key { key_id } => format!("key/{}", names.of(&key_id)),
     }
 }
 

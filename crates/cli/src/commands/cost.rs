@@ -178,7 +178,7 @@ fn usage_table(records: &[UsageRecord], names: &Names) -> Table {
         let prompt = galerne_model::units::Tokens(used.prompt_tokens.0 + used.cached_tokens.0);
         table.row([
             display::instant(record.ended_at),
-            names.of(record.endpoint_id),
+            names.of(&record.endpoint_id),
             display::word(&record.outcome),
             display::tokens(prompt),
             display::tokens(used.completion_tokens),

@@ -166,7 +166,7 @@ impl SettingArguments {
             let now = spec.price.unwrap_or_default();
             let prompt = self.price_prompt.unwrap_or(now.prompt);
             // Whoever names no price for cached tokens means that of the prompt.
-            let cached = self.price_cached.unwrap_or(if spec.price.is_some() { now.cached } else { prompt });
+            let cached = self.price_cached.unwrap_or_else(|| if spec.price.is_some() { now.cached } else { prompt });
             spec.price =
                 Some(TokenPrice { prompt, cached, completion: self.price_completion.unwrap_or(now.completion) });
         }
@@ -336,7 +336,7 @@ impl Shown for Endpoint {
 
 fn serves(backend: &Backend, names: &Names) -> String {
     match backend {
-        Backend::Worker { model_id, .. } => names.of(model_id),
+        Backend::Worker { model_id, .. } => names.of(&model_id),
         Backend::External { urls, upstream_model, .. } => match urls.as_slice() {
             [url] => format!("{upstream_model} at {url}"),
             urls => format!("{upstream_model} at {} servers", urls.len()),

@@ -127,7 +127,7 @@ fn follow_line(session: &mut Session, event: &Event, names: &Names) -> Result<()
 
 fn who(actor: &Actor, names: &Names) -> String {
     match actor.principal_id {
-        Some(id) => names.of(id),
+        Some(id) => names.of(&id),
         None if actor.component.is_empty() => "unknown".to_owned(),
         None => actor.component.clone(),
     }

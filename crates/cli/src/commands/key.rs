@@ -170,7 +170,7 @@ impl Shown for ApiKey {
         vec![
             self.name.clone(),
             format!("…{}", self.status.last_four),
-            names.of(self.spec.principal_id),
+            names.of(&self.spec.principal_id),
             scopes(self),
             state(self, Timestamp::now()),
             self.status.last_used_at.map_or_else(|| "never".to_owned(), display::instant),
@@ -180,7 +180,7 @@ impl Shown for ApiKey {
     fn facts(&self, names: &Names) -> Facts {
         let mut facts = Facts::new();
         facts.add("name", &self.name).add("key", format!("{}…{}", self.status.prefix, self.status.last_four));
-        facts.add("principal", names.of(self.spec.principal_id)).add("scopes", scopes(self));
+        facts.add("principal", names.of(&self.spec.principal_id)).add("scopes", scopes(self));
         facts.add("state", state(self, Timestamp::now())).add("limits", limits_text(self.spec.limits));
         facts.maybe("expires", self.spec.expires_at.map(display::instant));
         facts.maybe("revoked", self.status.revoked_at.map(display::instant));

@@ -253,7 +253,7 @@ async fn reverse(
 
 fn owner(owner: Owner, names: &Names) -> String {
     match owner {
-        Owner::Project { project_id } => format!("project/{}", names.of(project_id)),
+        Owner::Project { project_id } => format!("project/{}", names.of(&project_id)),
         Owner::Meter => "meter".to_owned(),
         Owner::Idle => "idle".to_owned(),
         Owner::Overhead => "overhead".to_owned(),

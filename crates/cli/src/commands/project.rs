@@ -83,14 +83,14 @@ impl Shown for Project {
         &[Column::Word("name"), Column::Word("tenant"), Column::Text("limits"), Column::Text("description")];
 
     fn cells(&self, names: &Names) -> Vec<String> {
-        let tenant = self.tenant_id.map_or_else(display::dash, |id| names.of(id));
+        let tenant = self.tenant_id.map_or_else(display::dash, |id| names.of(&id));
         vec![self.name.clone(), tenant, limits_text(self.spec.limits), self.spec.description.clone()]
     }
 
     fn facts(&self, names: &Names) -> Facts {
         let mut facts = Facts::new();
         facts.add("name", &self.name).add("description", &self.spec.description);
-        facts.maybe("tenant", self.tenant_id.map(|id| names.of(id)));
+        facts.maybe("tenant", self.tenant_id.map(|id| names.of(&id)));
         facts.add("limits", limits_text(self.spec.limits));
         resources::common_facts(&mut facts, self);
         facts

@@ -43,7 +43,7 @@ impl Shown for Replica {
 
     fn cells(&self, names: &Names) -> Vec<String> {
         vec![
-            names.of(self.spec.endpoint_id),
+            names.of(&self.spec.endpoint_id),
             self.spec.index.to_string(),
             display::word(&self.status.state),
             self.status.restarts.to_string(),
@@ -55,8 +55,8 @@ impl Shown for Replica {
     fn facts(&self, names: &Names) -> Facts {
         let status = &self.status;
         let mut facts = Facts::new();
-        facts.add("name", &self.name).add("endpoint", names.of(self.spec.endpoint_id));
-        facts.maybe("node", self.spec.node_id.map(|id| names.of(id)));
+        facts.add("name", &self.name).add("endpoint", names.of(&self.spec.endpoint_id));
+        facts.maybe("node", self.spec.node_id.map(|id| names.of(&id)));
         facts.add("state", display::word(&status.state)).add("because", &status.reason.text);
         facts.add("since", display::instant(status.since)).add("restarts", status.restarts.to_string());
         facts.maybe("address", status.url.as_deref());

@@ -149,13 +149,13 @@ impl Shown for RoleBinding {
         &[Column::Word("principal"), Column::Word("role"), Column::Word("on"), Column::Word("since")];
 
     fn cells(&self, names: &Names) -> Vec<String> {
-        let (principal, role) = (names.of(self.spec.principal_id), display::word(&self.spec.role));
+        let (principal, role) = (names.of(&self.spec.principal_id), display::word(&self.spec.role));
         vec![principal, role, place(self.spec.scope, names), display::instant(self.created_at)]
     }
 
     fn facts(&self, names: &Names) -> Facts {
         let mut facts = Facts::new();
-        facts.add("principal", names.of(self.spec.principal_id)).add("role", display::word(&self.spec.role));
+        facts.add("principal", names.of(&self.spec.principal_id)).add("role", display::word(&self.spec.role));
         facts.add("on", place(self.spec.scope, names));
         resources::common_facts(&mut facts, self);
         facts
@@ -184,7 +184,7 @@ impl Shown for RoleBinding {
 pub(crate) fn place(scope: Scope, names: &Names) -> String {
     match scope {
         Scope::Site => "site".to_owned(),
-        Scope::Tenant { tenant_id } => format!("tenant/{}", names.of(tenant_id)),
-        Scope::Project { project_id, .. } => format!("project/{}", names.of(project_id)),
+        Scope::Tenant { tenant_id } => format!("tenant/{}", names.of(&tenant_id)),
+        Scope::Project { project_id, .. } => format!("project/{}", names.of(&project_id)),
     }
 }

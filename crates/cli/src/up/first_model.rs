@@ -27,7 +27,8 @@ impl Steps<'_> {
     pub(super) async fn serve_model(&mut self) -> Result<(Endpoint, bool), Failure> {
         let endpoints = self.client.list_all::<Endpoint>(&ListOptions::default()).await?;
         let usual = self.profile.endpoint.as_deref();
-        let found = endpoints.iter().find(|endpoint| Some(endpoint.name.as_str()) == usual).or(endpoints.first());
+        let found =
+            endpoints.iter().find(|endpoint| Some(endpoint.name.as_str()) == usual).or_else(|| endpoints.first());
         if let Some(endpoint) = found {
             let endpoint = self.wait_ready(endpoint.clone()).await?;
             return Ok((endpoint, false));

@@ -149,11 +149,9 @@ impl Phase {
     /// Shows how many bytes of how many are there, as a bar.
     pub fn bytes(&self, done: u64, total: Option<u64>) {
         if let Some(bar) = &self.phases.lock().living {
-            if bar.length() != total {
-                if let Some(total) = total {
-                    bar.set_length(total);
-                    bar.set_style(style(BAR));
-                }
+            if let Some(total) = total.filter(|total| bar.length() != Some(*total)) {
+                bar.set_length(total);
+                bar.set_style(style(BAR));
             }
             bar.set_position(done);
         }

@@ -67,6 +67,7 @@ pub(crate) fn problem(code: &str, status: u16, detail: &str) -> Value {
 }
 
 /// A resource with the parts that all of them have.
+#[allow(clippy::needless_pass_by_value, reason = "`json!` makes values")]
 pub(crate) fn resource(id: &str, name: &str, spec: Value, status: Value) -> Value {
     json!({
         "id": id, "tenant_id": TENANT, "project_id": PROJECT, "name": name, "generation": 3,
