@@ -53,6 +53,8 @@ pub struct EnergyMeter {
     model: PowerModel,
     last: Counters,
     carry: Balance,
+    /// How the last sample was obtained, for saying when that changes.
+    explained: String,
 }
 
 impl EnergyMeter {
@@ -65,7 +67,7 @@ impl EnergyMeter {
     pub fn with_gpus(host: Host, gpus: Gpus, model: Option<PowerModel>) -> Self {
         let model = model.unwrap_or_else(|| PowerModel::of(&host));
         let last = Counters::read(&host, &gpus);
-        Self { host, gpus, model, last, carry: Balance::default() }
+        Self { host, gpus, model, last, carry: Balance::default(), explained: String::new() }
     }
 
     /// Energy since the last call, or since the meter was made.
@@ -74,7 +76,22 @@ impl EnergyMeter {
         let (sample, carry) = balance::between(&self.last, &now, &self.model, self.carry);
         self.last = now;
         self.carry = carry;
+        self.tell(&sample);
         sample
+    }
+
+    /// Says what an operator would otherwise have to guess from odd figures.
+    fn tell(&mut self, sample: &EnergySample) {
+        if sample.explanation != self.explained {
+            tracing::info!(method = ?sample.method, how = sample.explanation, "energy of this host is read");
+            self.explained.clone_from(&sample.explanation);
+        }
+        if sample.clock_jump_ms != 0 {
+            tracing::warn!(clock_jump_ms = sample.clock_jump_ms, "the clock of this host was set");
+        }
+        if sample.suspended_ms > 1_000 {
+            tracing::info!(suspended_ms = sample.suspended_ms, "this host slept");
+        }
     }
 
     /// The GPUs it counts, for reading their facts.

@@ -58,11 +58,6 @@ pub fn read(host: &Host, gpus: &Gpus, meter: &EnergyMeter) -> NodeFacts {
     }
 }
 
-/// An identity of this start of the host: it changes with every boot, so a reading can tell a restart from a gap.
-pub fn boot_id(host: &Host) -> Option<String> {
-    host.text("proc/sys/kernel/random/boot_id")
-}
-
 /// Threads this process may use: affinity and control group are counted in.
 fn usable_threads() -> Option<u32> {
     std::thread::available_parallelism().ok().and_then(|count| u32::try_from(count.get()).ok())

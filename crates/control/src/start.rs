@@ -22,6 +22,9 @@ use crate::handle::{Demand, Handle};
 use crate::publisher::{Published, Publisher};
 use crate::pull_loop::PullLoop;
 
+/// How long the bytes of a broken download are kept for its next try.
+const PART_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// What the loops stand on.
 pub struct Inputs {
     /// Durable state.
@@ -70,6 +73,10 @@ pub async fn start(inputs: Inputs, tasks: &TaskTracker, cancel: CancellationToke
     let Inputs { store, data, worker, node_id, source, pue_thousandths, zone, grid, fetch, snapshot, spending, clock } =
         inputs;
     let blobs = Blobs::open(&data.join("blobs"), fetch.reserve_bytes).map_err(ControlError::Blobs)?;
+    let freed_bytes = blobs.sweep(PART_KEPT).map_err(ControlError::Blobs)?;
+    if freed_bytes > 0 {
+        tracing::info!(freed_bytes, "parts of abandoned downloads deleted");
+    }
     let fetcher = Fetcher::new(fetch, blobs).map_err(ControlError::Blobs)?;
     let prober =
         Prober::new(Duration::from_millis(PROBE_TIMEOUT_MS)).map_err(|error| ControlError::Prober(error.into()))?;

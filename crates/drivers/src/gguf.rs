@@ -17,7 +17,7 @@ use std::io::{BufReader, Read, Seek};
 use std::path::Path;
 
 use bounded::Bounded;
-pub use facts::{GgufFacts, MemoryNeed};
+pub use facts::GgufFacts;
 use quantisation::TensorType;
 
 /// Most entries of metadata: real models carry 20 to 60.

@@ -53,20 +53,6 @@ impl Blobs {
         }
     }
 
-    /// Reads the blob again and compares; blocks for as long as the disk takes.
-    pub fn verify(&self, digest: Sha256Digest) -> Result<(), FetchError> {
-        let path = self.path(digest);
-        let file = File::open(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => FetchError::NotFound { place: path.display().to_string() },
-            _ => FetchError::io("open", &path)(error),
-        })?;
-        let (found, _) = super::part::hash_of(file).map_err(FetchError::io("read", &path))?;
-        if found != digest {
-            return Err(FetchError::DigestMismatch { place: path.display().to_string(), expected: digest, found });
-        }
-        Ok(())
-    }
-
     /// A path for a file that another program will write and `adopt` will then take, such as requantised weights.
     pub fn scratch(&self, name: &str) -> PathBuf {
         let key = Sha256Digest::of(name.as_bytes()).to_string();
@@ -78,16 +64,6 @@ impl Blobs {
         let file = File::open(path).map_err(FetchError::io("open", path))?;
         let (digest, bytes) = super::part::hash_of(&file).map_err(FetchError::io("read", path))?;
         self.name_it(&file, path, digest, bytes)
-    }
-
-    /// Deletes the blob; whether anything still uses it is the caller's knowledge.
-    pub fn remove(&self, digest: Sha256Digest) -> Result<(), FetchError> {
-        let path = self.path(digest);
-        match fs::remove_file(&path) {
-            Ok(()) => sync_directory(&self.whole()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(FetchError::io("delete", &path)(error)),
-        }
     }
 
     /// Deletes part and scratch files that nobody wrote to for `age`; returns how many bytes that freed.

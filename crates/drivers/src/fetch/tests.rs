@@ -188,7 +188,6 @@ async fn a_local_file_becomes_a_read_only_blob_under_its_digest() {
     assert_eq!((fetched.digest, fetched.bytes, fetched.was_present), (Sha256Digest::of(b"weights"), 7, false));
     assert_eq!(fs::metadata(&fetched.path).expect("the blob").permissions().mode() & 0o777, 0o444);
     assert_eq!(fs::read(&fetched.path).expect("the blob"), b"weights");
-    bench.blobs().verify(fetched.digest).expect("its bytes have its digest");
     assert!(bench.fetch(&source, Some(b"weights")).await.expect("known").was_present);
     assert_eq!(bench.files("partial"), [] as [&str; 0]);
 }
@@ -535,9 +534,7 @@ fn requantised_weights_are_adopted_under_their_own_digest() {
     fs::write(&scratch, b"new weights").expect("a writable directory");
     let fetched = blobs.adopt(&scratch).expect("a file");
     assert_eq!(fetched.path, blobs.path(Sha256Digest::of(b"new weights")));
-    blobs.remove(fetched.digest).expect("there");
-    blobs.remove(fetched.digest).expect("gone is fine");
-    assert_eq!(blobs.find(fetched.digest).expect("readable"), None);
+    assert!(blobs.find(fetched.digest).expect("readable").is_some_and(|found| found.was_present));
 }
 
 proptest! {

@@ -7,9 +7,6 @@ use super::{Tensor, Value, shown};
 
 /// Bytes of one element of the key-value cache: the worker keeps it in 16-bit floats.
 const CACHE_ELEMENT_BYTES: u64 = 2;
-/// Prompt tokens the engine computes at once; its scratch memory grows with them (`n_ubatch` of llama.cpp).
-const SCRATCH_TOKENS: u64 = 512;
-
 /// What the head of a model file says.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct GgufFacts {
@@ -51,38 +48,6 @@ pub struct GgufFacts {
     pub file_bytes: u64,
     /// Bytes of key-value cache for one token of context, where the head says enough to know.
     pub cache_bytes_per_token: Option<u64>,
-}
-
-/// Memory that serving a model takes, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-pub struct MemoryNeed {
-    /// The weights.
-    pub weights_bytes: u64,
-    /// The key-value cache of all sequences.
-    pub cache_bytes: u64,
-    /// Scratch of the engine: the output row of every prompt token computed at once.
-    pub scratch_bytes: u64,
-}
-
-impl MemoryNeed {
-    /// All of it.
-    pub fn total_bytes(self) -> u64 {
-        self.weights_bytes.saturating_add(self.cache_bytes).saturating_add(self.scratch_bytes)
-    }
-}
-
-impl GgufFacts {
-    /// Memory for `sequences` conversations of `context_tokens` each. An upper estimate for planning; the engine
-    /// measures its own before it says ready.
-    pub fn memory_need(&self, context_tokens: u64, sequences: u64) -> MemoryNeed {
-        let tokens = context_tokens.saturating_mul(sequences);
-        let widest_row = self.vocabulary_count.unwrap_or(0).max(self.embedding_length.unwrap_or(0).saturating_mul(4));
-        MemoryNeed {
-            weights_bytes: self.tensor_bytes,
-            cache_bytes: tokens.saturating_mul(self.cache_bytes_per_token.unwrap_or(0)),
-            scratch_bytes: widest_row.saturating_mul(4).saturating_mul(SCRATCH_TOKENS.min(tokens.max(1))),
-        }
-    }
 }
 
 /// Puts the facts together; the error says what is missing.
