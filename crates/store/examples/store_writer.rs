@@ -2,7 +2,10 @@
 //!
 //! `store_writer write URL FROM` writes until it is killed or the database goes away. It prints `project N` when
 //! project N and its event are committed, and `settled N` when usage is settled through N.
-//! `store_writer fill URL` writes until the disk is full, then proves that what it acknowledged is there.
+//! `store_writer fill URL BALLAST` writes until the disk is full, proves that what it acknowledged is there, removes
+//! the file BALLAST and goes on.
+
+use std::path::Path;
 
 use anyhow::{bail, ensure};
 use galerne_model::event::{Actor, Decision, Event};
@@ -25,8 +28,8 @@ async fn main() -> anyhow::Result<()> {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["write", url, from] => write(&url.parse()?, from.parse()?).await,
-        ["fill", url] => fill(&url.parse()?).await,
-        _ => bail!("usage: store_writer write URL FROM | store_writer fill URL"),
+        ["fill", url, ballast] => fill(&url.parse()?, ballast.as_ref()).await,
+        _ => bail!("usage: store_writer write URL FROM | store_writer fill URL BALLAST"),
     }
 }
 
@@ -45,7 +48,7 @@ async fn write(url: &StoreUrl, from: i64) -> anyhow::Result<()> {
 }
 
 #[allow(clippy::print_stdout, reason = "the verdict is what this program is for")]
-async fn fill(url: &StoreUrl) -> anyhow::Result<()> {
+async fn fill(url: &StoreUrl, ballast: &Path) -> anyhow::Result<()> {
     let store = Store::open(url).await?;
     let mut written = 0;
     let error = loop {
@@ -60,6 +63,7 @@ async fn fill(url: &StoreUrl) -> anyhow::Result<()> {
     let report = store.ledger_check().await?;
     ensure!(report.closes(), "{:?}", report.findings);
     // With room again it goes on.
+    std::fs::remove_file(ballast)?;
     let gone = projects.iter().take(5).map(|project| project.id);
     for id in gone {
         let mut tx = store.begin().await?;

@@ -18,7 +18,8 @@ fn a_full_disk_stops_a_commit_whole_and_is_named() {
         println!("not run: this system lets nobody mount a file system");
         return;
     }
-    let script = "mount -t tmpfs -o size=6m tmpfs \"$1\" && exec \"$2\" fill \"sqlite:$1/galerne.db\"";
+    let script = "mount -t tmpfs -o size=7m tmpfs \"$1\" && head -c 1000000 /dev/zero > \"$1/ballast\" \
+        && exec \"$2\" fill \"sqlite:$1/galerne.db\" \"$1/ballast\"";
     let output = unshare(script).expect("unshare runs");
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));

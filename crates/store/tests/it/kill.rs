@@ -17,6 +17,9 @@ const KILLS: u64 = 60;
 /// Of the kills on PostgreSQL, every this many ends the server instead of the writer.
 const SERVER_EVERY: u64 = 3;
 
+/// Fewer writes than this would mean that the kills fell on starting programs.
+const ACKNOWLEDGED_MIN: usize = 100;
+
 /// What a writer said is durable.
 #[derive(Debug, Default)]
 struct Acknowledged {
@@ -37,7 +40,7 @@ async fn sixty_killed_writers_lose_nothing_on_sqlite() {
         end(child, reader, &mut acknowledged);
         verify(&bed.url, &mut acknowledged).await;
     }
-    assert!(acknowledged.total > 200, "{acknowledged:?}: the kills came before anything was written");
+    assert!(acknowledged.total > ACKNOWLEDGED_MIN, "{acknowledged:?}: the kills came before anything was written");
     println!("{KILLS} kills, {} writes acknowledged, 0 lost", acknowledged.total);
 }
 
@@ -57,7 +60,7 @@ async fn sixty_killed_writers_and_servers_lose_nothing_on_postgres() {
         end(child, reader, &mut acknowledged);
         verify(&url, &mut acknowledged).await;
     }
-    assert!(acknowledged.total > 200, "{acknowledged:?}: the kills came before anything was written");
+    assert!(acknowledged.total > ACKNOWLEDGED_MIN, "{acknowledged:?}: the kills came before anything was written");
     println!("{KILLS} kills, {} writes acknowledged, 0 lost", acknowledged.total);
 }
 

@@ -284,3 +284,41 @@ pub(crate) async fn two_shippers_of_one_spool_count_each_record_once(bed: &Bed) 
     let cursor = bed.store.settled_through(1).await.expect("reads");
     assert_eq!(report.records, cursor, "each once");
 }
+
+pub(crate) async fn pages_of_the_ledger_show_each_row_once(bed: &Bed) {
+    on_a_node(bed).await;
+    let mut batch = records(1, 30);
+    batch[4].project_id = project_id(2);
+    bed.store.settle_batch(1, &batch).await.expect("settles");
+    for n in 1..=5 {
+        bed.store.post_reading(&reading(n, 10_000), 1_100).await.expect("books");
+    }
+    let mut seen = Vec::new();
+    loop {
+        let before = seen.last().map(|record: &galerne_model::ledger::UsageRecord| (record.source, record.sequence));
+        let page = bed.store.usage_page(&UsageFilter::default(), before, 7).await.expect("reads");
+        if page.is_empty() {
+            break;
+        }
+        seen.extend(page);
+    }
+    seen.reverse();
+    assert_eq!(seen, batch);
+    let mut transfers = Vec::new();
+    loop {
+        let after = transfers.last().map(|transfer: &galerne_store::ListedTransfer| transfer.key);
+        let page = bed.store.transfers_page(None, after, 7).await.expect("reads");
+        if page.is_empty() {
+            break;
+        }
+        transfers.extend(page);
+    }
+    let report = bed.store.ledger_check().await.expect("checks");
+    assert_eq!(i64::try_from(transfers.len()).expect("few"), report.transfers);
+    let other = bed.store.transfers_page(Some(project_id(2)), None, 50).await.expect("reads");
+    assert_eq!((other.len(), other[0].to), (1, Owner::Project { project_id: project_id(2) }), "only that project's");
+    let newest = bed.store.readings_page(None, 2).await.expect("reads");
+    let older = bed.store.readings_page(Some(newest[1].0), 50).await.expect("reads");
+    let numbers: Vec<i64> = newest.iter().chain(&older).map(|(no, _)| *no).collect();
+    assert_eq!(numbers, [5, 4, 3, 2, 1]);
+}

@@ -73,6 +73,7 @@ contract! {
     ledger::a_reversal_gives_money_back_and_leaves_energy_idle;
     ledger::costs_add_up_however_they_are_grouped;
     ledger::a_record_reads_back_by_request_and_in_the_export;
+    ledger::pages_of_the_ledger_show_each_row_once;
     ledger::two_shippers_of_one_spool_count_each_record_once;
     planted::a_copied_usage_record_is_found_by_name;
     planted::a_copied_transfer_is_found_by_name;

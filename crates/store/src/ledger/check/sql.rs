@@ -61,13 +61,15 @@ pub(super) const SPENDING: &str = "SELECT subject_no, \
     CAST(SUM(CASE WHEN period_start = 0 THEN 0 ELSE picos END) AS BIGINT) AS month_picos \
     FROM spending GROUP BY subject_no";
 
+/// From the few reversals to their records: `CROSS JOIN` keeps SQLite from walking all transfers instead.
 pub(super) const REVERSED: &str = concat!(
     "SELECT COUNT(*) AS n",
     commodities!(),
     " FROM (SELECT transfer.prompt_tokens, transfer.cached_tokens, ",
     "transfer.completion_tokens, transfer.micros, transfer.picos, transfer.millijoules, transfer.co2e_micrograms ",
-    "FROM reversal JOIN usage ON usage.source = reversal.of_source AND usage.sequence = reversal.of_sequence ",
-    "JOIN transfer ON transfer.to_no = usage.project_no AND transfer.from_no = 1 ",
+    "FROM reversal CROSS JOIN usage CROSS JOIN transfer ",
+    "WHERE usage.source = reversal.of_source AND usage.sequence = reversal.of_sequence ",
+    "AND transfer.to_no = usage.project_no AND transfer.from_no = 1 ",
     "AND transfer.source = usage.source AND transfer.sequence = usage.sequence AND transfer.part = 0) AS reversed"
 );
 
