@@ -47,6 +47,7 @@ fn dispatch(runtime: &Runtime, command: Command, global: &Global, mut output: Ou
     let ended = match &command {
         Command::Up(arguments) => runtime.block_on(up::run(arguments)),
         Command::Restore(arguments) => runtime.block_on(offline::restore(arguments, &mut output)),
+        Command::Migrate(arguments) => runtime.block_on(offline::migrate(arguments, &mut output)),
         Command::Config(command) => offline::config(command, &mut output),
         _ => return runtime.block_on(galerne_cli::run(command, global, output, &environment::config_folder())),
     };

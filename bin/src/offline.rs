@@ -1,4 +1,4 @@
-//! What works on a server's files while no server runs: its configuration, and bringing back a backup.
+//! What works on a server's files while no server runs: its configuration, its schema, and bringing back a backup.
 
 use std::fs;
 use std::io::{self, Write};
@@ -74,6 +74,22 @@ pub(crate) async fn restore(arguments: &RestoreArguments, output: &mut Output) -
     }
     output.note("model files are not in a backup: pull them again, or copy the folder `blobs`");
     output.note(format!("next: galerne up --data {}", config.data.display()));
+    Ok(())
+}
+
+/// `galerne migrate`.
+pub(crate) async fn migrate(arguments: &ServerArguments, output: &mut Output) -> Result<(), Failure> {
+    let config = configuration(arguments)?;
+    let done =
+        galerne_server::migrate(&config.database).await.map_err(|error| refusal::start(&StartError::Store(error)))?;
+    if done.from == done.to {
+        output.done(format!("`{}` has schema {} already", config.database, done.to));
+    } else {
+        output.done(format!("`{}` brought from schema {} to {}", config.database, done.from, done.to));
+    }
+    if let Some(copy) = done.copy {
+        output.note(format!("as it was before: {}", copy.display()));
+    }
     Ok(())
 }
 

@@ -35,6 +35,21 @@ fn a_tenant_gets_a_project_a_person_a_role_a_key_and_a_budget() {
 }
 
 #[test]
+fn a_login_keeps_a_key_that_works_and_refuses_one_that_does_not() {
+    let home = Home::new();
+    let server = home.up(&[]);
+    let made = home.galerne(&["key", "create", "laptop"]);
+    let other = Home::new();
+    let wrong =
+        other.galerne(&["login", "--url", &server.url, "--key", "galerne_0000000000000000000000000000002C8GjS"]);
+    assert_eq!(wrong.exit, 4, "{}", wrong.err);
+    assert_eq!(other.galerne(&["whoami"]).exit, 4, "nothing was kept");
+    let right = other.galerne(&["login", "--url", &server.url, "--key", made.out.trim()]);
+    assert_eq!(right.exit, 0, "{}", right.err);
+    assert!(other.galerne(&["whoami"]).out.contains("laptop"));
+}
+
+#[test]
 fn what_is_not_there_is_refused_with_the_exit_code_for_it() {
     let home = Home::new();
     let _server = home.up(&[]);

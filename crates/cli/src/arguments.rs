@@ -60,6 +60,8 @@ pub enum Command {
     Up(Box<up::UpArguments>),
     /// Talk to an endpoint
     Chat(chat::ChatArguments),
+    /// Check a server and a key, and use them from now on: --url, and --key or a key on stdin
+    Login,
     /// Who this key acts for, and what it may do
     Whoami,
     /// Print the variables that other programs read: eval "$(galerne env --openai)"
@@ -120,6 +122,8 @@ pub enum Command {
     Backup(backup::BackupCommand),
     /// Bring a backup back into an empty data directory, with no server running on it
     Restore(Box<RestoreArguments>),
+    /// Bring a PostgreSQL database to this version's schema, with no server running on it
+    Migrate(Box<ServerArguments>),
     /// The server's configuration
     #[command(subcommand)]
     Config(ConfigCommand),

@@ -8,6 +8,8 @@ mod commands;
 
 pub mod up;
 
+mod login;
+
 mod answer;
 mod reason;
 mod resources;
@@ -67,7 +69,7 @@ pub fn write_options(output: &mut Output, options: &[OptionShown]) -> Result<(),
 
 /// Runs a command that talks to a server, or to nobody.
 ///
-/// `up`, `restore` and `config` work on a server's own files: the binary runs them.
+/// `up`, `restore`, `migrate` and `config` work on a server's own files: the binary runs them.
 pub async fn run(command: Command, global: &Global, output: Output, config: &Path) -> u8 {
     let profile = match Profile::load(config) {
         Ok(profile) => profile.overridden(global.url.as_deref(), global.key.as_deref()),
@@ -76,19 +78,20 @@ pub async fn run(command: Command, global: &Global, output: Output, config: &Pat
     let place =
         ListOptions { tenant: global.tenant.clone(), project: global.project.clone(), ..ListOptions::default() };
     let mut session = Session::new(output, profile, place);
-    let outcome = Box::pin(dispatch(command, &mut session)).await;
+    let outcome = Box::pin(dispatch(command, &mut session, config)).await;
     match outcome.and_then(|()| session.output.flush()) {
         Ok(()) => 0,
         Err(failure) => session.output.failure(&failure),
     }
 }
 
-async fn dispatch(command: Command, session: &mut Session) -> Result<(), Failure> {
+async fn dispatch(command: Command, session: &mut Session, config: &Path) -> Result<(), Failure> {
     match command {
-        Command::Up(_) | Command::Restore(_) | Command::Config(_) => {
+        Command::Up(_) | Command::Restore(_) | Command::Migrate(_) | Command::Config(_) => {
             unreachable!("the binary runs what works on a server's files")
         }
         Command::Chat(arguments) => arguments.run(session).await,
+        Command::Login => login::run(session, config).await,
         Command::Whoami => whoami(session).await,
         Command::Env(arguments) => arguments.run(session),
         Command::Model(command) => command.run(session).await,

@@ -67,6 +67,19 @@ impl Profile {
         Ok(path)
     }
 
+    /// Moves the file out of the way if it holds a key, which may be the only copy; says where it is now.
+    pub(crate) fn keep_aside(&self, config: &Path) -> Result<Option<PathBuf>, Failure> {
+        if self.api_key.is_none() {
+            return Ok(None);
+        }
+        let path = Self::path(config);
+        let aside = path.with_extension(format!("{}.toml", jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ")));
+        fs::rename(&path, &aside).map_err(|error| {
+            Failure::new(Code::ConfigInvalid, format!("`{}` cannot be moved", path.display())).because_of(&error)
+        })?;
+        Ok(Some(aside))
+    }
+
     /// The profile with what flags and environment say put over it.
     #[must_use]
     pub fn overridden(mut self, url: Option<&str>, key: Option<&str>) -> Self {

@@ -8,6 +8,9 @@ use owo_colors::OwoColorize;
 use crate::failure::Failure;
 use crate::output::Output;
 
+/// Narrowest a text column is made.
+const TEXT_MIN: u16 = 12;
+
 /// How a column is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Column {
@@ -67,10 +70,23 @@ impl Table {
         Ok(())
     }
 
+    /// Width with every text column as narrow as it may be.
+    fn narrowest(&self) -> usize {
+        let cell = |row: &Vec<String>, index: usize| row.get(index).map_or(0, |cell| cell.chars().count());
+        let natural = |index: usize, column: &Column| {
+            let rows = self.rows.iter().chain(&self.total).map(|row| cell(row, index));
+            let widest = rows.chain([column.head().chars().count()]).max().unwrap_or(0);
+            if matches!(column, Column::Text(_)) { widest.min(usize::from(TEXT_MIN)) } else { widest }
+        };
+        let columns = self.columns.iter().enumerate().map(|(index, column)| natural(index, column) + 2);
+        columns.sum::<usize>().saturating_sub(2)
+    }
+
     pub(crate) fn lines(&self, width: Option<u16>) -> Vec<String> {
         let mut grid = Grid::new();
         grid.load_style(presets::NOTHING);
-        match width {
+        // A row that cannot fit is left to the terminal to break: what is copied from it is then whole.
+        match width.filter(|width| self.narrowest() <= usize::from(*width)) {
             Some(width) => grid.set_content_arrangement(ContentArrangement::Dynamic).set_width(width),
             None => grid.set_content_arrangement(ContentArrangement::Disabled),
         };
@@ -91,7 +107,7 @@ impl Table {
                     cells.set_constraint(ColumnConstraint::ContentWidth);
                 }
                 Column::Text(_) => {
-                    cells.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(12)));
+                    cells.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(TEXT_MIN)));
                 }
             }
         }
@@ -181,6 +197,15 @@ mod tests {
         let lines = sample().lines(Some(60));
         assert!(lines.iter().all(|line| line.chars().count() <= 60), "{lines:#?}");
         insta::assert_snapshot!(lines.join("\n"));
+    }
+
+    #[test]
+    fn a_row_that_cannot_fit_is_not_broken() {
+        assert!(sample().lines(Some(40)).iter().any(|line| line.contains("mistral-small  short")));
+        let mut ids = Table::new(&[Column::Word("request")]);
+        ids.row(["request_01972000000070008000000000000005".to_owned()]);
+        assert_eq!(ids.lines(Some(40))[1], "request_01972000000070008000000000000005");
+        assert_eq!(ids.lines(Some(20)).len(), 2, "an id stays whole");
     }
 
     #[test]

@@ -129,9 +129,8 @@ pub async fn keep_profile(
     if site.first_key.is_none() && stored.url.as_deref() == Some(site.url.as_str()) && works(&stored).await? {
         return Ok(stored);
     }
-    if stored.api_key.is_some() {
-        let kept = keep_aside(config)?;
-        phases.line(format!("  the profile of {} was moved to {kept}", stored.url()));
+    if let Some(kept) = stored.keep_aside(config)? {
+        phases.line(format!("  the profile of {} was moved to {}", stored.url(), kept.display()));
     }
     let key = match &site.first_key {
         Some(key) => key.clone(),
@@ -151,15 +150,4 @@ async fn works(profile: &Profile) -> Result<bool, Failure> {
         Err(failure) if failure.is_refusal() => Ok(false),
         Err(failure) => Err(failure),
     }
-}
-
-/// Moves the profile out of the way: the key in it may be the only copy.
-fn keep_aside(config: &Path) -> Result<String, Failure> {
-    let path = Profile::path(config);
-    let aside = path.with_extension(format!("{}.toml", jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ")));
-    std::fs::rename(&path, &aside).map_err(|error| {
-        Failure::new(galerne_api::error::Code::ConfigInvalid, format!("`{}` cannot be moved", path.display()))
-            .because_of(&error)
-    })?;
-    Ok(aside.display().to_string())
 }

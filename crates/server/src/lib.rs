@@ -17,4 +17,10 @@ pub use data::DataDirError;
 pub use galerne_control::EnergySample;
 pub use galerne_store::{BackupManifest, Migrated, StoreError, StoreUrl, restore};
 pub use routes::document;
+
+/// Brings a database to this version's schema; on PostgreSQL `start` refuses an older one instead of doing it unasked.
+pub async fn migrate(database: &StoreUrl) -> Result<Migrated, StoreError> {
+    galerne_store::Store::migrate(database).await
+}
+
 pub use start::{Host, Meter, Phase, Progress, Running, StartError, start};

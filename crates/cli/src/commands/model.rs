@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use galerne_api::client::{Client, ListOptions};
+use galerne_api::error::Code;
 use galerne_api::v1::catalogue::CatalogueEntry;
 use galerne_api::v1::{Create, Page};
 use galerne_model::inference::{Model, Pull, PullSpec, PullState, Quantisation};
@@ -25,8 +26,11 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 pub enum ModelCommand {
     /// List the models that are here
     List,
-    /// List models that are known to work and can be pulled by name
-    Catalogue,
+    /// List models that are known to work and can be pulled by name, or tell about one
+    Catalogue {
+        /// The one to tell about
+        name: Option<String>,
+    },
     /// Show one, with the facts of its file
     Show(ShowArguments),
     /// Fetch one and follow until it is here; interrupting leaves the download running
@@ -74,7 +78,7 @@ impl ModelCommand {
                 let empty = "no model here yet; see what can be pulled: galerne model catalogue";
                 resources::list::<Model>(session, empty).await
             }
-            Self::Catalogue => catalogue(session).await,
+            Self::Catalogue { name } => catalogue(session, name.as_deref()).await,
             Self::Show(show) => resources::show::<Model>(session, &show.name).await,
             Self::Pull(arguments) => pull(session, arguments).await,
             Self::Delete(delete) => {
@@ -91,8 +95,11 @@ impl ModelCommand {
     }
 }
 
-async fn catalogue(session: &mut Session) -> Result<(), Failure> {
+async fn catalogue(session: &mut Session, name: Option<&str>) -> Result<(), Failure> {
     let page: Page<CatalogueEntry> = session.client()?.read("/api/v1/catalogue", &[]).await?;
+    if let Some(name) = name {
+        return catalogue_entry(session, &page.items, name);
+    }
     if session.is_json() {
         return session.output.json(&json!({ "items": page.items }));
     }
@@ -102,7 +109,6 @@ async fn catalogue(session: &mut Session) -> Result<(), Failure> {
         Column::Number("memory"),
         Column::Number("context"),
         Column::Word("licence"),
-        Column::Text("about"),
     ];
     let mut table = Table::new(&columns);
     for entry in page.items {
@@ -112,11 +118,31 @@ async fn catalogue(session: &mut Session) -> Result<(), Failure> {
             entry.memory_bytes.map_or_else(|| "unknown".to_owned(), |size| display::bytes(Bytes(size))),
             entry.context_tokens.map_or_else(|| "unknown".to_owned(), display::count),
             entry.licence,
-            entry.description,
         ]);
     }
     table.write(&mut session.output, "the catalogue is empty")?;
-    session.output.note("next: galerne model pull NAME");
+    session.output.note("about one: galerne model catalogue NAME · fetch it: galerne model pull NAME");
+    Ok(())
+}
+
+fn catalogue_entry(session: &mut Session, entries: &[CatalogueEntry], name: &str) -> Result<(), Failure> {
+    let Some(entry) = entries.iter().find(|entry| entry.name == name) else {
+        return Err(Failure::new(Code::NotFound, format!("the catalogue has no `{name}`"))
+            .hint("see what it has: galerne model catalogue")
+            .hint("a model that is not in it is pulled by its source: galerne model pull hf://OWNER/REPO/FILE"));
+    };
+    if session.is_json() {
+        return session.output.json(entry);
+    }
+    let bytes = |size: Option<i64>| size.map(|size| display::bytes(Bytes(size)));
+    let mut facts = Facts::new();
+    facts.add("name", &entry.name).add("about", &entry.description).add("licence", &entry.licence);
+    facts.add("makes", if entry.is_embedding { "embeddings" } else { "text" });
+    facts.maybe("size", bytes(entry.size_bytes)).maybe("memory", bytes(entry.memory_bytes));
+    facts.maybe("context", entry.context_tokens.map(|tokens| format!("{} tokens", display::count(tokens))));
+    facts.add("source", &entry.source).maybe("sha256", entry.sha256.as_deref());
+    facts.write(&mut session.output)?;
+    session.output.note(format!("next: galerne model pull {}", entry.name));
     Ok(())
 }
 
@@ -187,7 +213,6 @@ pub(crate) async fn follow(client: &Client, mut pull: Pull, phase: &Phase) -> Re
 
 /// The failure of a download that made no model.
 fn ended(pull: &Pull) -> Failure {
-    use galerne_api::error::Code;
     let code =
         pull.status.reason.as_ref().and_then(|reason| Code::parse(&reason.code)).unwrap_or(Code::SourceUnreachable);
     let ended = if pull.status.state == PullState::Cancelled { "was cancelled" } else { "failed" };

@@ -15,8 +15,9 @@ use crate::{output, reason};
 /// Options of `galerne why`.
 #[derive(Debug, Args)]
 pub struct WhyArguments {
-    /// endpoint/NAME, budget/NAME, or an id: request_…, event_…, endpoint_…, pull_…
-    reference: String,
+    /// endpoint/NAME, budget/NAME, pull/NAME, or an id: request_…, event_…; kind and name may be two words
+    #[arg(required = true, num_args = 1..=2, value_name = "WHAT")]
+    words: Vec<String>,
 }
 
 /// Options of `galerne explain`.
@@ -28,7 +29,10 @@ pub struct ExplainArguments {
 
 impl WhyArguments {
     pub(crate) async fn run(self, session: &mut Session) -> Result<(), Failure> {
-        let (kind, name) = parse(&self.reference)?;
+        let (kind, name) = match self.words.as_slice() {
+            [kind, name] => (kind.as_str(), name.as_str()),
+            words => parse(words.first().map_or("", String::as_str))?,
+        };
         let path = format!("/api/v1/why/{}/{}", encode_segment(kind), encode_segment(name));
         let why: Why = session.client()?.read(&path, &session.place.pairs()).await?;
         if session.is_json() {

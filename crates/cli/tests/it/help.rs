@@ -1,6 +1,6 @@
 //! Help, completions and explanations.
 
-use clap::CommandFactory;
+use clap::{CommandFactory, Parser};
 use galerne_api::error::Code;
 use galerne_cli::Arguments;
 use insta::assert_snapshot;
@@ -29,6 +29,34 @@ fn the_command_line_is_sound_and_every_word_has_a_help_text() {
         }
         open.extend(command.get_subcommands().cloned());
     }
+}
+
+/// Commands in backticks of a text, such as `galerne why endpoint/NAME`.
+fn commands_in(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2).filter(|code| code.starts_with("galerne ") && !code.contains('\n'))
+}
+
+#[test]
+fn every_command_that_a_page_names_can_be_typed() {
+    let mut wrong = Vec::new();
+    for code in Code::ALL {
+        for typed in commands_in(code.page()) {
+            let words = typed.split('|').next().unwrap_or(typed).split_whitespace();
+            let Err(error) = Arguments::try_parse_from(words) else { continue };
+            use clap::error::ErrorKind::{
+                DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, MissingRequiredArgument,
+            };
+            // A page may leave out what is plain from it, but not name what is not there.
+            let partial = matches!(
+                error.kind(),
+                DisplayHelp | DisplayHelpOnMissingArgumentOrSubcommand | MissingRequiredArgument
+            );
+            if !partial {
+                wrong.push(format!("{code}: `{typed}`: {}", error.render()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[tokio::test]
