@@ -109,7 +109,7 @@ pub async fn restore(src: &Path, target: &StoreUrl) -> Result<BackupManifest, St
             remove_sqlite(&unfinished).await?;
             load(src, &manifest, &StoreUrl::sqlite(&unfinished)).await?;
             fs::rename(&unfinished, path).await.map_err(|error| StoreError::file(path, error))?;
-            sync_folder(path.parent().unwrap_or(Path::new("."))).await?;
+            sync_folder(path.parent().unwrap_or_else(|| Path::new("."))).await?;
         }
     }
     Ok(manifest)

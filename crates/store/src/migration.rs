@@ -73,8 +73,12 @@ pub(crate) async fn migrate(
     sqlite_path: Option<&Path>,
 ) -> Result<Migrated, StoreError> {
     let before = version(engine, conn).await?;
+    if before == SCHEMA_VERSION {
+        // Nothing to write: a second process may open the store while the first one writes.
+        return Ok(Migrated { from: before, to: before, copy: None });
+    }
     let mut copy = None;
-    if let (Some(path), true) = (sqlite_path, before > 0 && before < SCHEMA_VERSION) {
+    if let (Some(path), true) = (sqlite_path, before > 0) {
         copy = Some(copy_before(conn, path, before).await?);
     }
     let mut tx = conn.begin_with(engine.begin_write()).await?;

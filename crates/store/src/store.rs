@@ -290,7 +290,7 @@ async fn apply_settings(conn: &mut AnyConnection, settings: &'static [&'static s
 
 /// Resolves the folder, so that the driver's URL parser finds nothing to normalise.
 fn absolute(path: &Path) -> Result<PathBuf, StoreError> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     let folder = folder.canonicalize().map_err(|error| StoreError::file(folder, error))?;
     match path.file_name() {
         Some(name) => Ok(folder.join(name)),

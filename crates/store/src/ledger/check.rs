@@ -183,7 +183,7 @@ impl Check {
             let usage = self.sums.usage.remove(&no).unwrap_or_default();
             let transfers = self.sums.transfers.get(&(no, METER));
             let (count, voided, booked) =
-                transfers.map_or((0, 0, Quantities::default()), |sums| (sums.count, sums.voided, sums.quantities));
+                transfers.map(|sums| (sums.count, sums.voided, sums.quantities)).unwrap_or_default();
             let mut charged = usage.quantities;
             charged.micros.0 -= usage.overrun;
             overrun += usage.overrun;
