@@ -2,13 +2,14 @@
 //!
 //! Ctrl-C or SIGTERM drains: requests in flight are finished, then everything stops. A second one ends the process at once.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Mutex;
 use std::time::Instant;
 
 use galerne_api::error::Code;
 use galerne_cli::up::phases::{Phase, Phases};
 use galerne_cli::up::{self, Site, UpArguments};
-use galerne_cli::{Failure, environment};
+use galerne_cli::{Failure, Profile, environment};
 use galerne_server::config;
 use galerne_server::config::Config;
 use galerne_server::{Progress, Running};
@@ -28,25 +29,31 @@ pub(crate) async fn run(arguments: &UpArguments) -> Result<(), Failure> {
     let mut stop = Stop::new()?;
     let mut running = listen(&config, &phases).await?;
     let site = Site {
-        url: arguments.public_url.clone().unwrap_or_else(|| running.url.clone()),
+        url: arguments.public_url.clone().unwrap_or_else(|| reachable(&running)),
         first_key: running.first_key.clone(),
         ca_file: config.tls.map(|tls| tls.cert),
         listens_after: begun.elapsed(),
     };
     let folder = environment::config_folder();
     let mint = async || running.mint_key(MINTED_KEY).await.map_err(|error| refusal::start(&error));
-    let ended = match up::keep_profile(&phases, &folder, &site, mint).await {
-        Ok(profile) => {
-            tokio::select! {
-                failure = serve(&phases, arguments, &folder, &site, profile) => Err(failure),
-                () = stop.asked() => Ok(()),
-                error = running.failed() => Err(Failure::internal("the server stopped listening", &error)),
-            }
-        }
-        Err(failure) => Err(failure),
+    let profile = up::keep_profile(&phases, &folder, &site, mint).await;
+    let ended = tokio::select! {
+        failure = serve(&phases, arguments, &folder, &site, profile) => Err(failure),
+        () = stop.asked() => Ok(()),
+        error = running.failed() => Err(Failure::internal("the server stopped listening", &error)),
     };
     drain(running, &phases, &mut stop).await;
     ended
+}
+
+/// Where this machine reaches a server: one that listens everywhere listens on the loopback too.
+fn reachable(running: &Running) -> String {
+    let (scheme, port) = (running.url.split(':').next().unwrap_or("http"), running.address.port());
+    match running.address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => format!("{scheme}://{}:{port}", Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => format!("{scheme}://[{}]:{port}", Ipv6Addr::LOCALHOST),
+        _ => running.url.clone(),
+    }
 }
 
 /// Opens and starts everything; each part is a line.
@@ -98,9 +105,13 @@ async fn serve(
     arguments: &UpArguments,
     folder: &std::path::Path,
     site: &Site,
-    profile: galerne_cli::Profile,
+    profile: Result<Profile, Failure>,
 ) -> Failure {
-    match up::first_steps(phases, arguments, folder, site, profile).await {
+    let done = match profile {
+        Ok(profile) => up::first_steps(phases, arguments, folder, site, profile).await,
+        Err(failure) => Err(failure),
+    };
+    match done {
         Ok(()) => std::future::pending().await,
         // A script waits for the ready file: it is told by the exit code that there will be none.
         Err(failure) if arguments.ready_file.is_some() => failure,

@@ -78,6 +78,7 @@ fn every_list_answers_on_an_empty_site() {
         &["whoami"][..],
         &["model", "list"],
         &["model", "catalogue"],
+        &["pull", "list"],
         &["endpoint", "list"],
         &["replica", "list"],
         &["node", "list"],

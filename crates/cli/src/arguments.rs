@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::commands::{
-    api, backup, budget, chat, cost, endpoint, env, event, key, ledger, model, node, price, principal, project,
+    api, backup, budget, chat, cost, endpoint, env, event, key, ledger, model, node, price, principal, project, pull,
     replica, role, tenant, why,
 };
 use crate::failure::EXIT_CODES_HELP;
@@ -70,6 +70,9 @@ pub enum Command {
     /// Models: weights that can be served
     #[command(subcommand)]
     Model(model::ModelCommand),
+    /// Downloads of models
+    #[command(subcommand)]
+    Pull(pull::PullCommand),
     /// Endpoints: models at stable names
     #[command(subcommand)]
     Endpoint(endpoint::EndpointCommand),
@@ -93,7 +96,7 @@ pub enum Command {
     #[command(subcommand)]
     Principal(principal::PrincipalCommand),
     /// Roles given to principals
-    #[command(subcommand)]
+    #[command(subcommand, alias = "role-binding")]
     Role(role::RoleCommand),
 
     /// What was used and what it cost, with energy and carbon
@@ -104,7 +107,7 @@ pub enum Command {
     #[command(subcommand)]
     Budget(budget::BudgetCommand),
     /// Prices per million tokens
-    #[command(subcommand)]
+    #[command(subcommand, alias = "price-book")]
     Price(price::PriceCommand),
     /// The ledger: double entry for tokens, euros, energy, carbon
     #[command(subcommand)]

@@ -5,6 +5,7 @@ pub(crate) mod values;
 pub(crate) mod endpoint;
 pub(crate) mod model;
 pub(crate) mod node;
+pub(crate) mod pull;
 pub(crate) mod replica;
 
 pub(crate) mod key;

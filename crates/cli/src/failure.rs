@@ -118,6 +118,11 @@ impl Failure {
         if self.silent { 0 } else { self.code.exit().number() }
     }
 
+    /// Whether a why has this word in it.
+    pub(crate) fn speaks_of(&self, word: &str) -> bool {
+        self.because.iter().any(|why| why.contains(word))
+    }
+
     /// Whether nothing is to be said.
     pub(crate) fn is_silent(&self) -> bool {
         self.silent

@@ -95,6 +95,7 @@ async fn dispatch(command: Command, session: &mut Session, config: &Path) -> Res
         Command::Whoami => whoami(session).await,
         Command::Env(arguments) => arguments.run(session),
         Command::Model(command) => command.run(session).await,
+        Command::Pull(command) => command.run(session).await,
         Command::Endpoint(command) => command.run(session).await,
         Command::Replica(command) => command.run(session).await,
         Command::Node(command) => command.run(session).await,

@@ -142,6 +142,10 @@ impl From<client::Failure> for Failure {
                     said = said.because_of(source);
                 }
                 match hint {
+                    // It runs and answers: what it shows is not believed.
+                    Some(_) if said.speaks_of("certificate") => said
+                        .hint("give the address that its certificate names: --url https://NAME:PORT, or galerne up --public-url")
+                        .hint("trust who signed it: ca_file = \"FILE.pem\" in the profile (not a certificate authority's own)"),
                     Some(hint) => said.hint(hint),
                     None => said,
                 }

@@ -33,7 +33,7 @@ pub enum ModelCommand {
     },
     /// Show one, with the facts of its file
     Show(ShowArguments),
-    /// Fetch one and follow until it is here; interrupting leaves the download running
+    /// Fetch one and follow until it is here; interrupting leaves it running: galerne pull cancel
     Pull(PullArguments),
     /// Delete one that no endpoint serves, and its file
     Delete(DeleteArguments),
@@ -53,7 +53,7 @@ pub struct PullArguments {
     /// Change the weights to a quantisation that is fast on processors
     #[arg(long, value_enum, value_name = "TYPE")]
     requantise: Option<QuantisationArgument>,
-    /// Return at once; see how far it is: galerne api GET /api/v1/pulls
+    /// Return at once; see how far it is: galerne pull list
     #[arg(long)]
     no_follow: bool,
     #[command(flatten)]

@@ -21,6 +21,7 @@ pub enum PriceCommand {
     /// Show the prices in force
     Show,
     /// List the versions of the price book, newest last
+    #[command(alias = "list")]
     History,
     /// Set the price of a model, from now on
     Set(SetArguments),
