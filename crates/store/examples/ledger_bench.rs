@@ -44,9 +44,9 @@ async fn main() -> anyhow::Result<()> {
     let peer = peer(&folder.path().join("peer.db"), rate_records).await?;
     let rest = settle_rest(&store, &who, rate_records, records).await?;
 
-    let start = Instant::now();
+    let (start, cpu_before) = (Instant::now(), cpu_seconds()?);
     let report = store.ledger_check().await?;
-    let check = start.elapsed();
+    let (check, check_cpu) = (start.elapsed(), cpu_seconds()? - cpu_before);
     ensure!(report.closes(), "the ledger does not close: {:?}", report.findings);
     ensure!(report.records == i64::try_from(records)?, "{} records of {records}", report.records);
     let reference = reference(&path).await?;
@@ -61,6 +61,7 @@ async fn main() -> anyhow::Result<()> {
         "settle_to_peer_ratio": peer.as_secs_f64() / settle.as_secs_f64(),
         "check_records": records,
         "check_seconds": check.as_secs_f64(),
+        "check_cpu_seconds": check_cpu,
         "check_records_per_second": per_second(records, check),
         "reference_sum_seconds": reference.as_secs_f64(),
         "file_bytes": std::fs::metadata(&path)?.len(),
@@ -186,6 +187,15 @@ async fn peer(path: &Path, rows: usize) -> anyhow::Result<Duration> {
         tx.commit().await?;
     }
     Ok(start.elapsed())
+}
+
+/// CPU time of this process: what a check costs however busy the machine is (it uses two threads).
+fn cpu_seconds() -> anyhow::Result<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let (_, after_name) = stat.rsplit_once(')').context("the process has a name")?;
+    let ticks: Vec<f64> = after_name.split_whitespace().skip(11).take(2).flat_map(str::parse).collect();
+    // Linux counts in hundredths of a second for all programs.
+    Ok(ticks.iter().sum::<f64>() / 100.0)
 }
 
 /// The least any check of these rows can take on one connection: one pass of sums over usage and transfers.

@@ -8,7 +8,7 @@
 pub(crate) mod refs;
 pub(crate) mod settle;
 
-mod bulk;
+pub(crate) mod bulk;
 mod spending;
 
 pub(crate) mod reading;

@@ -87,18 +87,24 @@ pub(crate) static SPENDING: Bulk = bulk!(
 
 fn texts(engine: Engine, head: &str, columns: usize, tail: &str) -> [Arc<str>; 3] {
     SIZES.map(|rows| {
-        let mut text = String::from(head);
-        for row in 0..rows {
-            text.push_str(if row == 0 { "(" } else { ", (" });
-            for column in 1..=columns {
-                text.push_str(if column == 1 { "" } else { ", " });
-                engine.placeholder(row * columns + column, &mut text);
-            }
-            text.push(')');
-        }
+        let mut text = rows_text(engine, head, columns, rows);
         text.push_str(tail);
         text.into()
     })
+}
+
+/// A constant head and the places of so many rows.
+pub(crate) fn rows_text(engine: Engine, head: &str, columns: usize, rows: usize) -> String {
+    let mut text = String::from(head);
+    for row in 0..rows {
+        text.push_str(if row == 0 { "(" } else { ", (" });
+        for column in 1..=columns {
+            text.push_str(if column == 1 { "" } else { ", " });
+            engine.placeholder(row * columns + column, &mut text);
+        }
+        text.push(')');
+    }
+    text
 }
 
 impl Bulk {
