@@ -3,7 +3,8 @@
 use galerne_agent::energy::{EnergyMeter, PowerModel};
 use galerne_agent::health::Watch;
 use galerne_agent::{Gpus, Host, facts};
-use galerne_cli::hardware_line;
+use galerne_api::error::Code;
+use galerne_cli::{Failure, hardware_line};
 use galerne_model::ledger::EnergyMethod;
 use galerne_server::config::Config;
 use galerne_server::{EnergySample, Meter};
@@ -40,6 +41,25 @@ pub(crate) fn read(config: &Config) -> ThisHost {
         source: galerne_server::Host { facts, meter: Meter { active, method, sample: Box::new(sample) } },
         hardware,
     }
+}
+
+/// Whether the program that serves models is there: better told before anything is fetched for it.
+pub(crate) fn check_worker(config: &Config) -> Result<(), Failure> {
+    let program = galerne_server::worker_program(config);
+    let on_path = || {
+        let environment = galerne_server::config::environment();
+        let folders = environment.get("PATH").map_or("", String::as_str);
+        program.components().count() == 1
+            && std::env::split_paths(folders).any(|folder| folder.join(&program).is_file())
+    };
+    if program.is_file() || on_path() {
+        return Ok(());
+    }
+    let text = format!("the worker program `{}` cannot be found, and models need it", program.display());
+    Err(Failure::new(Code::WorkerMissing, text)
+        .hint("build it: make")
+        .hint("or say where it is: --worker PROGRAM")
+        .hint("or start without a model: galerne up --no-model"))
 }
 
 /// The power model with what the configuration states; what it leaves open is the default model's.

@@ -24,6 +24,9 @@ const MINTED_KEY: &str = "up";
 pub(crate) async fn run(arguments: &UpArguments) -> Result<(), Failure> {
     let begun = Instant::now();
     let config = offline::configuration(&arguments.server)?;
+    if !arguments.no_model {
+        host::check_worker(&config)?;
+    }
     let phases = Phases::of_process();
     logs::start(&config, &phases)?;
     let mut stop = Stop::new()?;

@@ -48,6 +48,14 @@ fn a_folder_that_cannot_be_written_is_named() {
 }
 
 #[test]
+fn a_missing_worker_is_told_before_anything_is_fetched() {
+    let home = Home::new();
+    let outcome = home.galerne(&["up", "--listen", "127.0.0.1:0", "--worker", "/nonexistent/galerne-worker"]);
+    refused(&outcome, "worker_missing");
+    assert!(!home.path(".local").exists(), "nothing was made");
+}
+
+#[test]
 fn every_problem_of_a_configuration_is_told_at_once() {
     let home = Home::new();
     let file = home.path("galerne.toml");

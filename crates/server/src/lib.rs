@@ -23,4 +23,4 @@ pub async fn migrate(database: &StoreUrl) -> Result<Migrated, StoreError> {
     galerne_store::Store::migrate(database).await
 }
 
-pub use start::{Host, Meter, Phase, Progress, Running, StartError, start};
+pub use start::{Host, Meter, Phase, Progress, Running, StartError, start, worker_program};

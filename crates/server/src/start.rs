@@ -142,7 +142,7 @@ pub async fn start(
     let inputs = Inputs {
         store: store.clone(),
         data: data.path().to_owned(),
-        worker: worker(config),
+        worker: worker_program(config),
         node_id,
         source: Spool::source_of(&data.spool()).map_err(StartError::Spool)?,
         pue_thousandths: config.pue_thousandths,
@@ -247,7 +247,7 @@ fn read_grid(config: &Config) -> Result<Grid, StartError> {
 }
 
 /// The worker as configured, else beside this program, else in `engine/` beside it.
-fn worker(config: &Config) -> std::path::PathBuf {
+pub fn worker_program(config: &Config) -> std::path::PathBuf {
     const NAME: &str = "galerne-worker";
     if let Some(worker) = &config.worker {
         return worker.clone();

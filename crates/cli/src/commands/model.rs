@@ -169,6 +169,7 @@ async fn pull(session: &mut Session, arguments: PullArguments) -> Result<(), Fai
     if session.is_json() {
         return session.output.json(&model);
     }
+    session.output.note(format!("  licence {}", model.spec.licence));
     for note in &model.spec.notes {
         session.output.note(format!("  {note}"));
     }
@@ -176,17 +177,12 @@ async fn pull(session: &mut Session, arguments: PullArguments) -> Result<(), Fai
     Ok(())
 }
 
-/// One line about a model that is here: size, quantisation, licence, digest.
+/// One line about a model that is here: size, quantisation, digest.
 pub(crate) fn fetched(model: &Model) -> String {
     let digest: String = model.spec.sha256.chars().take(8).collect();
     let spec = &model.spec;
-    format!(
-        "Model {} · {} {} · {} · sha256 {digest}…",
-        model.name,
-        display::bytes(spec.size),
-        spec.facts.quantisation,
-        spec.licence
-    )
+    let (size, kind) = (display::bytes(spec.size), &spec.facts.quantisation);
+    format!("Model {} · {size} {kind} · sha256 {digest}…", model.name)
 }
 
 /// Waits until a download has made its model; `phase` shows how far it is.

@@ -10,6 +10,7 @@ use galerne_model::inference::{
     Backend, Endpoint, EndpointState, Model, Pull, PullSpec, PullState, Replica, ReplicaState,
 };
 use galerne_model::limits;
+use galerne_model::reason::Reason;
 
 use super::Steps;
 use super::phases::Phase;
@@ -54,7 +55,8 @@ impl Steps<'_> {
         match outcome {
             Ok(model) => {
                 phase.done(fetched(&model));
-                for note in &model.spec.notes {
+                // The last note is what the import did to the file; the model card has them all.
+                if let Some(note) = model.spec.notes.last() {
                     self.phases.text(4, note);
                 }
                 Ok(model)
@@ -121,7 +123,7 @@ impl Steps<'_> {
             if begun.elapsed() >= Duration::from_millis(limits::REPLICA_START_DEADLINE_MS) {
                 return Err(not_ready(&endpoint));
             }
-            phase.doing(format!("Starting endpoint {}: {}", endpoint.name, endpoint.status.reason.text));
+            phase.doing(format!("Starting endpoint {}: {}", endpoint.name, blocking(&endpoint.status.reason)));
             tokio::time::sleep(POLL_INTERVAL).await;
             endpoint = self.client.get::<Endpoint>(&id, &ListOptions::default()).await?;
         }
@@ -143,6 +145,11 @@ impl Steps<'_> {
         let parts: Vec<String> = [Some(head), context, sequences].into_iter().flatten().collect();
         Ok(parts.join(" · "))
     }
+}
+
+/// The deepest part of a reason that blocks: what is being waited for.
+fn blocking(reason: &Reason) -> &str {
+    reason.because.iter().find(|part| !part.holds).map_or(&reason.text, |part| blocking(part))
 }
 
 /// Why an endpoint did not come up, as its reason says.
