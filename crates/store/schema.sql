@@ -159,6 +159,7 @@ CREATE TABLE usage (
     sequence BIGINT NOT NULL CHECK (sequence >= 1),
     held_micros BIGINT NOT NULL CHECK (held_micros >= 0),
     overrun_micros BIGINT NOT NULL CHECK (overrun_micros >= 0),
+    overrun_picos BIGINT NOT NULL CHECK (overrun_picos >= 0),
     prompt_tokens BIGINT NOT NULL CHECK (prompt_tokens >= 0),
     cached_tokens BIGINT NOT NULL CHECK (cached_tokens >= 0),
     completion_tokens BIGINT NOT NULL CHECK (completion_tokens >= 0),

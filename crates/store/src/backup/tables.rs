@@ -102,10 +102,10 @@ const OTHERS: &[Table] = &[
         columns: &[
             Number, Number, Number, Number, Number, Number, Number, Number, Number, Number, Number, Number, Number,
             Number, Number, Number, Number, Number, Number, Number, Number, Number, Number, Number, Number, Number,
-            Number,
+            Number, Number,
         ],
-        select: "SELECT project_no, source, sequence, held_micros, overrun_micros, prompt_tokens, cached_tokens, completion_tokens, micros, picos, millijoules, co2e_micrograms, request_high, request_low, started_at, duration_micros, tenant_no, principal_no, key_no, endpoint_no, replica_no, price_book_no, operation, outcome, http_status, energy_method, first_token_micros FROM usage ORDER BY source, sequence",
-        insert: "INSERT INTO usage (project_no, source, sequence, held_micros, overrun_micros, prompt_tokens, cached_tokens, completion_tokens, micros, picos, millijoules, co2e_micrograms, request_high, request_low, started_at, duration_micros, tenant_no, principal_no, key_no, endpoint_no, replica_no, price_book_no, operation, outcome, http_status, energy_method, first_token_micros) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27)",
+        select: "SELECT project_no, source, sequence, held_micros, overrun_micros, overrun_picos, prompt_tokens, cached_tokens, completion_tokens, micros, picos, millijoules, co2e_micrograms, request_high, request_low, started_at, duration_micros, tenant_no, principal_no, key_no, endpoint_no, replica_no, price_book_no, operation, outcome, http_status, energy_method, first_token_micros FROM usage ORDER BY source, sequence",
+        insert: "INSERT INTO usage (project_no, source, sequence, held_micros, overrun_micros, overrun_picos, prompt_tokens, cached_tokens, completion_tokens, micros, picos, millijoules, co2e_micrograms, request_high, request_low, started_at, duration_micros, tenant_no, principal_no, key_no, endpoint_no, replica_no, price_book_no, operation, outcome, http_status, energy_method, first_token_micros) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28)",
     },
     Table {
         name: "transfer",

@@ -65,7 +65,7 @@ impl CheckReport {
 struct UsageSums {
     count: i64,
     held: i64,
-    overrun: i64,
+    overrun: (i64, i64),
     quantities: Quantities,
 }
 
@@ -123,7 +123,8 @@ impl Sums {
             let project = self.usage.entry(row.try_get("project_no")?).or_default();
             project.count += count;
             project.held += row.try_get::<i64, _>("held_micros")?;
-            project.overrun += row.try_get::<i64, _>("overrun_micros")?;
+            project.overrun.0 += row.try_get::<i64, _>("overrun_micros")?;
+            project.overrun.1 += row.try_get::<i64, _>("overrun_picos")?;
             add(&mut project.quantities, &read_quantities(&row)?)?;
             let spool = self.spools.entry(row.try_get("source")?).or_default();
             *spool = (spool.0 + count, spool.1.max(last));
@@ -178,15 +179,17 @@ impl Check {
         let mut projects: BTreeSet<i64> = self.sums.usage.keys().copied().collect();
         projects
             .extend(self.sums.transfers.keys().filter(|(to, from)| *to > OVERRUN && *from == METER).map(|key| key.0));
-        let mut overrun = 0;
+        let mut overrun = Quantities::default();
         for no in projects {
             let usage = self.sums.usage.remove(&no).unwrap_or_default();
             let transfers = self.sums.transfers.get(&(no, METER));
             let (count, voided, booked) =
                 transfers.map(|sums| (sums.count, sums.voided, sums.quantities)).unwrap_or_default();
             let mut charged = usage.quantities;
-            charged.micros.0 -= usage.overrun;
-            overrun += usage.overrun;
+            charged.micros.0 -= usage.overrun.0;
+            charged.picos.0 -= usage.overrun.1;
+            overrun.micros.0 += usage.overrun.0;
+            overrun.picos.0 += usage.overrun.1;
             let name = refs::name_uncached(self.reader.conn(), no).await?;
             let same = self.same("usage_transfers", &format!("usage of `{name}`"), &charged, "its transfers", &booked);
             let freed = booked.micros.0 + voided;
@@ -202,11 +205,8 @@ impl Check {
             }
             self.sums.usage.insert(no, usage);
         }
-        let booked = self.sums.between(OVERRUN, METER).micros.0;
-        if booked != overrun {
-            let text = format!("charges exceed their holds by {overrun} micros, the overrun account has {booked}");
-            self.find("overrun", text);
-        }
+        let booked = self.sums.between(OVERRUN, METER);
+        self.same("overrun", "what charges exceed their holds by", &overrun, "the overrun account", &booked);
         Ok(())
     }
 

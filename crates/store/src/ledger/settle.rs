@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use galerne_model::ledger::{Outcome, Quantities, UsageRecord};
-use galerne_model::units::{MicrogramsCo2e, Micros, Millijoules};
+use galerne_model::units::{MicrogramsCo2e, Micros, Millijoules, Picos};
 use sqlx::AnyConnection;
 use sqlx::Row;
 
@@ -145,8 +145,10 @@ impl Batch {
     fn book(&mut self, record: &UsageRecord, numbers: &Numbers) -> Result<(), StoreError> {
         // An interrupted request is not charged: its hold is freed whole.
         let used = if record.outcome == Outcome::Interrupted { Quantities::default() } else { record.quantities };
-        let overrun = (used.micros.0 - record.held_micros.0).max(0);
-        let charged = Quantities { micros: Micros(used.micros.0 - overrun), ..used };
+        // Nothing above the hold is charged, not even part of a micro: a budget counts it rounded up.
+        let over = used.micros > record.held_micros || (used.micros == record.held_micros && used.picos > Picos(0));
+        let overrun = if over { (used.micros - record.held_micros, used.picos) } else { (Micros(0), Picos(0)) };
+        let charged = Quantities { micros: used.micros - overrun.0, picos: used.picos - overrun.1, ..used };
         self.usage.extend(usage_columns(record, &used, overrun, numbers));
         self.transfer(Transfer {
             to_no: numbers.project_no,
@@ -157,7 +159,7 @@ impl Batch {
             voided_micros: record.held_micros.0 - charged.micros.0,
             quantities: charged,
         })?;
-        if overrun > 0 {
+        if over {
             self.overruns += 1;
             self.transfer(Transfer {
                 to_no: OVERRUN,
@@ -166,7 +168,7 @@ impl Batch {
                 sequence: record.sequence,
                 part: PART_OVERRUN,
                 voided_micros: 0,
-                quantities: Quantities { micros: Micros(overrun), ..Quantities::default() },
+                quantities: Quantities { micros: overrun.0, picos: overrun.1, ..Quantities::default() },
             })?;
         }
         let key = DailyKey {
@@ -242,7 +244,12 @@ struct Numbers {
     node_no: i64,
 }
 
-fn usage_columns(record: &UsageRecord, used: &Quantities, overrun: i64, numbers: &Numbers) -> [Option<i64>; 27] {
+fn usage_columns(
+    record: &UsageRecord,
+    used: &Quantities,
+    overrun: (Micros, Picos),
+    numbers: &Numbers,
+) -> [Option<i64>; 28] {
     let [prompt, cached, completion, micros, picos, millijoules, co2e] = values(used);
     let (high, low) = record.request_id.uuid().as_u64_pair();
     let started = record.started_at.as_microsecond();
@@ -251,7 +258,8 @@ fn usage_columns(record: &UsageRecord, used: &Quantities, overrun: i64, numbers:
         Some(record.source),
         Some(record.sequence),
         Some(record.held_micros.0),
-        Some(overrun),
+        Some(overrun.0.0),
+        Some(overrun.1.0),
         Some(prompt),
         Some(cached),
         Some(completion),

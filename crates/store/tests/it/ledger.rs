@@ -86,8 +86,12 @@ pub(crate) async fn a_charge_above_its_hold_is_the_providers(bed: &Bed) {
     let settled = bed.store.settle_batch(1, &[over, record(2)]).await.expect("settles");
     assert_eq!(settled.overruns, 1);
     let project = balance(bed, Owner::Project { project_id: project_id(1) }).await;
-    assert_eq!(project.micros, Micros(25 + 40));
-    assert_eq!(balance(bed, Owner::Overrun).await.micros, Micros(15));
+    assert_eq!((project.micros, project.picos), (Micros(25 + 40), Picos(250_001)), "the remainder above it neither");
+    let overrun = balance(bed, Owner::Overrun).await;
+    assert_eq!((overrun.micros, overrun.picos), (Micros(15), Picos(250_001)));
+    let subject = BudgetSubject::Project { project_id: project_id(1) };
+    let spent = bed.store.spent(&subject, BudgetPeriod::Total, now()).await.expect("reads").spent;
+    assert_eq!(spent, Micros(66), "25 of the first, 40.250001 of the second");
     assert_eq!(balance(bed, Owner::Meter).await.micros, Micros(-80));
     closes(bed).await;
 }

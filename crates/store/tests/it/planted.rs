@@ -35,8 +35,8 @@ pub(crate) async fn a_copied_usage_record_is_found_by_name(bed: &Bed) {
     // The settlement of record 40 is done twice, without the books noticing.
     let copied = bed
         .damage(
-            "INSERT INTO usage SELECT project_no, source, 41, held_micros, overrun_micros, prompt_tokens, \
-             cached_tokens, completion_tokens, micros, picos, millijoules, co2e_micrograms, request_high, request_low, \
+            "INSERT INTO usage SELECT project_no, source, 41, held_micros, overrun_micros, overrun_picos, \
+             prompt_tokens, cached_tokens, completion_tokens, micros, picos, millijoules, co2e_micrograms, request_high, request_low, \
              started_at, duration_micros, tenant_no, principal_no, key_no, endpoint_no, replica_no, price_book_no, \
              operation, outcome, http_status, energy_method, first_token_micros FROM usage WHERE sequence = 40",
         )

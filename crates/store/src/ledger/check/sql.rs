@@ -14,7 +14,7 @@ macro_rules! commodities {
 
 pub(super) const USAGE: &str = concat!(
     "SELECT project_no, source, COUNT(*) AS n, MAX(sequence) AS last_sequence",
-    sum!("held_micros", "overrun_micros"),
+    sum!("held_micros", "overrun_micros", "overrun_picos"),
     commodities!(),
     " FROM usage GROUP BY project_no, source"
 );
@@ -34,7 +34,7 @@ pub(super) const DIFFERING: &str = "SELECT u.source, u.sequence, u.request_high,
     AS what FROM usage u LEFT JOIN transfer t ON t.to_no = u.project_no AND t.from_no = 1 AND t.source = u.source \
     AND t.sequence = u.sequence AND t.part = 0 WHERE u.project_no = $1 AND (t.source IS NULL \
     OR u.held_micros <> t.micros + t.voided_micros OR u.micros - u.overrun_micros <> t.micros \
-    OR u.picos <> t.picos OR u.prompt_tokens <> t.prompt_tokens OR u.cached_tokens <> t.cached_tokens \
+    OR u.picos - u.overrun_picos <> t.picos OR u.prompt_tokens <> t.prompt_tokens OR u.cached_tokens <> t.cached_tokens \
     OR u.completion_tokens <> t.completion_tokens OR u.millijoules <> t.millijoules \
     OR u.co2e_micrograms <> t.co2e_micrograms) ORDER BY u.source, u.sequence LIMIT $2";
 
