@@ -333,6 +333,7 @@ impl Answer {
             let code = body.error.code.as_deref().and_then(Code::parse).unwrap_or(Code::AnswerInvalid);
             let mut problem = Problem::new(code, body.error.message);
             problem.status = self.status;
+            problem.request_id = self.headers.get("x-request-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
             return Failure::Problem(Box::new(problem));
         }
         let start: String = String::from_utf8_lossy(&self.body).chars().take(200).collect();

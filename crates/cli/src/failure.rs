@@ -92,14 +92,19 @@ impl Failure {
 
     /// What the server said. `asked` is what was being done, as a person would say it.
     pub(crate) fn problem(problem: Problem) -> Self {
-        let mut failure = Self::new(problem.code, problem.detail).request(problem.request_id);
+        // On `/v1` clients show one text, so the hint is part of it.
+        let (text, inner) = match problem.detail.split_once("; hint: ") {
+            Some((text, hint)) => (text.to_owned(), Some(hint.to_owned())),
+            None => (problem.detail, None),
+        };
+        let mut failure = Self::new(problem.code, text).request(problem.request_id);
         for error in problem.errors {
             failure = failure.because(format!("`{}` {}", error.path, error.detail));
         }
         if let Some(current) = problem.current_generation {
             failure = failure.because(format!("its generation is now {current}"));
         }
-        failure.hints.extend(problem.hint);
+        failure.hints.extend(inner.into_iter().chain(problem.hint));
         failure
     }
 

@@ -216,7 +216,10 @@ async fn export(session: &mut Session, arguments: ExportArguments) -> Result<(),
         FormatArgument::Json => "json",
     };
     let client = session.client()?;
-    let call = Call::new(Method::GET, "/api/v1/ledger/export").query("of", of).query("format", format);
+    let mut call = Call::new(Method::GET, "/api/v1/ledger/export").query("of", of).query("format", format);
+    for (name, value) in session.reach().await?.pairs() {
+        call = call.query(&name, value);
+    }
     let Some(path) = arguments.to else {
         client.download(call, &mut |bytes| session.output.raw(bytes)).await?;
         return session.output.flush();

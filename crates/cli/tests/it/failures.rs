@@ -20,6 +20,15 @@ async fn a_refusal_says_what_why_and_what_to_do() {
 }
 
 #[tokio::test]
+async fn a_refusal_of_the_chat_surface_reads_like_any_other() {
+    let message = "endpoint `smol` is paused; hint: galerne endpoint resume smol";
+    let body =
+        json!({ "error": { "message": message, "type": "server_error", "param": null, "code": "endpoint_paused" } });
+    let url = Canned::default().answer("POST /v1/chat/completions", 503, &body).serve().await;
+    assert_snapshot!("chat_refused", galerne(&url, Some(80), &["chat", "smol", "hello"]).await.text());
+}
+
+#[tokio::test]
 async fn every_code_ends_the_process_as_the_table_says() {
     for code in Code::ALL {
         let refusal = problem(code.as_str(), 418, "so it is");
