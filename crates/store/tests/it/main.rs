@@ -85,6 +85,7 @@ contract! {
     planted::spending_that_budgets_do_not_see_is_found;
     migration::migrating_twice_changes_nothing;
     migration::a_newer_schema_is_refused;
+    migration::an_older_schema_is_migrated_at_start_or_on_command;
     migration::the_schema_is_the_committed_one;
     backup::a_backup_restores_into_either_engine;
     backup::a_backup_that_was_touched_is_refused;

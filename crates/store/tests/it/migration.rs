@@ -64,6 +64,37 @@ pub(crate) async fn a_newer_schema_is_refused(bed: &Bed) {
     assert!(matches!(Store::open(&bed.url).await, Err(StoreError::Corrupt(_))), "another text was applied");
 }
 
+pub(crate) async fn an_older_schema_is_migrated_at_start_or_on_command(bed: &Bed) {
+    bed.store.close().await;
+    // Back to the schema before the ledger.
+    for table in [
+        "ledger_ref",
+        "usage",
+        "transfer",
+        "balance",
+        "spool_cursor",
+        "spending",
+        "usage_daily",
+        "energy_pending",
+        "reading",
+        "reversal",
+    ] {
+        bed.damage(&format!("DROP TABLE {table}")).await;
+    }
+    bed.damage("DELETE FROM counter WHERE name IN ('ledger_ref', 'reading', 'reversal')").await;
+    assert_eq!(bed.damage("DELETE FROM schema_version WHERE version >= 4").await, 1);
+    if bed.store.engine() == Engine::Postgres {
+        let refused = Store::open(&bed.url).await.err();
+        let right = matches!(refused, Some(StoreError::OldSchema { found: 3, known: SCHEMA_VERSION }));
+        assert!(right, "several processes may use it, so a person says when: {refused:?}");
+        let migrated = Store::migrate(&bed.url).await.expect("migrates");
+        assert_eq!((migrated.from, migrated.to), (3, SCHEMA_VERSION));
+    }
+    let store = Store::open(&bed.url).await.expect("opens");
+    assert!(store.ledger_check().await.expect("checks").closes());
+    store.close().await;
+}
+
 pub(crate) async fn the_schema_is_the_committed_one(bed: &Bed) {
     let engine = bed.store.engine();
     let migrated = catalogue(&mut bed.connection().await, engine).await;
