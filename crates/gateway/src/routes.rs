@@ -11,7 +11,7 @@ use axum::{Extension, Router, middleware};
 use galerne_api::error::Code;
 use galerne_model::ids::RequestId;
 use galerne_model::ledger::{Operation, Outcome};
-use galerne_model::snapshot::EndpointEntry;
+use galerne_model::snapshot::{EndpointEntry, ReplicaEntry};
 use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
@@ -24,7 +24,7 @@ use crate::refusal::{Refusal, X_REQUEST_ID};
 use crate::request::Asked;
 use crate::stream::Opened;
 use crate::ticket::{Ending, Ticket};
-use crate::upstream::{self, Answer, Ask};
+use crate::upstream::{self, Answer, Ask, Unanswered};
 use crate::{body, models, plain, stream, wake};
 
 /// What OpenAI or Mistral serve under `/v1` and we do not: 501, so that a client knows it is not a typing error.
@@ -250,11 +250,30 @@ impl Work {
         }
     }
 
+    /// Asks the ready replicas; when they cannot be reached, waits for the one that takes their place and asks that.
+    /// A request is so never worked on more than twice: attempts that reach nobody do not count.
     async fn ask(&mut self, shared: &Arc<Shared>) -> Result<Answer, Refusal> {
         let replicas = wake::replicas(shared, &self.endpoint).await?;
+        let unanswered = match self.ask_among(shared, &replicas, 0).await {
+            Ok(answer) => return Ok(answer),
+            Err(unanswered) => unanswered,
+        };
+        if !unanswered.unreachable || !self.endpoint.wakes {
+            return Err(unanswered.refusal);
+        }
+        let replicas = wake::replacement(shared, &self.endpoint, &replicas).await?;
+        self.ask_among(shared, &replicas, unanswered.reached).await.map_err(|unanswered| unanswered.refusal)
+    }
+
+    async fn ask_among(
+        &mut self,
+        shared: &Arc<Shared>,
+        replicas: &[ReplicaEntry],
+        reached: u32,
+    ) -> Result<Answer, Unanswered> {
         let operation = self.ticket.operation();
         let (body, stream, deadline) = (self.body.clone(), self.stream, self.deadline);
-        let ask = Ask { operation, body, stream, deadline, longest: shared.bounds.request, replicas: &replicas };
+        let ask = Ask { operation, body, stream, deadline, longest: shared.bounds.request, reached, replicas };
         upstream::ask(shared, &mut self.ticket, &ask).await
     }
 }

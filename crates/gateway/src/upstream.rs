@@ -59,6 +59,8 @@ pub(crate) struct Ask<'a> {
     pub(crate) deadline: Instant,
     /// What the deadline is counted from, for the error's text.
     pub(crate) longest: Duration,
+    /// Attempts that reached a replica before.
+    pub(crate) reached: u32,
     /// Ready replicas; never empty.
     pub(crate) replicas: &'a [ReplicaEntry],
 }
@@ -107,12 +109,22 @@ impl Upstream {
     }
 }
 
+/// No replica gave an answer.
+pub(crate) struct Unanswered {
+    pub(crate) refusal: Refusal,
+    /// The last attempt did not reach its replica, so nothing of the request was worked on there.
+    pub(crate) unreachable: bool,
+    /// Attempts that did reach one, earlier ones included.
+    pub(crate) reached: u32,
+}
+
 /// Asks a replica, and another one (or the same, when there is no other) if the first fails.
-pub(crate) async fn ask(shared: &Arc<Shared>, ticket: &mut Ticket, ask: &Ask<'_>) -> Result<Answer, Refusal> {
+pub(crate) async fn ask(shared: &Arc<Shared>, ticket: &mut Ticket, ask: &Ask<'_>) -> Result<Answer, Unanswered> {
     shared.upstream.earn();
     let ids: Vec<ReplicaId> = ask.replicas.iter().map(|replica| replica.id).collect();
     let mut avoid = None;
-    let mut attempts = 0;
+    let mut attempts = ask.reached;
+    let mut reached = ask.reached;
     loop {
         attempts += 1;
         let seat = shared.replicas().choose(&ids, avoid, shared.now());
@@ -120,7 +132,8 @@ pub(crate) async fn ask(shared: &Arc<Shared>, ticket: &mut Ticket, ask: &Ask<'_>
             let replica = ask.replicas.iter().find(|replica| replica.id == seat.replica())?;
             Some((SeatGuard::new(shared, seat), replica))
         }) else {
-            return Err(Refusal::new(Code::NoReadyReplica, "no replica is ready").retry_after(FAILED_WAIT));
+            let refusal = Refusal::new(Code::NoReadyReplica, "no replica is ready").retry_after(FAILED_WAIT);
+            return Err(Unanswered { refusal, unreachable: false, reached });
         };
         ticket.on_replica(replica);
         let client = if attempts == 1 { &shared.upstream.pooled } else { &shared.upstream.fresh };
@@ -130,12 +143,14 @@ pub(crate) async fn ask(shared: &Arc<Shared>, ticket: &mut Ticket, ask: &Ask<'_>
             Err(failure) => failure,
         };
         seat.release(failure.ending);
+        let unreachable = failure.ending == Ending::ConnectFailed;
+        reached += u32::from(!unreachable);
         let other = ids.len() > 1;
         let again = routing::after_attempt(attempts, Progress::BeforeFirstByte, failure.ending) == Next::Retry
             && (other || failure.ending != Ending::Busy)
             && shared.upstream.spend_retry();
         if !again {
-            return Err(failure.refusal);
+            return Err(Unanswered { refusal: failure.refusal, unreachable, reached });
         }
         shared.metrics.retries.inc();
         let request_id = ticket.request_id();

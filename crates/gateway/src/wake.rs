@@ -20,9 +20,23 @@ pub(crate) async fn replicas(
     shared: &Arc<Shared>,
     endpoint: &Arc<EndpointEntry>,
 ) -> Result<Vec<ReplicaEntry>, Refusal> {
-    if !endpoint.replicas.is_empty() {
-        return Ok(endpoint.replicas.clone());
-    }
+    if endpoint.replicas.is_empty() { wait(shared, endpoint, &[]).await } else { Ok(endpoint.replicas.clone()) }
+}
+
+/// Waits for a replica that is none of `dead`, which could not be reached: its process ended and another is started.
+pub(crate) async fn replacement(
+    shared: &Arc<Shared>,
+    endpoint: &Arc<EndpointEntry>,
+    dead: &[ReplicaEntry],
+) -> Result<Vec<ReplicaEntry>, Refusal> {
+    wait(shared, endpoint, dead).await
+}
+
+async fn wait(
+    shared: &Arc<Shared>,
+    endpoint: &Arc<EndpointEntry>,
+    dead: &[ReplicaEntry],
+) -> Result<Vec<ReplicaEntry>, Refusal> {
     if !endpoint.wakes {
         return Err(not_ready(endpoint));
     }
@@ -34,27 +48,25 @@ pub(crate) async fn replicas(
     let deadline = Instant::now() + shared.bounds.wake;
     let mut snapshots = shared.snapshot.clone();
     loop {
+        let Some(entry) = snapshots.borrow_and_update().endpoints.get(&endpoint.id).cloned() else {
+            let text = format!("endpoint `{}` was deleted meanwhile", endpoint.name);
+            return Err(Refusal::new(Code::ModelNotFound, text));
+        };
+        let is_dead = |replica: &ReplicaEntry| dead.iter().any(|d| d.id == replica.id && d.url == replica.url);
+        let alive: Vec<ReplicaEntry> = entry.replicas.iter().filter(|replica| !is_dead(replica)).cloned().collect();
+        if !alive.is_empty() {
+            return Ok(alive);
+        }
+        if !entry.wakes || Instant::now() >= deadline || shared.draining.is_cancelled() {
+            return Err(not_ready(&entry));
+        }
         // A full channel means that the wish of another request is on its way.
         if let Err(error) = shared.wake.try_send(Wake { endpoint_id: endpoint.id }) {
             tracing::debug!(%error, endpoint_id = %endpoint.id, "wake not sent");
         }
         let again = deadline.min(Instant::now() + WAKE_AGAIN);
-        let changed = timeout_at(again, snapshots.changed()).await;
-        let now_there = snapshots.borrow_and_update().endpoints.get(&endpoint.id).cloned();
-        match now_there {
-            Some(entry) if !entry.replicas.is_empty() => return Ok(entry.replicas.clone()),
-            Some(entry) if Instant::now() >= deadline => return Err(not_ready(&entry)),
-            Some(_) => {}
-            None => {
-                return Err(Refusal::new(
-                    Code::ModelNotFound,
-                    format!("endpoint `{}` was deleted meanwhile", endpoint.name),
-                ));
-            }
-        }
-        let closed = matches!(changed, Ok(Err(_)));
-        if closed || shared.draining.is_cancelled() {
-            return Err(not_ready(endpoint));
+        if let Ok(Err(_)) = timeout_at(again, snapshots.changed()).await {
+            return Err(not_ready(&entry));
         }
     }
 }

@@ -41,7 +41,8 @@ pub(super) struct Cursor {
 
 /// Ships until `stop`, then once more what is left, as long as it is taken at once.
 pub(crate) async fn ship(spool: Arc<Spool>, settled: i64, batches: mpsc::Sender<UsageBatch>, stop: CancellationToken) {
-    let mut cursor = spool.first_cursor(settled);
+    // What the last process left is there before anything is written, so no sync will announce it.
+    let mut cursor = ship_what_is_there(&spool, spool.first_cursor(settled), &batches, &stop).await;
     let mut stopping = false;
     while !stopping {
         let tick = Instant::now() + Duration::from_millis(limits::SHIP_INTERVAL_MS);

@@ -1,5 +1,9 @@
 //! Budgets under pressure: never overspent, refused with numbers, and used to the end.
 
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use galerne_gateway::SpoolLimits;
 use galerne_model::ids::{KeyId, ProjectId, TenantId};
 use galerne_model::money::BudgetSubject;
 use proptest::prelude::*;
@@ -7,7 +11,7 @@ use serde_json::json;
 use tokio_util::task::TaskTracker;
 
 use crate::engine::Engine;
-use crate::site::{PICOS, Site, add_key, budget, chat_body, key_entry, receive, snapshot, uuid};
+use crate::site::{Ledger, PICOS, Site, add_key, budget, chat_body, key_entry, receive, snapshot, uuid};
 
 #[tokio::test]
 async fn a_budget_refuses_with_the_numbers_and_the_largest_answer_that_fits() {
@@ -117,4 +121,34 @@ async fn a_budget_is_used_to_its_end_because_holds_are_freed() {
     }
     // One request is held at about 620 micros and costs 21.5.
     assert!(spent > 100, "only {spent} requests were answered: holds are not given back");
+}
+
+#[tokio::test]
+async fn what_the_ledger_has_not_settled_counts_also_after_a_restart() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let engine = Engine::start(&TaskTracker::new()).await;
+    let mut snapshot = snapshot(&[&engine.url]);
+    snapshot.budgets.push(budget(1, BudgetSubject::Key { key_id: KeyId::from_uuid(uuid(1)) }, 900));
+    let away = || Arc::new(Mutex::new(Ledger { away: true, ..Ledger::default() }));
+    let most = json!({"max_tokens": 100});
+    let spent = {
+        let site = Site::start_in(dir.path(), snapshot.clone(), SpoolLimits::default(), away()).await;
+        let mut answered = 0;
+        while site.chat(most.clone()).await.status == 200 {
+            answered += 1;
+        }
+        site.gateway.drain(Duration::from_secs(5)).await;
+        answered
+    };
+    assert!(spent > 0);
+    let site = Site::start_in(dir.path(), snapshot.clone(), SpoolLimits::default(), away()).await;
+    assert_eq!(
+        site.chat(most.clone()).await.status,
+        402,
+        "the {spent} answers are paid for, though no ledger knows it"
+    );
+    site.gateway.drain(Duration::from_secs(5)).await;
+    let site = Site::start_in(dir.path(), snapshot, SpoolLimits::default(), Arc::default()).await;
+    assert_eq!(site.settled(spent).await.len(), spent, "and they reach the ledger when it is back");
+    assert_eq!(site.chat(most).await.status, 402);
 }

@@ -119,8 +119,10 @@ pub(crate) fn add_endpoint(snapshot: &mut Snapshot, entry: EndpointEntry) {
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     pub(crate) records: BTreeMap<i64, UsageRecord>,
-    requests: BTreeSet<RequestId>,
+    pub(crate) requests: BTreeSet<RequestId>,
     pub(crate) duplicates: usize,
+    /// It settles nothing, like a database that is away.
+    pub(crate) away: bool,
     /// Its disk, where a test kills the process: written before anything is acknowledged.
     pub(crate) journal: Option<std::fs::File>,
 }
@@ -357,6 +359,9 @@ async fn settle_batches(
         let budgets = snapshots.borrow().budgets.clone();
         let (through, spending) = {
             let mut ledger = ledger.lock().expect("whole");
+            if ledger.away {
+                continue;
+            }
             (ledger.settle(&records), ledger.spending(&budgets))
         };
         spendings.send_replace(Arc::new(spending));

@@ -3,7 +3,7 @@
 use serde_json::json;
 use tokio_util::task::TaskTracker;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, nobody};
 use crate::site::{Site, add_endpoint, chat_body, endpoint, receive, snapshot};
 
 #[tokio::test]
@@ -22,6 +22,25 @@ async fn a_request_wakes_its_endpoint_and_is_answered_when_a_replica_is_there() 
     site.change(|snapshot| add_endpoint(snapshot, endpoint(1, "m", &[&engine.url])));
     assert_eq!(held.await.expect("answered").status, 200);
     site.is_idle().await;
+}
+
+#[tokio::test]
+async fn a_request_to_a_replica_that_died_waits_for_the_one_in_its_place() {
+    let engine = Engine::start(&TaskTracker::new()).await;
+    let mut dead = endpoint(1, "m", &[&nobody().await]);
+    dead.wakes = true;
+    let mut first = snapshot(&[]);
+    add_endpoint(&mut first, dead);
+    let mut site = Site::start(first).await;
+    let held = site.tasks.spawn(receive(site.post("/v1/chat/completions", &chat_body(json!({})))));
+    site.wakes.recv().await.expect("the gateway asks");
+    site.change(|snapshot| {
+        let mut restarted = endpoint(1, "m", &[&engine.url]);
+        restarted.wakes = true;
+        add_endpoint(snapshot, restarted);
+    });
+    assert_eq!(held.await.expect("answered").status, 200);
+    assert_eq!(site.settled(1).await.len(), 1);
 }
 
 #[tokio::test]
