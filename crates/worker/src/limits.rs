@@ -49,3 +49,6 @@ pub(crate) const GGUF_ENTRIES: u64 = 65_536;
 
 /// Bytes of one string in a GGUF header; chat templates are the longest, tens of KiB.
 pub(crate) const GGUF_STRING_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Special tokens tokenised in one call, whose time grows with the square of their number; 512 take below a millisecond.
+pub(crate) const SPECIALS_AT_ONCE: usize = 512;

@@ -330,5 +330,18 @@ pub(crate) fn fit(
     Err(Refused::new(field, "context_length_exceeded", message))
 }
 
+/// Refuses a text that cannot fit whatever its tokens are, before time is spent on them.
+pub(crate) fn fit_bytes(bytes: usize, longest_token: usize, context: usize, field: &str) -> Result<(), Refused> {
+    let least = bytes / longest_token.max(1);
+    if least <= context {
+        return Ok(());
+    }
+    let message = format!(
+        "this model's maximum context length is {context} tokens; the request needs at least {least} for its {bytes} bytes \
+         of text: shorten the prompt"
+    );
+    Err(Refused::new(field, "context_length_exceeded", message))
+}
+
 #[cfg(test)]
 mod tests;

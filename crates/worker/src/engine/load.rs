@@ -18,7 +18,7 @@ use crate::limits;
 use crate::loaded::{Loaded, Task};
 use crate::refusal::Refusal;
 use crate::template::ChatTemplate;
-use crate::vocabulary::Vocabulary;
+use crate::vocabulary::{self, Vocabulary};
 
 /// A model in memory. The back end must outlive it.
 pub(super) struct Opened {
@@ -78,7 +78,7 @@ pub(crate) fn backends(baseline: Baseline) -> Result<String, Refusal> {
 /// Libraries lie beside the executable, or in `engine/` beside it.
 fn backend_directory() -> Result<PathBuf, Refusal> {
     let executable = std::env::current_exe().map_err(|e| failed("the executable's own path is unknown", &e))?;
-    let own = executable.parent().unwrap_or(Path::new("/")).to_path_buf();
+    let own = executable.parent().unwrap_or_else(|| Path::new("/")).to_path_buf();
     let inner = own.join("engine");
     Ok(if has_cpu_backend(&inner) { inner } else { own })
 }
@@ -134,7 +134,7 @@ fn pooling(model: &LlamaModel) -> LlamaPoolingType {
 
 /// What the HTTP side needs to know of the model.
 pub(super) fn describe(opened: &Opened, settings: &Settings, header: &Header, load_ms: u64) -> Result<Loaded, Refusal> {
-    let vocabulary = LlamaVocabulary { model: Arc::clone(&opened.model) };
+    let vocabulary = LlamaVocabulary::new(Arc::clone(&opened.model));
     let bos = vocabulary.special_text(opened.model.vocab().bos());
     let eos = vocabulary.special_text(opened.model.vocab().eos());
     let template =
@@ -158,9 +158,26 @@ pub(super) fn describe(opened: &Opened, settings: &Settings, header: &Header, lo
 
 struct LlamaVocabulary {
     model: Arc<LlamaModel>,
+    /// Texts of the tokens that are recognised inside a text.
+    specials: Vec<String>,
+    longest: usize,
 }
 
 impl LlamaVocabulary {
+    fn new(model: Arc<LlamaModel>) -> Self {
+        let vocab = model.vocab();
+        let (mut specials, mut longest, mut piece) = (vec![], 1, vec![]);
+        for token in vocab.tokens() {
+            piece.clear();
+            vocab.token_to_piece_into(token, &mut piece, true, None);
+            longest = longest.max(piece.len());
+            if vocab.is_control(token) && !piece.is_empty() {
+                specials.push(String::from_utf8_lossy(&piece).into_owned());
+            }
+        }
+        Self { model, specials, longest }
+    }
+
     fn special_text(&self, token: LlamaToken) -> String {
         if token.0 < 0 {
             return String::new();
@@ -177,7 +194,18 @@ impl std::fmt::Debug for LlamaVocabulary {
 
 impl Vocabulary for LlamaVocabulary {
     fn tokenize(&self, text: &str, special: bool) -> Vec<i32> {
-        self.model.vocab().tokenize(text.as_bytes(), special, true).into_iter().map(|token| token.0).collect()
+        let vocab = self.model.vocab();
+        // A token that ends every text must come once: such models (encoders) have short contexts, their texts stay whole.
+        let every = if vocab.should_add_eos() { usize::MAX } else { limits::SPECIALS_AT_ONCE };
+        let mut tokens = Vec::with_capacity(text.len() / 2 + 8);
+        for (i, part) in vocabulary::parts(text, &self.specials, every).into_iter().enumerate() {
+            vocab.tokenize_into(part.as_bytes(), &mut tokens, special && i == 0, true);
+        }
+        tokens.into_iter().map(|token| token.0).collect()
+    }
+
+    fn longest(&self) -> usize {
+        self.longest
     }
 
     fn size(&self) -> usize {

@@ -111,7 +111,7 @@ async fn answer(
 async fn chat_tokens(app: &Arc<App>, messages: Vec<ChatMessage>) -> Result<Vec<i32>, Problem> {
     let messages = request::template_messages(&messages)?;
     let bytes = messages.iter().map(|message| message["content"].as_str().map_or(0, str::len)).sum();
-    prepared(app, bytes, move |loaded| {
+    prepared(app, "messages", bytes, move |loaded| {
         let Some(template) = &loaded.template else {
             let text = "this model has no chat template; use /v1/completions";
             return Err(Problem::bad_request(text).code("no_chat_template"));
@@ -131,7 +131,7 @@ async fn text_tokens(app: &Arc<App>, prompt: Prompt) -> Result<Vec<i32>, Problem
         Prompt::TokenLists(mut lists) if lists.len() == 1 => return known_tokens(app, lists.remove(0), "prompt"),
         Prompt::Texts(_) | Prompt::TokenLists(_) => return Err(several().into()),
     };
-    prepared(app, text.len(), move |loaded| Ok(loaded.tokens(&text))).await
+    prepared(app, "prompt", text.len(), move |loaded| Ok(loaded.tokens(&text))).await
 }
 
 /// Tokens given as numbers, all of them in the vocabulary: the engine would end the process otherwise.
@@ -147,12 +147,14 @@ pub(super) fn known_tokens(app: &App, tokens: Vec<i32>, param: &str) -> Result<V
 }
 
 /// Prepares a prompt here when it is short, on another thread when that would keep others waiting.
-pub(super) async fn prepared<F>(app: &Arc<App>, bytes: usize, work: F) -> Result<Vec<i32>, Problem>
+pub(super) async fn prepared<F>(app: &Arc<App>, field: &str, bytes: usize, work: F) -> Result<Vec<i32>, Problem>
 where
     F: FnOnce(&Loaded) -> Result<Vec<i32>, Problem> + Send + 'static,
 {
+    let loaded = app.ready()?;
+    request::fit_bytes(bytes, loaded.vocabulary.longest(), loaded.context, field)?;
     if bytes <= limits::INLINE_TEXT_BYTES {
-        return work(app.ready()?);
+        return work(loaded);
     }
     let app = Arc::clone(app);
     let done = tokio::task::spawn_blocking(move || work(app.ready()?)).await;

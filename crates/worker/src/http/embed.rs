@@ -94,7 +94,7 @@ async fn tokens(app: &Arc<App>, input: EmbeddingInput) -> Result<Vec<Vec<i32>>, 
         if text.is_empty() {
             return Err(Problem::bad_request("`input` holds an empty text").param("input"));
         }
-        inputs.push(complete::prepared(app, text.len(), move |loaded| Ok(loaded.tokens(&text))).await?);
+        inputs.push(complete::prepared(app, "input", text.len(), move |loaded| Ok(loaded.tokens(&text))).await?);
     }
     for list in lists {
         inputs.push(complete::known_tokens(app, list, "input")?);

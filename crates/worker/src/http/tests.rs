@@ -294,7 +294,8 @@ async fn embeddings_come_as_numbers_or_base64() {
         (json!({"input": "a", "dimensions": 3}), "dimensions"),
         (json!({"input": "a", "encoding_format": "hex"}), "encoding_format"),
         (json!({"input": "a", "output_dtype": "int8"}), "output_dtype"),
-        (json!({"input": ["a", "b".repeat(300)]}), "input[1]"),
+        (json!({"input": ["a", "b".repeat(300)]}), "input"),
+        (json!({"input": [vec![1; 3], vec![1; 300]]}), "input[1]"),
     ] {
         assert_eq!(refused(&server, "/v1/embeddings", body).await.2, param);
     }

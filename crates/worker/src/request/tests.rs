@@ -72,6 +72,14 @@ fn a_context_overflow_shows_its_numbers() {
 }
 
 #[test]
+fn a_text_that_cannot_fit_is_refused_unread() {
+    assert_eq!(fit_bytes(1000, 10, 100, "prompt"), Ok(()));
+    let refused = fit_bytes(2000, 10, 100, "prompt").expect_err("too long");
+    assert_eq!((refused.code, refused.param.as_deref()), ("context_length_exceeded", Some("prompt")));
+    assert!(refused.message.contains("at least 200 for its 2000 bytes"), "{refused}");
+}
+
+#[test]
 fn messages_become_text_and_images_are_refused() {
     let messages: Vec<ChatMessage> = serde_json::from_value(json!([
         {"role": "developer", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
