@@ -39,7 +39,7 @@ pub(crate) async fn run(arguments: &UpArguments) -> Result<(), Failure> {
     };
     let folder = environment::config_folder();
     let mint = async || running.mint_key(MINTED_KEY).await.map_err(|error| refusal::start(&error));
-    let profile = up::keep_profile(&phases, &folder, &site, mint).await;
+    let profile = up::keep_profile(&phases, arguments, &folder, &site, mint).await;
     let ended = tokio::select! {
         failure = serve(&phases, arguments, &folder, &site, profile) => Err(failure),
         () = stop.asked() => Ok(()),

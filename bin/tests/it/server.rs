@@ -49,6 +49,14 @@ impl Home {
     fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_galerne"));
         command.args(words).env_clear().env("HOME", self.folder.path()).stdin(Stdio::null());
+        // What a script does with the ready file of the server that runs now.
+        let ready = self.path("ready.json");
+        if ready.exists() {
+            let value: Value = serde_json::from_str(&read(&ready)).expect("the ready file is whole");
+            for (name, field) in [("GALERNE_URL", "url"), ("GALERNE_API_KEY", "api_key")] {
+                command.env(name, value[field].as_str().expect("a text"));
+            }
+        }
         command
     }
 

@@ -202,7 +202,7 @@ pub struct ServerArguments {
     #[arg(long, value_name = "WATTS")]
     pub active_watts: Option<String>,
     /// How log lines are written to stderr: text, json, or auto (text at a terminal)
-    #[arg(long, value_name = "FORMAT")]
+    #[arg(long, alias = "log-format", value_name = "FORMAT")]
     pub log: Option<String>,
     /// The worker program [default: galerne-worker beside this program]
     #[arg(long, value_name = "PROGRAM")]

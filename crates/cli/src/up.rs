@@ -110,7 +110,9 @@ impl Steps<'_> {
     fn keep_endpoint(&mut self, config: &Path, endpoint: &Endpoint) -> Result<(), Failure> {
         if self.profile.endpoint.as_deref() != Some(&endpoint.name) {
             self.profile.endpoint = Some(endpoint.name.clone());
-            self.profile.save(config)?;
+            if !is_of_another(&Profile::load(config)?, &self.profile) {
+                self.profile.save(config)?;
+            }
         }
         Ok(())
     }
@@ -118,9 +120,11 @@ impl Steps<'_> {
 
 /// The profile for this server: the stored one if its key still works, else one with a new key.
 ///
-/// `mint` makes the operator a new key, recorded as an event.
+/// `mint` makes the operator a new key, recorded as an event. A profile of another server is moved aside for a person; a
+/// script, which waits for a ready file, leaves it where it is.
 pub async fn keep_profile(
     phases: &Phases,
+    arguments: &UpArguments,
     config: &Path,
     site: &Site,
     mint: impl AsyncFnOnce() -> Result<String, Failure>,
@@ -129,17 +133,24 @@ pub async fn keep_profile(
     if site.first_key.is_none() && stored.url.as_deref() == Some(site.url.as_str()) && works(&stored).await? {
         return Ok(stored);
     }
-    if let Some(kept) = stored.keep_aside(config)? {
-        phases.line(format!("  the profile of {} was moved to {}", stored.url(), kept.display()));
-    }
     let key = match &site.first_key {
         Some(key) => key.clone(),
         None => mint().await?,
     };
     let profile =
         Profile { url: Some(site.url.clone()), api_key: Some(key), endpoint: None, ca_file: site.ca_file.clone() };
+    if arguments.ready_file.is_some() && is_of_another(&stored, &profile) {
+        return Ok(profile);
+    }
+    if let Some(kept) = stored.keep_aside(config)? {
+        phases.line(format!("  the profile of {} was moved to {}", stored.url(), kept.display()));
+    }
     profile.save(config)?;
     Ok(profile)
+}
+
+fn is_of_another(stored: &Profile, profile: &Profile) -> bool {
+    stored.api_key.is_some() && stored.url != profile.url
 }
 
 /// Whether the server knows the profile's key.

@@ -39,16 +39,16 @@ impl Steps<'_> {
     /// The last lines: where it is, the key if it is new, and three commands.
     pub(super) fn say_next(&self, config: &Path, site: &Site, endpoint: Option<&str>) {
         let phases = self.phases;
-        let profile = Profile::path(config);
+        let kept_in = self.arguments.ready_file.clone().unwrap_or_else(|| Profile::path(config));
         phases.line("");
         phases.line(format!("{} {}", "Galerne runs at".bold(), site.url.bold().underline()));
         if let Some(key) = &site.first_key {
             if phases.is_watched() {
                 phases.line(format!("Your API key, shown once: {}", key.bold()));
-                phases.line(format!("Commands here read it from {}", profile.display()));
+                phases.line(format!("It is kept in {}", kept_in.display()));
             } else {
                 // What nobody watches is usually kept in a log.
-                phases.line(format!("Your API key is in {}", profile.display()));
+                phases.line(format!("Your API key is in {}", kept_in.display()));
             }
         }
         if let Some(endpoint) = endpoint {

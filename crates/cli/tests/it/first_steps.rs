@@ -108,11 +108,19 @@ struct Start {
 }
 
 async fn start(played: Arc<Played>, folder: &Path, first_key: Option<&str>, words: &[&str]) -> Start {
+    let ready_file = folder.join("ready.json").display().to_string();
+    let words: Vec<&str> = ["galerne", "up", "--ready-file", &ready_file].iter().chain(words).copied().collect();
+    start_with(played, folder, first_key, &words).await
+}
+
+async fn start_without_script(folder: &Path) -> Start {
+    start_with(Arc::default(), folder, None, &["galerne", "up", "--no-model"]).await
+}
+
+async fn start_with(played: Arc<Played>, folder: &Path, first_key: Option<&str>, words: &[&str]) -> Start {
     drop(rustls::crypto::ring::default_provider().install_default());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a loopback port is free");
     let url = format!("http://{}", listener.local_addr().expect("bound"));
-    let ready_file = folder.join("ready.json").display().to_string();
-    let words: Vec<&str> = ["galerne", "up", "--ready-file", &ready_file].iter().chain(words).copied().collect();
     let Command::Up(arguments) = Arguments::try_parse_from(words).expect("the words are right").command else {
         unreachable!()
     };
@@ -128,7 +136,7 @@ async fn start(played: Arc<Played>, folder: &Path, first_key: Option<&str>, word
     let config = folder.join("config");
     let server = async { axum::serve(listener, router(played)).await };
     let steps = async {
-        let profile = keep_profile(&phases, &config, &site, async || Ok(KEY.to_owned())).await?;
+        let profile = keep_profile(&phases, &arguments, &config, &site, async || Ok(KEY.to_owned())).await?;
         first_steps(&phases, &arguments, &config, &site, profile).await
     };
     let outcome = tokio::select! {
@@ -174,12 +182,24 @@ async fn a_start_without_a_model_only_says_where_it_is() {
 }
 
 #[tokio::test]
+async fn a_script_leaves_the_profile_of_another_server_alone() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let config = folder.path().join("config");
+    let other = Profile { url: Some("https://cloud.example".into()), api_key: Some(KEY.into()), ..Profile::default() };
+    other.save(&config).expect("writes");
+    let start = start(Arc::default(), folder.path(), None, &[]).await;
+    start.outcome.expect("every step is done");
+    assert_eq!(Profile::load(&config).expect("reads"), other);
+    assert!(folder.path().join("ready.json").exists());
+}
+
+#[tokio::test]
 async fn a_key_of_another_server_is_kept_aside_and_not_lost() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let config = folder.path().join("config");
     let other = Profile { url: Some("https://cloud.example".into()), api_key: Some(KEY.into()), ..Profile::default() };
     other.save(&config).expect("writes");
-    let start = start(Arc::default(), folder.path(), None, &["--no-model"]).await;
+    let start = start_without_script(folder.path()).await;
     start.outcome.expect("there is nothing to fail");
     assert!(
         start.said.contains("the profile of https://cloud.example was moved to FOLDER/config/config."),
