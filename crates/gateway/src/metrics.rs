@@ -1,6 +1,7 @@
 //! The gateway's series. Labels come from closed sets; nobody's name is in them.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use galerne_api::error::Code;
@@ -61,7 +62,7 @@ pub(crate) struct Metrics {
     requests: Family<Ended, Counter>,
     refusals: Family<Refused, Counter>,
     tokens: Family<OfKind, Counter>,
-    energy_millijoules: Counter,
+    energy: Counter<f64, AtomicU64>,
     request_seconds: Histogram,
     first_token_seconds: Histogram,
     spool: Arc<Spool>,
@@ -75,7 +76,7 @@ impl Metrics {
             requests: Family::default(),
             refusals: Family::default(),
             tokens: Family::default(),
-            energy_millijoules: Counter::default(),
+            energy: Counter::default(),
             request_seconds: Histogram::new(SECONDS),
             first_token_seconds: Histogram::new(SECONDS),
             spool,
@@ -96,7 +97,7 @@ impl Metrics {
         registry.register("galerne_gateway_requests", "Admitted requests that ended", self.requests.clone());
         registry.register("galerne_gateway_refusals", "Requests answered with an error", self.refusals.clone());
         registry.register("galerne_gateway_tokens", "Tokens metered", self.tokens.clone());
-        registry.register("galerne_gateway_energy_millijoules", "Energy of requests", self.energy_millijoules.clone());
+        registry.register_with_unit("galerne_gateway_energy", "Energy of requests", Unit::Joules, self.energy.clone());
         registry.register_with_unit(
             "galerne_gateway_request",
             "Time from admission to the last byte",
@@ -124,8 +125,9 @@ impl Metrics {
         if let Some(first) = record.first_token_micros.and_then(|micros| u64::try_from(micros).ok()) {
             self.first_token_seconds.observe(Duration::from_micros(first).as_secs_f64());
         }
-        let energy = u64::try_from(record.quantities.millijoules.0).unwrap_or(0);
-        self.energy_millijoules.inc_by(energy);
+        // Thousandths as a fraction: what a `Duration` does with milliseconds.
+        let energy = Duration::from_millis(u64::try_from(record.quantities.millijoules.0).unwrap_or(0));
+        self.energy.inc_by(energy.as_secs_f64());
     }
 
     /// Tokens were counted.

@@ -115,7 +115,7 @@ async fn the_series_have_their_names_and_count() {
         "galerne_gateway_tokens_total{kind=\"completion\"} 8",
         "galerne_gateway_in_flight_requests 0",
         "galerne_gateway_retries_total 0",
-        "galerne_gateway_energy_millijoules_total 80",
+        "galerne_gateway_energy_joules_total 0.08",
         "galerne_gateway_request_seconds_count 1",
         "# TYPE galerne_spool_bytes gauge",
     ] {
