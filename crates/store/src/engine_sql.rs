@@ -68,15 +68,15 @@ pub(crate) const SQLITE_WRITE_SETTINGS: [&str; 6] = [
     "PRAGMA synchronous = FULL",
     "PRAGMA foreign_keys = ON",
     "PRAGMA busy_timeout = 5000",
-    // 16 MB: the pages a settlement touches stay in memory.
-    "PRAGMA cache_size = -16000",
+    // 8 MB: the pages a settlement touches stay in memory, and the whole program below 60 MB.
+    "PRAGMA cache_size = -8000",
     // 16 MB of log between checkpoints: a page changed by many batches is copied back once.
     "PRAGMA wal_autocheckpoint = 4000",
 ];
 
 /// Settings of a SQLite connection that reads.
 pub(crate) const SQLITE_READ_SETTINGS: [&str; 3] =
-    ["PRAGMA query_only = ON", "PRAGMA busy_timeout = 5000", "PRAGMA cache_size = -4000"];
+    ["PRAGMA query_only = ON", "PRAGMA busy_timeout = 5000", "PRAGMA cache_size = -2000"];
 
 /// Makes every PostgreSQL migration wait for the one before; released with its transaction.
 pub(crate) const POSTGRES_MIGRATION_LOCK: &str = "SELECT 1 FROM (SELECT pg_advisory_xact_lock(4704627381)) AS locked";
