@@ -1,5 +1,6 @@
 //! Commands against a real server: what was made is listed, what was refused is an event, and pipes may close.
 
+use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 use crate::server::{Home, first_line};
@@ -132,6 +133,21 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
     assert!(line.starts_with("code"), "{line}");
     let output = child.wait_with_output().expect("it is our child");
     assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(0), ""));
+}
+
+#[test]
+fn events_are_followed_as_they_happen() {
+    let home = Home::new();
+    let _server = home.up(&[]);
+    let mut following = home.spawn(&["events", "--follow", "--action", "project.create", "-o", "json"]);
+    let mut lines = BufReader::new(following.stdout.take().expect("piped")).lines();
+    let mut next = || lines.next().expect("a line follows").expect("it is text");
+    assert!(next().contains("first start"), "what was there before comes first");
+    assert_eq!(home.galerne(&["project", "create", "risk"]).exit, 0);
+    let line = next();
+    assert!(line.contains("`risk`"), "{line}");
+    following.kill().expect("it still runs");
+    following.wait().expect("it is our child");
 }
 
 #[test]

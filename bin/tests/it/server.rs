@@ -60,6 +60,11 @@ impl Home {
         command
     }
 
+    /// Starts a command whose stdout is read while it runs.
+    pub(crate) fn spawn(&self, words: &[&str]) -> Child {
+        self.command(words).stdout(Stdio::piped()).spawn().expect("the binary runs")
+    }
+
     /// Runs a command to its end.
     pub(crate) fn galerne(&self, words: &[&str]) -> Outcome {
         let output = self.command(words).output().expect("the binary runs");

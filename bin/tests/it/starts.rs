@@ -46,6 +46,20 @@ fn a_killed_server_is_continued_by_the_next_start() {
 }
 
 #[test]
+fn a_given_certificate_is_served_and_trusted_by_the_commands() {
+    let home = Home::new();
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
+    let (cert, key) = (home.path("cert.pem"), home.path("key.pem"));
+    std::fs::write(&cert, made.cert.pem()).expect("writes");
+    std::fs::write(&key, made.signing_key.serialize_pem()).expect("writes");
+    let words = ["--tls-cert", &cert.display().to_string(), "--tls-key", &key.display().to_string()];
+    let server = home.up(&words);
+    assert!(server.url.starts_with("https://127.0.0.1:"), "{}", server.url);
+    let who = home.galerne(&["whoami"]);
+    assert_eq!(who.exit, 0, "{}", who.err);
+}
+
+#[test]
 fn interrupting_drains_and_says_so() {
     let home = Home::new();
     let server = home.up(&[]);
