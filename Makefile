@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up build test test-full bench tidy
+.PHONY: help up build engine test test-full bench tidy
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
@@ -30,9 +30,16 @@ help:
 up: build
 	@exec target/release/galerne up $(ARGS)
 
-build:
+build: engine
+	cargo build --release --locked --package galerne
+
+# By itself, and with the same words as in xtask: other packages beside it would change the features of what it is built
+# with, and compile its C++ again. The engine's build script puts links beside the programs and fails when it is run
+# again and finds them: they are not needed, so they go first.
+engine:
 	@sh make/install.sh build
-	cargo build --release --locked --package galerne --package galerne-worker --features galerne-worker/llama
+	@find target/release -maxdepth 2 -type l -name 'lib*.so' -delete 2>/dev/null || true
+	cargo build --release --locked --package galerne-worker --features llama
 	@install -m 755 target/release/galerne-worker target/release/engine/galerne-worker
 
 test:

@@ -78,11 +78,9 @@ fn lints() -> Step {
     step(LINTS, &[], vec![workspace.to_vec(), engine], Counted::AsOne)
 }
 
-/// Its build script gathers the shared libraries in `engine/`; the program is put beside them.
+/// As `make up` builds it, so that both share the C++.
 fn engine() -> Step {
-    let build = [&["cargo", "build"], &WITH_ENGINE[..]].concat();
-    let install = vec!["install", "-m", "755", "target/release/galerne-worker", WORKER];
-    step(ENGINE, &[], vec![build, install], Counted::AsOne)
+    step(ENGINE, &[], vec![vec!["make", "engine"]], Counted::AsOne)
 }
 
 fn build() -> Step {
