@@ -94,7 +94,9 @@ impl CostArguments {
         }
         let empty = "nothing was used in this time";
         cost_table(&costs, self.by).write(&mut session.output, empty)?;
-        session.output.note("is every sum equal to the meter? galerne ledger check");
+        if !costs.items.is_empty() {
+            session.output.note("is every sum equal to the meter? galerne ledger check");
+        }
         Ok(())
     }
 }
