@@ -5,10 +5,9 @@ use super::{Exit, Retry, Severity};
 macro_rules! codes {
     ($($name:ident = $text:literal, $status:literal, $exit:ident, $retry:ident, $severity:ident, $title:literal;)*) => {
         /// Stable public error codes.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
-        #[schema(as = ErrorCode)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Code {
-            $(#[doc = $title] #[serde(rename = $text)] $name,)*
+            $(#[doc = $title] $name,)*
         }
 
         impl Code {
@@ -133,6 +132,36 @@ codes! {
     ServerUnreachable = "server_unreachable", 503, Unavailable, Later, Caller, "the Galerne server does not answer";
     UsageInvalid = "usage_invalid", 400, Usage, Never, Caller, "the command line is wrong";
     AnswerInvalid = "answer_invalid", 502, Failed, Never, Unexpected, "the server's answer cannot be understood";
+}
+
+impl serde::Serialize for Code {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Code {
+    /// A newer server may know more codes: those read as `answer_invalid`, and the text beside them still tells.
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Ok(Self::parse(&text).unwrap_or(Self::AnswerInvalid))
+    }
+}
+
+// By hand: the derive does not see texts that come from a macro's table.
+impl utoipa::PartialSchema for Code {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+        utoipa::openapi::ObjectBuilder::new()
+            .schema_type(utoipa::openapi::schema::Type::String)
+            .enum_values(Some(Self::ALL.iter().map(|code| code.as_str())))
+            .into()
+    }
+}
+
+impl utoipa::ToSchema for Code {
+    fn name() -> std::borrow::Cow<'static, str> {
+        "ErrorCode".into()
+    }
 }
 
 impl std::fmt::Display for Code {

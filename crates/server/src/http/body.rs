@@ -73,20 +73,18 @@ fn check_type(headers: &HeaderMap) -> Result<(), Refusal> {
 /// Reads JSON; tells text that is not JSON from JSON that is not what was expected.
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
     let text = std::str::from_utf8(bytes).map_err(|error| Refusal::new(Code::MalformedJson, format!("the body is not UTF-8 from byte {} on", error.valid_up_to())))?;
+    // Whole first: what is not JSON is told as that, also after a field that is not known.
+    serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|error| {
+        Refusal::new(Code::MalformedJson, format!("the body is not JSON: it breaks at line {} column {}", error.line(), error.column()))
+    })?;
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();
         let inner = error.into_inner();
-        let at = format!("line {} column {}", inner.line(), inner.column());
-        if inner.is_data() {
-            let detail = public(&inner.to_string());
-            let path = if path == "." { "body".to_owned() } else { path };
-            Refusal::new(Code::InvalidBody, format!("`{path}`: {detail}")).at(path, detail)
-        } else {
-            Refusal::new(Code::MalformedJson, format!("the body is not JSON: it breaks at {at}"))
-        }
+        let detail = public(&inner.to_string());
+        let path = if path == "." { "body".to_owned() } else { path };
+        Refusal::new(Code::InvalidBody, format!("`{path}`: {detail}")).at(path, detail)
     })?;
-    deserializer.end().map_err(|error| Refusal::new(Code::MalformedJson, format!("the body goes on after its JSON at line {} column {}", error.line(), error.column())))?;
     Ok(value)
 }
 
@@ -138,6 +136,21 @@ impl FromRequestParts<App> for Segment {
         axum::extract::Path::<String>::from_request_parts(parts, app)
             .await
             .map(|axum::extract::Path(text)| Self(text))
+            .map_err(|_| Refusal::new(Code::RouteNotFound, "the path is not UTF-8 after decoding"))
+    }
+}
+
+/// Two segments of a path after decoding.
+#[derive(Debug)]
+pub(crate) struct Segments(pub(crate) String, pub(crate) String);
+
+impl FromRequestParts<App> for Segments {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Refusal> {
+        axum::extract::Path::<(String, String)>::from_request_parts(parts, app)
+            .await
+            .map(|axum::extract::Path((first, second))| Self(first, second))
             .map_err(|_| Refusal::new(Code::RouteNotFound, "the path is not UTF-8 after decoding"))
     }
 }

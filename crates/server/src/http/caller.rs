@@ -120,6 +120,13 @@ impl Caller {
     /// Lets the caller through, or refuses: as if it did not exist where it may not be seen.
     pub(crate) fn may(&self, verb: Verb, noun: Noun, target: Scope, about: &About<'_>) -> Result<(), Refusal> {
         let action = Action { verb, noun };
+        // A list without a name hides nothing, and a new thing hides nothing from who has a role around or inside its place: say what is missing.
+        let touches = |scope| authorize::covers(scope, target) || authorize::covers(target, scope);
+        let names_nothing = about.name.is_empty();
+        if names_nothing || (verb == Verb::Create && self.bindings.iter().any(|binding| touches(binding.scope))) {
+            let decided = authorize::decide(&self.bindings, self.scopes(), action, target);
+            return decided.map_err(|denial| self.forbid(&denial, target, about));
+        }
         authorize::refuse(&self.bindings, self.scopes(), action, target).map_err(|refusal| match refusal {
             authorize::Refusal::Forbidden(denial) => self.forbid(&denial, target, about),
             authorize::Refusal::NotFound => {

@@ -1,4 +1,143 @@
 //! Why something is as it is: facts are loaded here, the reasons are `core::why`'s.
+
+use axum::extract::State;
+use axum::response::Response;
+use galerne_api::error::Code;
+use galerne_api::v1::why::Why;
+use galerne_core::authorize::{Noun, Verb};
+use galerne_core::why::{self, BudgetView};
+use galerne_model::event::Event;
+use galerne_model::identity::ApiKey;
+use galerne_model::ids::{EventId, RequestId};
+use galerne_model::inference::{Endpoint, Pull, Replica};
+use galerne_model::money::{Budget, BudgetSubject};
+use galerne_model::units::Micros;
+use galerne_store::{CostFilter, CostGroup, EventFilter, Filter, Reader, StoreError};
+use http::StatusCode;
+use jiff::tz::TimeZone;
 use utoipa_axum::router::OpenApiRouter;
+
+use super::managed::scope;
+use super::place::{Place, resolve};
+use super::read::PlaceParams;
+use super::usage::charged;
 use crate::app::App;
-pub(crate) fn routes(router: OpenApiRouter<App>) -> OpenApiRouter<App> { router }
+use crate::http::body::{Params, Segments, answer};
+use crate::http::caller::{About, Caller};
+use crate::http::operation as op;
+use crate::http::refusal::Refusal;
+
+/// Kinds of things that can be explained.
+const KINDS: [&str; 5] = ["endpoint", "request", "budget", "pull", "event"];
+
+pub(crate) fn routes(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
+    op::get("/api/v1/why/{kind}/{name}", "explain_why", "why an endpoint, request, budget, pull or event is as it is")
+        .placed()
+        .answers::<Why>(200)
+        .on(router, explain)
+}
+
+async fn explain(
+    State(app): State<App>,
+    caller: Caller,
+    Segments(kind, name): Segments,
+    Params(params): Params<PlaceParams>,
+) -> Result<Response, Refusal> {
+    let mut reader = app.store().reader().await?;
+    let place = Place::find(&mut reader, &caller, params.tenant.as_deref(), params.project.as_deref()).await?;
+    let why = match kind.as_str() {
+        "endpoint" => endpoint(&mut reader, &caller, place, &name).await?,
+        "pull" => {
+            let pull: Pull = resolve(&mut reader, &caller, place, &name).await?;
+            Why { kind, id: pull.id.to_string(), name: pull.name.clone(), reason: why::pull(&pull) }
+        }
+        "budget" => budget(&app, &mut reader, &caller, place, &name).await?,
+        "request" => request(&app, &mut reader, &caller, &name).await?,
+        "event" => event(&mut reader, &caller, &name).await?,
+        _ => {
+            let refusal = Refusal::new(Code::NotFound, format!("`{}` is not something to explain", kind.chars().take(40).collect::<String>()));
+            return Err(refusal.hint(format!("one of {}", KINDS.map(|kind| format!("`{kind}`")).join(", "))));
+        }
+    };
+    Ok(answer(StatusCode::OK, &why))
+}
+
+async fn endpoint(reader: &mut Reader, caller: &Caller, place: Place, name: &str) -> Result<Why, Refusal> {
+    let endpoint: Endpoint = resolve(reader, caller, place, name).await?;
+    let inside = Filter { tenant_id: endpoint.tenant_id, project_id: endpoint.project_id, name: None };
+    let mut replicas = reader.list_all::<Replica>(&inside).await?;
+    replicas.retain(|replica| replica.spec.endpoint_id == endpoint.id);
+    let reason = why::endpoint(&endpoint, &replicas, App::now());
+    Ok(Why { kind: "endpoint".to_owned(), id: endpoint.id.to_string(), name: endpoint.name, reason })
+}
+
+async fn budget(app: &App, reader: &mut Reader, caller: &Caller, place: Place, name: &str) -> Result<Why, Refusal> {
+    let budget: Budget = resolve(reader, caller, place, name).await?;
+    let now = App::now();
+    let spent = app.store().spent(&budget.spec.subject, budget.spec.period, now).await?.spent;
+    let (start, _) = galerne_core::budget::period_at(budget.spec.period, now);
+    let mut filter = CostFilter { tenant_id: budget.tenant_id, project_id: budget.project_id, from: Some(start.to_zoned(TimeZone::UTC).date()), ..CostFilter::default() };
+    let group = match budget.spec.subject {
+        BudgetSubject::Tenant { .. } => CostGroup::Project,
+        BudgetSubject::Project { .. } => CostGroup::Key,
+        BudgetSubject::Key { key_id } => {
+            filter.key_id = Some(key_id);
+            CostGroup::Endpoint
+        }
+    };
+    let mut spenders = Vec::new();
+    for row in reader.costs(&filter, group).await? {
+        let micros = charged(&row.quantities).micros().unwrap_or(Micros::ZERO);
+        spenders.push((spender(reader, group, row.group).await?, micros));
+    }
+    let reason = why::budget(&BudgetView { budget: &budget, spent, spenders: &spenders, now });
+    Ok(Why { kind: "budget".to_owned(), id: budget.id.to_string(), name: budget.name.clone(), reason })
+}
+
+async fn spender(reader: &mut Reader, group: CostGroup, id: String) -> Result<String, Refusal> {
+    if group == CostGroup::Key
+        && let Ok(key_id) = id.parse()
+    {
+        return match reader.get::<ApiKey>(key_id).await {
+            Ok(key) => Ok(format!("key `{}`", key.name)),
+            Err(StoreError::NotFound { .. }) => Ok(id),
+            Err(error) => Err(error.into()),
+        };
+    }
+    Ok(id)
+}
+
+async fn request(app: &App, reader: &mut Reader, caller: &Caller, name: &str) -> Result<Why, Refusal> {
+    let missing = || {
+        Refusal::new(Code::NotFound, format!("no settled request `{}` is known", name.chars().take(80).collect::<String>()))
+            .hint("usage arrives about a second after the answer; refused requests leave no usage")
+    };
+    let id: RequestId = name.parse().map_err(|_| missing())?;
+    let record = app.store().usage_by_request(id).await?.ok_or_else(missing)?;
+    let target = scope(Some(record.tenant_id), Some(record.project_id));
+    if !caller.can(Verb::Read, Noun::Usage, target) {
+        // Not the denial of `may`: its text would tell a request of others from one that never was.
+        return Err(missing());
+    }
+    let endpoint = match reader.get::<Endpoint>(record.endpoint_id).await {
+        Ok(endpoint) => endpoint.name,
+        Err(StoreError::NotFound { .. }) => record.endpoint_id.to_string(),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(Why { kind: "request".to_owned(), id: id.to_string(), name: String::new(), reason: why::request(&record, &endpoint) })
+}
+
+async fn event(reader: &mut Reader, caller: &Caller, name: &str) -> Result<Why, Refusal> {
+    let missing = || Refusal::not_found("event", name);
+    let found: Option<Event> = if let Ok(sequence) = name.parse::<i64>() {
+        let only = EventFilter { after: sequence.checked_sub(1), before: sequence.checked_add(1), ..EventFilter::default() };
+        reader.events(&only, 1).await?.pop()
+    } else {
+        let id: EventId = name.parse().map_err(|_| missing())?;
+        reader.event(id).await?
+    };
+    let event = found.ok_or_else(missing)?;
+    let about = About { noun: "event", verb: "read", name, id: Some(event.id.to_string()) };
+    caller.may(Verb::Read, Noun::Event, scope(event.tenant_id, event.project_id), &about)?;
+    Ok(Why { kind: "event".to_owned(), id: event.id.to_string(), name: event.action.clone(), reason: why::event(&event) })
+}

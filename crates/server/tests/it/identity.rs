@@ -1,0 +1,139 @@
+//! Keys, roles, tenants: what lets in, what keeps out, what nobody can take for themselves.
+
+use serde_json::json;
+
+use crate::site::{Site, external, id};
+
+#[tokio::test]
+async fn keys_that_no_longer_work_say_why_and_leave_an_event() {
+    let site = Site::new().await;
+    let me = id(&site.operator.got("/api/v1/whoami").await["principal"]);
+    let secret = site.key("default", &me, &["read"]).await;
+    let client = site.client(Some(&secret));
+    let key = client.got("/api/v1/whoami").await["key"].clone();
+    assert_eq!(key["status"].get("digest"), None, "the digest is never shown");
+    let revoked = site.operator.delete(&format!("/api/v1/keys/{}", id(&key)), 1).await;
+    assert!(revoked.json["status"]["revoked_at"].is_string());
+    let refused = client.get("/api/v1/whoami").await;
+    assert_eq!((refused.status, refused.code()), (401, "key_revoked"));
+    assert!(refused.header("www-authenticate").starts_with("Bearer"));
+    assert_eq!(site.client(Some("galerne_typo")).get("/api/v1/whoami").await.code(), "invalid_key");
+    assert_eq!(site.client(None).get("/api/v1/whoami").await.code(), "unauthenticated");
+    let denials = site.operator.got("/api/v1/events?tenant=*&action=key.use&decision=denied").await;
+    assert_eq!(denials["items"].as_array().map(Vec::len), Some(2), "{denials}");
+    site.running.drain().await;
+}
+
+#[tokio::test]
+async fn a_rotated_key_works_beside_its_successor_for_the_overlap() {
+    let site = Site::new().await;
+    let me = id(&site.operator.got("/api/v1/whoami").await["principal"]);
+    let old = site.client(Some(&site.key("default", &me, &["read"]).await));
+    let name = old.got("/api/v1/whoami").await["key"]["name"].as_str().expect("a name").to_owned();
+    let path = format!("/api/v1/keys/{name}/rotate");
+    let rotated = site.operator.made(&path, &json!({"generation": 1, "overlap_seconds": 3600})).await;
+    let fresh = site.client(rotated["secret"].as_str());
+    assert_eq!(old.get("/api/v1/whoami").await.status, 200);
+    assert_eq!(fresh.get("/api/v1/whoami").await.status, 200);
+    let now = site.operator.made(&path, &json!({"generation": 2})).await;
+    assert_eq!(old.get("/api/v1/whoami").await.code(), "key_revoked");
+    assert_eq!(now["key"]["name"].as_str().map(|made| made.starts_with(&name)), Some(true));
+    site.running.drain().await;
+}
+
+#[tokio::test]
+async fn a_key_with_fewer_scopes_is_told_which_one_is_missing() {
+    let site = Site::new().await;
+    let me = id(&site.operator.got("/api/v1/whoami").await["principal"]);
+    let reader = site.client(Some(&site.key("default", &me, &["read"]).await));
+    assert_eq!(reader.get("/api/v1/endpoints").await.status, 200);
+    let refused = reader.post("/api/v1/endpoints", &external("x")).await;
+    assert_eq!((refused.status, refused.code()), (403, "scope_missing"));
+    assert!(refused.json["hint"].as_str().is_some_and(|hint| hint.contains("`write`")), "{}", refused.text);
+    site.running.drain().await;
+}
+
+#[tokio::test]
+async fn an_owner_cannot_become_operator_by_any_door() {
+    let site = Site::new().await;
+    site.tenant("acme").await;
+    let owner = site.person("acme", "owner").await;
+    let who = owner.got("/api/v1/whoami").await;
+    let me = id(&who["principal"]);
+    let operator = id(&site.operator.got("/api/v1/whoami").await["principal"]);
+    let grant = |role: &str, scope: serde_json::Value| json!({"name": "g", "spec": {"principal_id": me, "role": role, "scope": scope}});
+    let at_site = owner.post("/api/v1/role-bindings", &grant("operator", json!({"level": "site"}))).await;
+    let at_home = owner.post("/api/v1/role-bindings", &grant("operator", json!({"level": "tenant", "tenant_id": who["tenant"]["id"]}))).await;
+    let key = owner.post("/api/v1/keys", &json!({"name": "k", "spec": {"principal_id": operator, "scopes": ["admin"]}})).await;
+    let found = owner.get(&format!("/api/v1/principals/{operator}")).await;
+    let external = owner.post("/api/v1/endpoints", &external("x")).await;
+    let files = owner.post("/api/v1/pulls", &json!({"name": "p", "spec": {"source": "file:///etc/passwd"}})).await;
+    let budget = json!({"name": "b", "spec": {"subject": {"kind": "tenant", "tenant_id": who["tenant"]["id"]}, "limit_micros": 1, "period": "total"}});
+    let budget = owner.post("/api/v1/budgets", &budget).await;
+    for (what, reply) in [("site role", &at_site), ("operator at home", &at_home), ("key as operator", &key), ("see operator", &found), ("external", &external), ("server file", &files), ("own budget", &budget)] {
+        assert!(matches!(reply.status, 403 | 404 | 422), "{what}: {} {}", reply.status, reply.text);
+    }
+    // Somebody with a role elsewhere cannot be acted for either.
+    let shared = site.operator.made("/api/v1/principals", &json!({"name": "shared", "tenant": "acme", "spec": {"kind": "service_account"}})).await;
+    let elsewhere = json!({"name": "g2", "spec": {"principal_id": shared["id"], "role": "operator", "scope": {"level": "site"}}});
+    site.operator.made("/api/v1/role-bindings", &elsewhere).await;
+    let key = owner.post("/api/v1/keys", &json!({"name": "k2", "spec": {"principal_id": shared["id"], "scopes": ["admin"]}})).await;
+    assert_eq!((key.status, key.code()), (403, "forbidden"), "{}", key.text);
+    site.running.drain().await;
+}
+
+#[tokio::test]
+async fn names_are_found_in_their_tenant_and_project() {
+    let site = Site::new().await;
+    site.tenant("acme").await;
+    site.operator.made("/api/v1/endpoints", &external("chat")).await;
+    let mut theirs = external("chat");
+    theirs["tenant"] = json!("acme");
+    theirs["project"] = json!("main");
+    let made = site.operator.made("/api/v1/endpoints", &theirs).await;
+    let ours = site.operator.got("/api/v1/endpoints/chat").await;
+    assert_ne!(id(&ours), id(&made));
+    assert_eq!(id(&site.operator.got("/api/v1/endpoints/chat?tenant=acme").await), id(&made));
+    let viewer = site.person("acme", "viewer").await;
+    assert_eq!(id(&viewer.got("/api/v1/endpoints/chat").await), id(&made));
+    assert_eq!(viewer.get(&format!("/api/v1/endpoints/{}", id(&ours))).await.status, 404);
+    assert_eq!(viewer.get("/api/v1/endpoints?tenant=default").await.status, 404);
+    let listed = viewer.got("/api/v1/endpoints").await;
+    assert_eq!(listed["items"].as_array().map(Vec::len), Some(1));
+    site.running.drain().await;
+}
+
+#[tokio::test]
+async fn what_is_in_use_cannot_be_deleted() {
+    let site = Site::new().await;
+    let (tenant, project) = site.tenant("acme").await;
+    let refused = site.operator.delete(&format!("/api/v1/tenants/{tenant}"), 1).await;
+    assert_eq!((refused.status, refused.code()), (409, "in_use"));
+    let mut endpoint = external("e");
+    endpoint["tenant"] = json!("acme");
+    endpoint["project"] = json!("main");
+    let endpoint = site.operator.made("/api/v1/endpoints", &endpoint).await;
+    assert_eq!(site.operator.delete(&format!("/api/v1/projects/{project}"), 1).await.code(), "in_use");
+    assert_eq!(site.operator.delete(&format!("/api/v1/endpoints/{}", id(&endpoint)), 1).await.status, 200);
+    assert_eq!(site.operator.delete(&format!("/api/v1/projects/{project}"), 1).await.status, 200);
+    assert_eq!(site.operator.delete(&format!("/api/v1/tenants/{tenant}"), 1).await.status, 200);
+    let bindings = site.operator.got("/api/v1/role-bindings?tenant=*").await;
+    let last = bindings["items"].as_array().expect("items").iter().find(|binding| binding["spec"]["role"] == "operator").cloned().expect("there");
+    assert_eq!(site.operator.delete(&format!("/api/v1/role-bindings/{}", id(&last)), 1).await.code(), "in_use");
+    site.running.drain().await;
+}
+
+#[tokio::test]
+async fn a_denial_is_an_event_that_explains_itself() {
+    let site = Site::new().await;
+    site.tenant("acme").await;
+    let viewer = site.person("acme", "viewer").await;
+    let refused = viewer.post("/api/v1/pulls", &json!({"name": "p", "spec": {"source": "https://example.org/m.gguf"}})).await;
+    assert_eq!((refused.status, refused.code()), (403, "forbidden"));
+    let events = site.operator.got("/api/v1/events?tenant=acme&decision=denied").await;
+    let event = events["items"][0].clone();
+    assert_eq!((event["action"].as_str(), event["actor"]["request_id"].as_str()), (Some("pull.create"), Some(refused.header("x-request-id"))));
+    let why = site.operator.got(&format!("/api/v1/why/event/{}", id(&event))).await;
+    assert_eq!(why["reason"]["holds"], false);
+    site.running.drain().await;
+}
