@@ -26,23 +26,26 @@ const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(60);
 const SETTLED: &str = "galerne_ledger_settled_records";
 const SETTLE_FAILURES: &str = "galerne_ledger_settle_failures";
 const READINGS: &str = "galerne_energy_readings";
-const READING_JOULES: &str = "galerne_energy_read_millijoules";
+const READING_JOULES: &str = "galerne_energy_read_joules";
+
+/// For display: the exact sum is in the ledger. One reading is far below the four megajoules that fit.
+type Joules = Counter<f64, std::sync::atomic::AtomicU64>;
 
 /// Counters these loops move.
 pub(super) struct LoopMetrics {
     settled: Counter,
     settle_failures: Counter,
     readings: Counter,
-    millijoules: Counter,
+    joules: Joules,
 }
 
 impl LoopMetrics {
     pub(super) fn register(registry: &mut Registry) -> Self {
-        let metrics = Self { settled: Counter::default(), settle_failures: Counter::default(), readings: Counter::default(), millijoules: Counter::default() };
+        let metrics = Self { settled: Counter::default(), settle_failures: Counter::default(), readings: Counter::default(), joules: Joules::default() };
         registry.register(SETTLED, "Usage records the ledger took", metrics.settled.clone());
         registry.register(SETTLE_FAILURES, "Settlements that failed and were tried again", metrics.settle_failures.clone());
         registry.register(READINGS, "Energy readings booked", metrics.readings.clone());
-        registry.register(READING_JOULES, "Energy booked from readings of this host", metrics.millijoules.clone());
+        registry.register(READING_JOULES, "Energy booked from readings of this host", metrics.joules.clone());
         metrics
     }
 }
@@ -61,7 +64,7 @@ pub(super) struct Work {
 /// Starts them.
 pub(super) fn spawn(tasks: &TaskTracker, stop: &CancellationToken, work: Work) {
     let Work { app, control, meter, mut woken, used, metrics, clock } = work;
-    let LoopMetrics { settled, settle_failures, readings, millijoules } = metrics;
+    let LoopMetrics { settled, settle_failures, readings, joules } = metrics;
     let (waker, stopped) = (control.clone(), stop.clone());
     tasks.spawn(async move {
         // The gateway's ends of this channel and of `used` outlive the drain: `stop` is what ends their readers.
@@ -70,7 +73,7 @@ pub(super) fn spawn(tasks: &TaskTracker, stop: &CancellationToken, work: Work) {
         }
     });
     tasks.spawn(settle(control.clone(), used, stop.clone(), settled, settle_failures));
-    tasks.spawn(read_energy(control, meter, stop.clone(), readings, millijoules));
+    tasks.spawn(read_energy(control, meter, stop.clone(), readings, joules));
     tasks.spawn(keep_house(app, clock, stop.clone()));
 }
 
@@ -112,7 +115,7 @@ async fn next<T>(channel: &mut mpsc::Receiver<T>, stop: &CancellationToken) -> O
     }
 }
 
-async fn read_energy(control: galerne_control::Handle, meter: Meter, stop: CancellationToken, readings: Counter, millijoules: Counter) {
+async fn read_energy(control: galerne_control::Handle, meter: Meter, stop: CancellationToken, readings: Counter, joules: Joules) {
     let mut sample = meter.sample;
     let mut ticks = tokio::time::interval(Duration::from_millis(READING_INTERVAL_MS));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -141,7 +144,7 @@ async fn read_energy(control: galerne_control::Handle, meter: Meter, stop: Cance
         match control.book_reading(read).await {
             Ok(()) => {
                 readings.inc();
-                millijoules.inc_by(u64::try_from(energy).unwrap_or(0));
+                joules.inc_by(f64::from(u32::try_from(energy).unwrap_or(u32::MAX)) / 1_000.0);
             }
             Err(error) => tracing::error!(error = %chain(&error), "an energy reading could not be booked"),
         }
