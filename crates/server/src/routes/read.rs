@@ -4,11 +4,12 @@ use axum::extract::State;
 use axum::response::Response;
 use galerne_api::v1::Kind as ApiKind;
 use galerne_api::v1::Page;
-use galerne_core::authorize::Verb;
+use galerne_core::authorize::{Noun, Verb};
+use galerne_model::identity::Scope;
 use http::StatusCode;
 use serde::Deserialize;
 
-use super::managed::Managed;
+use super::managed::{Level, Managed};
 use super::place::{Place, resolve};
 use crate::app::App;
 use crate::http::body::{Params, Segment, answer};
@@ -43,7 +44,11 @@ pub(crate) async fn many<K: Managed>(State(app): State<App>, caller: Caller, Par
     let mut reader = app.store().reader().await?;
     let place = Place::find(&mut reader, &caller, params.tenant.as_deref(), params.project.as_deref()).await?;
     let about = About::all(<K as ApiKind>::NOUN, "list");
-    caller.may_list(K::RIGHTS, place.scope::<K>(), &about)?;
+    if K::LEVEL == Level::Site && K::RIGHTS != Noun::Tenant {
+        caller.may(Verb::Read, K::RIGHTS, Scope::Site, &about)?;
+    } else {
+        caller.may_list(K::RIGHTS, place.scope::<K>(), &about)?;
+    }
     let listed = reader.list::<K>(&place.filter::<K>(), &page).await?;
     let items = listed.items.into_iter().filter(|item| caller.can(Verb::Read, K::RIGHTS, item.read_scope())).map(K::shown);
     Ok(answer(StatusCode::OK, &Page { items: items.collect(), next_cursor: listed.next }))

@@ -3,11 +3,11 @@
 //! Changes are dry runs, so every cell meets the same site. The list of gaps may only shrink.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use galerne_model::identity::{ApiKey, ApiKeyStatus};
-use galerne_model::ids::{KeyId, ModelId, ReplicaId};
-use galerne_model::inference::{Backend, Model, ModelFacts, ModelSpec, ModelStatus, Replica, ReplicaSpec, ReplicaState, ReplicaStatus};
-use galerne_model::reason::Reason;
+use galerne_model::ids::{KeyId, ModelId};
+use galerne_model::inference::{Model, ModelFacts, ModelSpec, ModelStatus};
 use galerne_model::units::Bytes;
 use galerne_store::Store;
 use serde_json::{Value, json};
@@ -161,13 +161,12 @@ async fn furnish(site: &Site, store: &Store, tenant: &str) -> Things {
     let key = operator.made("/api/v1/keys", &place(json!({"name": "bot", "spec": {"principal_id": person["id"], "scopes": ["read"]}}))).await;
     let subject = json!({"kind": "project", "project_id": project_id});
     let budget = operator.made("/api/v1/budgets", &json!({"name": "cap", "tenant": tenant, "spec": {"subject": subject, "limit_micros": 5, "period": "total"}})).await;
-    let mut endpoint = site::external("served");
-    endpoint["spec"]["paused"] = json!(true);
-    let endpoint = operator.made("/api/v1/endpoints", &place(endpoint)).await;
+    let endpoint = operator.made("/api/v1/endpoints", &place(site::external("served"))).await;
     let pull = operator.made("/api/v1/pulls", &place(json!({"name": "pulled", "spec": {"source": "https://127.0.0.1:9/m.gguf"}}))).await;
     let node = operator.got("/api/v1/nodes").await["items"][0].clone();
     let prices = operator.got("/api/v1/price-books").await["items"][0].clone();
-    let (model, replica) = insert(store, &tenant_id, &project_id, &id(&endpoint)).await;
+    let model = insert_model(store, &tenant_id, &project_id).await;
+    let replica = first_replica(operator, tenant).await;
     BTreeMap::from([
         ("tenants", tenant_id),
         ("projects", project_id),
@@ -184,8 +183,23 @@ async fn furnish(site: &Site, store: &Store, tenant: &str) -> Things {
     ])
 }
 
-/// Things that only loops make.
-async fn insert(store: &Store, tenant: &str, project: &str, endpoint: &str) -> (String, String) {
+/// The replica that the endpoint loop makes.
+async fn first_replica(operator: &Client, tenant: &str) -> String {
+    let found = async {
+        let mut ticks = tokio::time::interval(Duration::from_millis(20));
+        loop {
+            ticks.tick().await;
+            let page = operator.got(&format!("/api/v1/replicas?tenant={tenant}")).await;
+            if let Some(replica) = page["items"].get(0) {
+                return id(replica);
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), found).await.expect("the loop makes a replica")
+}
+
+/// A model, which only pulls make.
+async fn insert_model(store: &Store, tenant: &str, project: &str) -> String {
     let now = jiff::Timestamp::now();
     let spec = ModelSpec {
         source: "file:///m.gguf".to_owned(),
@@ -196,28 +210,21 @@ async fn insert(store: &Store, tenant: &str, project: &str, endpoint: &str) -> (
         facts: ModelFacts::default(),
         notes: Vec::new(),
     };
-    let (tenant_id, project_id) = (Some(tenant.parse().expect("an id")), Some(project.parse().expect("an id")));
-    let id = ModelId::from_uuid(Uuid::now_v7());
-    let model = Model { id, tenant_id, project_id, name: "weights".to_owned(), generation: 1, created_at: now, updated_at: now, spec, status: ModelStatus::default() };
-    let status = ReplicaStatus {
-        state: ReplicaState::Stopped,
-        reason: Reason::holds("test", "made by a test"),
-        url: None,
-        context_tokens: None,
-        sequences: None,
-        restarts: 0,
-        deadline_at: None,
-        since: now,
+    let model = Model {
+        id: ModelId::from_uuid(Uuid::now_v7()),
+        tenant_id: Some(tenant.parse().expect("an id")),
+        project_id: Some(project.parse().expect("an id")),
+        name: "weights".to_owned(),
+        generation: 1,
+        created_at: now,
+        updated_at: now,
+        spec,
+        status: ModelStatus::default(),
     };
-    let backend = Backend::External { urls: vec!["http://127.0.0.1:9".to_owned()], upstream_model: "m".to_owned(), context_tokens: 1_000, power: None };
-    let spec = ReplicaSpec { endpoint_id: endpoint.parse().expect("an id"), endpoint_generation: 1, backend, index: 9, node_id: None };
-    let id = ReplicaId::from_uuid(Uuid::now_v7());
-    let replica = Replica { id, tenant_id, project_id, name: "served-9".to_owned(), generation: 1, created_at: now, updated_at: now, spec, status };
     let mut tx = store.begin().await.expect("a transaction");
     tx.insert(&model).await.expect("inserted");
-    tx.insert(&replica).await.expect("inserted");
     tx.commit().await.expect("committed");
-    (model.id.to_string(), replica.id.to_string())
+    model.id.to_string()
 }
 
 /// A key that expired, which the API would not make.
