@@ -85,7 +85,8 @@ impl Client {
         }
         let mut builder = reqwest::Client::builder().connect_timeout(Duration::from_millis(CONNECT_TIMEOUT_MS));
         if let Some(pem) = ca_pem {
-            let certificate = reqwest::Certificate::from_pem(pem).map_err(|source| Failure::Http { url: base.to_string(), source })?;
+            let certificate = reqwest::Certificate::from_pem(pem)
+                .map_err(|source| Failure::Http { url: base.to_string(), source })?;
             builder = builder.tls_certs_merge([certificate]);
         }
         let http = builder.build().map_err(|source| Failure::Http { url: base.to_string(), source })?;
@@ -127,7 +128,12 @@ impl Client {
     }
 
     /// Replaces the spec of one; `update.generation` says which generation the change is based on.
-    pub async fn update<K: Kind>(&self, name_or_id: &str, update: &Update<K::Spec>, dry_run: DryRun) -> Result<K, Failure> {
+    pub async fn update<K: Kind>(
+        &self,
+        name_or_id: &str,
+        update: &Update<K::Spec>,
+        dry_run: DryRun,
+    ) -> Result<K, Failure> {
         self.write(Method::PUT, &one::<K>(name_or_id), dry_run, Some(update)).await
     }
 
@@ -145,7 +151,13 @@ impl Client {
     }
 
     /// A change with a JSON body.
-    pub async fn write<B: Serialize, T: DeserializeOwned>(&self, method: Method, path: &str, dry_run: DryRun, body: Option<&B>) -> Result<T, Failure> {
+    pub async fn write<B: Serialize, T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        dry_run: DryRun,
+        body: Option<&B>,
+    ) -> Result<T, Failure> {
         let mut call = Call::new(method, path).dry(dry_run);
         if let Some(body) = body {
             call = call.json(body);
@@ -196,7 +208,11 @@ impl Client {
     }
 
     /// Copies the body of a GET to `sink` as it arrives: exports of any size.
-    pub async fn download(&self, call: Call, sink: &mut dyn FnMut(&[u8]) -> std::io::Result<()>) -> Result<u64, Failure> {
+    pub async fn download(
+        &self,
+        call: Call,
+        sink: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
+    ) -> Result<u64, Failure> {
         let failed = |source| Failure::Http { url: self.base.to_string(), source };
         let mut response = self.request(&call)?.send().await.map_err(failed)?;
         if response.status() >= StatusCode::BAD_REQUEST {
@@ -320,7 +336,11 @@ impl Answer {
         if !matches!(self.status, 408 | 429 | 502 | 503 | 504) {
             return None;
         }
-        let told = self.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(|text| text.parse::<u64>().ok());
+        let told = self
+            .headers
+            .get(RETRY_AFTER)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|text| text.parse::<u64>().ok());
         Some(told.map_or(pause, |seconds| seconds.saturating_mul(1_000)))
     }
 
@@ -345,10 +365,15 @@ impl ListOptions {
     /// As query parameters.
     pub fn pairs(&self) -> Vec<(String, String)> {
         let limit = self.limit.map(|limit| limit.to_string());
-        [("tenant", self.tenant.clone()), ("project", self.project.clone()), ("limit", limit), ("cursor", self.cursor.clone())]
-            .into_iter()
-            .filter_map(|(name, value)| Some((name.to_owned(), value?)))
-            .collect()
+        [
+            ("tenant", self.tenant.clone()),
+            ("project", self.project.clone()),
+            ("limit", limit),
+            ("cursor", self.cursor.clone()),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+        .collect()
     }
 }
 

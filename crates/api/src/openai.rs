@@ -396,9 +396,10 @@ mod tests {
 
     #[test]
     fn an_unknown_parameter_is_kept_by_name() {
-        let request: ChatRequest =
-            serde_json::from_str(r#"{"model":"m","messages":[{"role":"user","content":"hi"}],"temprature":1,"seed":7}"#)
-                .expect("parses");
+        let request: ChatRequest = serde_json::from_str(
+            r#"{"model":"m","messages":[{"role":"user","content":"hi"}],"temprature":1,"seed":7}"#,
+        )
+        .expect("parses");
         assert_eq!(request.parameters.seed, Some(7));
         assert_eq!(request.parameters.other.keys().collect::<Vec<_>>(), ["temprature"]);
     }
@@ -407,7 +408,12 @@ mod tests {
     fn a_plain_choice_shows_its_nulls() {
         let choice = ChatChoice {
             index: 0,
-            message: AssistantMessage { role: "assistant".into(), content: Some("x".into()), refusal: None, tool_calls: None },
+            message: AssistantMessage {
+                role: "assistant".into(),
+                content: Some("x".into()),
+                refusal: None,
+                tool_calls: None,
+            },
             logprobs: None,
             finish_reason: Some(FinishReason::Stop),
         };

@@ -133,16 +133,24 @@ impl BadConfig {
 pub fn show(layers: &Layers) -> Vec<Shown> {
     KEYS.iter()
         .map(|key| {
-            let (value, origin) = layers.get(key.name).map_or((String::new(), "unset".to_owned()), |(value, origin)| (value.to_owned(), origin.to_string()));
+            let (value, origin) = layers.get(key.name).map_or_else(
+                || (String::new(), "unset".to_owned()),
+                |(value, origin)| (value.to_owned(), origin.to_string()),
+            );
             // An address of a database may hold a password; its Display hides it.
-            let value = if key.secret && !value.is_empty() { value.parse::<StoreUrl>().map_or_else(|_| "(hidden)".to_owned(), |url| url.to_string()) } else { value };
+            let value = if key.secret && !value.is_empty() {
+                value.parse::<StoreUrl>().map_or_else(|_| "(hidden)".to_owned(), |url| url.to_string())
+            } else {
+                value
+            };
             Shown { key: key.name, value, origin, doc: key.doc }
         })
         .collect()
 }
 
 fn summary(problems: &[ConfigProblem]) -> String {
-    let lines: Vec<String> = problems.iter().map(|problem| format!("`{}` ({}): {}", problem.key, problem.origin, problem.detail)).collect();
+    let lines: Vec<String> =
+        problems.iter().map(|problem| format!("`{}` ({}): {}", problem.key, problem.origin, problem.detail)).collect();
     lines.join("; ")
 }
 

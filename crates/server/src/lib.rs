@@ -6,14 +6,14 @@
 
 pub mod config;
 
-pub(crate) mod data;
+pub(crate) mod data_dir;
 pub(crate) mod start;
 
 pub(crate) mod app;
 pub(crate) mod http;
 pub(crate) mod routes;
 
-pub use data::DataDirError;
+pub use data_dir::DataDirError;
 pub use galerne_control::EnergySample;
 pub use galerne_store::{BackupManifest, Migrated, StoreError, StoreUrl, restore};
 pub use routes::document;

@@ -55,7 +55,9 @@ fn skeleton() -> OpenApi {
         .description(Some("The control plane of a sovereign AI cloud. Errors are `application/problem+json`; each code has a page at `/api/v1/errors/{code}`."))
         .license(Some(licence));
     let mut openapi = OpenApiBuilder::new().info(info).build();
-    let key = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("an API key, `galerne_…`")).build());
+    let key = SecurityScheme::Http(
+        HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("an API key, `galerne_…`")).build(),
+    );
     openapi.components.get_or_insert_default().add_security_scheme("key", key);
     openapi
 }

@@ -32,9 +32,9 @@ pub(crate) mod metrics;
 
 pub use error::StartError;
 
-use crate::app::{App, Directory, Parts};
+use crate::app::{App, Directory, Parts, Pepper};
 use crate::config::Config;
-use crate::data::DataDir;
+use crate::data_dir::DataDir;
 use crate::http::refusal::chain;
 use crate::routes;
 
@@ -120,23 +120,86 @@ pub async fn start(
     let pepper = data.pepper()?;
     progress(Progress::Done(Phase::Claim, data.path().display().to_string()));
 
-    progress(Progress::Begun(Phase::OpenState));
-    let store = Store::open(&config.database).await?;
-    progress(Progress::Done(Phase::OpenState, config.database.to_string()));
-
-    progress(Progress::Begun(Phase::FirstStart));
-    let first_key = bootstrap::first_start(&store, &pepper).await?;
-    let words = if first_key.is_some() { "operator and first key made" } else { "state found" };
-    progress(Progress::Done(Phase::FirstStart, words.to_owned()));
+    let clock = Clock::system();
+    let (store, first_key) = open_state(config, &pepper, progress).await?;
 
     progress(Progress::Begun(Phase::EnrolHost));
-    let clock = Clock::system();
     let name = node_name(&host.facts);
     let node_id = galerne_control::node::enrol(&store, &name, &host.facts, &config.zone, clock.now()).await?;
     progress(Progress::Done(Phase::EnrolHost, name));
 
     progress(Progress::Begun(Phase::StartLoops));
     let (loops, stop_loops) = (TaskTracker::new(), CancellationToken::new());
+    let fetch = FetchSettings::from_environment(|name| environment.get(name).cloned());
+    let ground = Ground { config, data: &data, store: &store, pepper: &pepper, clock: &clock, node_id, grid, fetch };
+    let planes = start_planes(ground, &loops, &stop_loops).await?;
+    let Planes { control, gateway, woken, used } = planes;
+    control.set_energy_rate(host.meter.active, host.meter.method);
+
+    let mut registry = Registry::default();
+    let api_metrics = metrics::ApiMetrics::register(&mut registry);
+    let loop_metrics = loops::LoopMetrics::register(&mut registry);
+    gateway.register_metrics(&mut registry);
+    let directory = Directory::load(&store).await?;
+    let draining = CancellationToken::new();
+    let app = App::new(Parts {
+        store,
+        directory,
+        pepper,
+        data: data.path().to_owned(),
+        metrics: api_metrics,
+        registry: Mutex::new(registry),
+        tasks: TaskTracker::new(),
+        draining: draining.clone(),
+    });
+    let work = loops::Work { app: app.clone(), control, meter: host.meter, woken, used, metrics: loop_metrics, clock };
+    loops::spawn(&loops, &stop_loops, work);
+    let router = routes::router(app.clone()).merge(gateway.router());
+    let (address, url) = (bound.address(), bound.url());
+    let listener = bound.serve(router);
+    progress(Progress::Done(Phase::StartLoops, url.clone()));
+    tracing::info!(%address, "serving");
+    Ok(Running { url, address, node_id, first_key, app, gateway, listener, loops, stop_loops, draining, data })
+}
+
+/// The state, brought up to date, and the first key when this is the first start.
+async fn open_state(
+    config: &Config,
+    pepper: &Pepper,
+    progress: &(dyn Fn(Progress) + Send + Sync),
+) -> Result<(Store, Option<String>), StartError> {
+    progress(Progress::Begun(Phase::OpenState));
+    let store = Store::open(&config.database).await?;
+    progress(Progress::Done(Phase::OpenState, config.database.to_string()));
+    progress(Progress::Begun(Phase::FirstStart));
+    let first_key = bootstrap::first_start(&store, pepper).await?;
+    let words = if first_key.is_some() { "operator and first key made" } else { "state found" };
+    progress(Progress::Done(Phase::FirstStart, words.to_owned()));
+    Ok((store, first_key))
+}
+
+/// What loops and gateway stand on.
+struct Ground<'a> {
+    config: &'a Config,
+    data: &'a DataDir,
+    store: &'a Store,
+    pepper: &'a Pepper,
+    clock: &'a Clock,
+    node_id: NodeId,
+    grid: Grid,
+    fetch: FetchSettings,
+}
+
+/// Control plane and data plane, and what the one has to say to the other.
+struct Planes {
+    control: galerne_control::Handle,
+    gateway: Gateway,
+    woken: mpsc::Receiver<Wake>,
+    used: mpsc::Receiver<UsageBatch>,
+}
+
+async fn start_planes(ground: Ground<'_>, loops: &TaskTracker, stop: &CancellationToken) -> Result<Planes, StartError> {
+    let Ground { config, data, store, pepper, clock, node_id, grid, fetch } = ground;
     let (snapshot, snapshot_seen) = watch::channel(Arc::new(Snapshot::default()));
     let (spending, spending_seen) = watch::channel(Arc::new(Spending::default()));
     let inputs = Inputs {
@@ -148,13 +211,12 @@ pub async fn start(
         pue_thousandths: config.pue_thousandths,
         zone: config.zone.clone(),
         grid,
-        fetch: FetchSettings::from_environment(|name| environment.get(name).cloned()),
+        fetch,
         snapshot,
         spending,
         clock: clock.clone(),
     };
-    let control = galerne_control::start(inputs, &loops, stop_loops.clone()).await.map_err(StartError::Control)?;
-    control.set_energy_rate(host.meter.active, host.meter.method);
+    let control = galerne_control::start(inputs, loops, stop.clone()).await.map_err(StartError::Control)?;
     let (wake, woken) = mpsc::channel::<Wake>(WAKES_MAX);
     let (usage, used) = mpsc::channel::<UsageBatch>(BATCHES_MAX);
     let told = clock.clone();
@@ -170,31 +232,7 @@ pub async fn start(
     })
     .map_err(StartError::Gateway)?;
     control.set_activity(activity_of(gateway.clone()));
-
-    let mut registry = Registry::default();
-    let api_metrics = metrics::ApiMetrics::register(&mut registry);
-    let loop_metrics = loops::LoopMetrics::register(&mut registry);
-    gateway.register_metrics(&mut registry);
-    let directory = Directory::load(&store).await?;
-    let draining = CancellationToken::new();
-    let parts = Parts {
-        store,
-        directory,
-        pepper,
-        data: data.path().to_owned(),
-        metrics: api_metrics,
-        registry: Mutex::new(registry),
-        tasks: TaskTracker::new(),
-        draining: draining.clone(),
-    };
-    let app = App::new(parts);
-    loops::spawn(&loops, &stop_loops, loops::Work { app: app.clone(), control, meter: host.meter, woken, used, metrics: loop_metrics, clock });
-    let router = routes::router(app.clone()).merge(gateway.router());
-    let (address, url) = (bound.address(), bound.url());
-    let listener = bound.serve(router);
-    progress(Progress::Done(Phase::StartLoops, url.clone()));
-    tracing::info!(%address, "serving");
-    Ok(Running { url, address, node_id, first_key, app, gateway, listener, loops, stop_loops, draining, data })
+    Ok(Planes { control, gateway, woken, used })
 }
 
 impl Running {

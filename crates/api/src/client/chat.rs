@@ -55,7 +55,12 @@ impl ChatEvents {
             }
             match self.response.chunk().await {
                 Ok(Some(bytes)) => self.buffer.extend_from_slice(&bytes),
-                Ok(None) => return Err(Failure::NotOurs { status: 200, start: "the stream ended before its end mark".to_owned() }),
+                Ok(None) => {
+                    return Err(Failure::NotOurs {
+                        status: 200,
+                        start: "the stream ended before its end mark".to_owned(),
+                    });
+                }
                 Err(source) => return Err(Failure::Http { url: self.url.clone(), source }),
             }
         }
@@ -72,7 +77,10 @@ fn parse(data: &str) -> Result<ChatChunk, Failure> {
     match serde_json::from_str::<ChatChunk>(data) {
         Ok(chunk) => Ok(chunk),
         Err(source) => match serde_json::from_str::<ErrorBody>(data) {
-            Ok(_) => Err(Answer { status: 502, headers: reqwest::header::HeaderMap::new(), body: data.as_bytes().to_vec() }.failure()),
+            Ok(_) => {
+                Err(Answer { status: 502, headers: reqwest::header::HeaderMap::new(), body: data.as_bytes().to_vec() }
+                    .failure())
+            }
             Err(_) => Err(Failure::Answer { status: 200, source }),
         },
     }

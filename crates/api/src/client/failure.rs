@@ -75,9 +75,13 @@ impl Failure {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Problem(problem) => problem.hint.clone(),
-            Self::Http { .. } => Some("is it running? start it with `galerne up`, or give its address with `--url`".to_owned()),
+            Self::Http { .. } => {
+                Some("is it running? start it with `galerne up`, or give its address with `--url`".to_owned())
+            }
             Self::BadAddress { .. } => Some("write it as `http://HOST:PORT` or `https://HOST`".to_owned()),
-            Self::BadKey | Self::Answer { .. } | Self::NotOurs { .. } | Self::TooLong { .. } | Self::Write { .. } => None,
+            Self::BadKey | Self::Answer { .. } | Self::NotOurs { .. } | Self::TooLong { .. } | Self::Write { .. } => {
+                None
+            }
         }
     }
 
@@ -85,7 +89,13 @@ impl Failure {
     pub(super) fn is_worth_repeating(&self) -> bool {
         match self {
             Self::Http { source, .. } => !source.is_connect() && !source.is_timeout() && !source.is_builder(),
-            Self::Problem(_) | Self::BadAddress { .. } | Self::BadKey | Self::Answer { .. } | Self::NotOurs { .. } | Self::TooLong { .. } | Self::Write { .. } => false,
+            Self::Problem(_)
+            | Self::BadAddress { .. }
+            | Self::BadKey
+            | Self::Answer { .. }
+            | Self::NotOurs { .. }
+            | Self::TooLong { .. }
+            | Self::Write { .. } => false,
         }
     }
 }

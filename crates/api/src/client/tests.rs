@@ -38,7 +38,10 @@ fn serve(replies: Vec<&'static str>) -> (String, Arc<Mutex<Vec<String>>>) {
 }
 
 fn reply(status: &str, body: &str) -> &'static str {
-    let text = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\nretry-after: 0\r\n\r\n{body}", body.len());
+    let text = format!(
+        "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\nretry-after: 0\r\n\r\n{body}",
+        body.len()
+    );
     Box::leak(text.into_boxed_str())
 }
 
@@ -58,7 +61,8 @@ fn header(head: &str, name: &str) -> Option<String> {
 #[tokio::test]
 async fn a_post_is_repeated_under_the_same_idempotency_key() {
     let (address, seen) = serve(vec![reply("503 Service Unavailable", "{}"), reply("201 Created", r#"{"ok":true}"#)]);
-    let answer = client(&address).raw(Call::new(Method::POST, "/api/v1/projects").body(b"{}".to_vec())).await.expect("answers");
+    let answer =
+        client(&address).raw(Call::new(Method::POST, "/api/v1/projects").body(b"{}".to_vec())).await.expect("answers");
     assert_eq!(answer.status, 201);
     let heads = seen.lock().expect("kept").clone();
     let keys: Vec<_> = heads.iter().map(|head| header(head, "idempotency-key").expect("sent")).collect();
@@ -69,7 +73,8 @@ async fn a_post_is_repeated_under_the_same_idempotency_key() {
 #[tokio::test]
 async fn a_put_is_never_repeated() {
     let (address, seen) = serve(vec![reply("503 Service Unavailable", "{}"), reply("200 OK", "{}")]);
-    let answer = client(&address).raw(Call::new(Method::PUT, "/api/v1/projects/x").body(b"{}".to_vec())).await.expect("answers");
+    let answer =
+        client(&address).raw(Call::new(Method::PUT, "/api/v1/projects/x").body(b"{}".to_vec())).await.expect("answers");
     assert_eq!(answer.status, 503);
     assert_eq!(seen.lock().expect("kept").len(), 1);
 }

@@ -1,13 +1,16 @@
 //! Which kinds of resources there are, by the name of their path.
 
 use galerne_model::identity::{
-    ApiKey, ApiKeySpec, ApiKeyStatus, Empty, Principal, PrincipalSpec, Project, ProjectSpec, RoleBinding, RoleBindingSpec, Tenant, TenantSpec,
+    ApiKey, ApiKeySpec, ApiKeyStatus, Empty, Principal, PrincipalSpec, Project, ProjectSpec, RoleBinding,
+    RoleBindingSpec, Tenant, TenantSpec,
 };
 use galerne_model::ids::{
-    BudgetId, EndpointId, KeyId, ModelId, NodeId, PriceBookId, PrincipalId, ProjectId, PullId, ReplicaId, RoleBindingId, TenantId,
+    BudgetId, EndpointId, KeyId, ModelId, NodeId, PriceBookId, PrincipalId, ProjectId, PullId, ReplicaId,
+    RoleBindingId, TenantId,
 };
 use galerne_model::inference::{
-    Endpoint, EndpointSpec, EndpointStatus, Model, ModelSpec, ModelStatus, Pull, PullSpec, PullStatus, Replica, ReplicaSpec, ReplicaStatus,
+    Endpoint, EndpointSpec, EndpointStatus, Model, ModelSpec, ModelStatus, Pull, PullSpec, PullStatus, Replica,
+    ReplicaSpec, ReplicaStatus,
 };
 use galerne_model::money::{Budget, BudgetSpec, BudgetStatus, PriceBook, PriceBookSpec};
 use galerne_model::node::{Node, NodeSpec, NodeStatus};
@@ -26,7 +29,15 @@ pub trait Kind: Clone + Serialize + DeserializeOwned + PartialSchema + Send + Sy
     /// Several, as in paths: `role-bindings`.
     const PLURAL: &'static str;
     /// Its id.
-    type Id: Copy + Serialize + DeserializeOwned + std::fmt::Display + std::str::FromStr + ToSchema + Send + Sync + 'static;
+    type Id: Copy
+        + Serialize
+        + DeserializeOwned
+        + std::fmt::Display
+        + std::str::FromStr
+        + ToSchema
+        + Send
+        + Sync
+        + 'static;
     /// What is asked.
     type Spec: Clone + Serialize + DeserializeOwned + ToSchema + Send + Sync + 'static;
     /// What is seen.

@@ -65,7 +65,10 @@ impl Directory {
 
     /// Notes that a key was used.
     pub(crate) fn touch(&self, key: &ApiKey, now: Timestamp) {
-        let stale = key.status.last_used_at.is_none_or(|last| now.as_millisecond() - last.as_millisecond() >= LAST_USED_STEP_MS);
+        let stale = key
+            .status
+            .last_used_at
+            .is_none_or(|last| now.as_millisecond() - last.as_millisecond() >= LAST_USED_STEP_MS);
         if stale {
             let mut used = self.used.lock().expect("nobody panics while holding the uses");
             if used.len() < USED_MAX {

@@ -69,7 +69,8 @@ mod tests {
     #[test]
     fn keys_pass_their_own_check_and_never_repeat() {
         let pepper = Pepper::new(vec![7; PEPPER_BYTES]);
-        let keys: std::collections::BTreeSet<String> = (0..200).map(|_| pepper.draw().expect("random bytes").secret).collect();
+        let keys: std::collections::BTreeSet<String> =
+            (0..200).map(|_| pepper.draw().expect("random bytes").secret).collect();
         assert_eq!(keys.len(), 200);
         assert!(keys.iter().all(|key| token::check_key(key).is_ok()));
     }

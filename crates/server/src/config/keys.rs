@@ -25,14 +25,37 @@ const fn key(name: &'static str, env: &'static str, default: &'static str, doc: 
 pub const KEYS: &[Key] = &[
     key("data", "GALERNE_DATA", "", "directory for state, models and logs; unset means `$XDG_DATA_HOME/galerne`"),
     key("listen", "GALERNE_LISTEN", "127.0.0.1:8080", "address and port to listen on; port 0 takes a free one"),
-    key("tls_cert", "GALERNE_TLS_CERT", "", "certificate chain in PEM; needed for any address other machines can reach"),
+    key(
+        "tls_cert",
+        "GALERNE_TLS_CERT",
+        "",
+        "certificate chain in PEM; needed for any address other machines can reach",
+    ),
     key("tls_key", "GALERNE_TLS_KEY", "", "key of the certificate in PEM"),
-    Key { secret: true, ..key("database", "GALERNE_DATABASE", "", "`sqlite:FILE` or `postgres://…`; unset means `galerne.db` in the data directory") },
+    Key {
+        secret: true,
+        ..key(
+            "database",
+            "GALERNE_DATABASE",
+            "",
+            "`sqlite:FILE` or `postgres://…`; unset means `galerne.db` in the data directory",
+        )
+    },
     key("zone", "GALERNE_ZONE", "FR", "grid zone of this site, for carbon intensity"),
     key("grid", "GALERNE_GRID", "", "file of hourly carbon intensities; unset means the yearly mean of the zone"),
     key("pue", "GALERNE_PUE", "1.000", "energy of the facility per energy of its computers, at most three decimals"),
-    key("idle_watts", "GALERNE_IDLE_WATTS", "", "power of the whole host doing nothing, in watts; unset means by a stated model"),
-    key("active_watts", "GALERNE_ACTIVE_WATTS", "", "power of one busy processor thread above idle, in watts; unset means by a stated model"),
+    key(
+        "idle_watts",
+        "GALERNE_IDLE_WATTS",
+        "",
+        "power of the whole host doing nothing, in watts; unset means by a stated model",
+    ),
+    key(
+        "active_watts",
+        "GALERNE_ACTIVE_WATTS",
+        "",
+        "power of one busy processor thread above idle, in watts; unset means by a stated model",
+    ),
     key("log", "GALERNE_LOG", "auto", "`json`, `text`, or `auto`: text at a terminal, JSON elsewhere"),
     key("worker", "GALERNE_WORKER", "", "the worker program; unset means `galerne-worker` beside this one"),
 ];

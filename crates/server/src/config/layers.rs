@@ -44,7 +44,11 @@ impl fmt::Display for Origin {
 
 impl Layers {
     /// Puts defaults, file, environment and flags on top of each other. `flags` holds (option, value) pairs.
-    pub fn read(file: Option<&Path>, environment: &BTreeMap<String, String>, flags: &[(&str, String)]) -> Result<Self, BadConfig> {
+    pub fn read(
+        file: Option<&Path>,
+        environment: &BTreeMap<String, String>,
+        flags: &[(&str, String)],
+    ) -> Result<Self, BadConfig> {
         let mut layers = Self { user_data: user_data(environment), ..Self::default() };
         for key in KEYS.iter().filter(|key| !key.default.is_empty()) {
             layers.values.insert(key.name, (key.default.to_owned(), Origin::Default));
@@ -78,15 +82,33 @@ impl Layers {
     fn read_file(&mut self, path: &Path, problems: &mut Vec<ConfigProblem>) {
         let origin = Origin::File(path.display().to_string());
         let mut bad = |key: &str, detail: String, hint: &str| {
-            problems.push(ConfigProblem { key: key.to_owned(), origin: origin.clone(), detail, hint: hint.to_owned(), code: Code::ConfigInvalid });
+            problems.push(ConfigProblem {
+                key: key.to_owned(),
+                origin: origin.clone(),
+                detail,
+                hint: hint.to_owned(),
+                code: Code::ConfigInvalid,
+            });
         };
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
-            Err(error) => return bad("--config", format!("the file cannot be read: {error}"), "check the path and its permissions"),
+            Err(error) => {
+                return bad(
+                    "--config",
+                    format!("the file cannot be read: {error}"),
+                    "check the path and its permissions",
+                );
+            }
         };
         let table: toml::Table = match text.parse() {
             Ok(table) => table,
-            Err(error) => return bad("--config", format!("the file is not TOML: {}", error.message()), "write `option = \"value\"` lines"),
+            Err(error) => {
+                return bad(
+                    "--config",
+                    format!("the file is not TOML: {}", error.message()),
+                    "write `option = \"value\"` lines",
+                );
+            }
         };
         for (name, value) in table {
             let Some(key) = find(&name) else {
@@ -99,7 +121,13 @@ impl Layers {
                 toml::Value::Float(number) => number.to_string(),
                 toml::Value::Boolean(_) | toml::Value::Datetime(_) | toml::Value::Array(_) | toml::Value::Table(_) => {
                     let detail = "the value must be a text or a number".to_owned();
-                    problems.push(ConfigProblem { key: name, origin: origin.clone(), detail, hint: key.doc.to_owned(), code: Code::ConfigInvalid });
+                    problems.push(ConfigProblem {
+                        key: name,
+                        origin: origin.clone(),
+                        detail,
+                        hint: key.doc.to_owned(),
+                        code: Code::ConfigInvalid,
+                    });
                     continue;
                 }
             };
@@ -111,16 +139,29 @@ impl Layers {
 /// The environment, read once.
 #[allow(clippy::disallowed_methods, reason = "this is where the environment is read")]
 pub fn environment() -> BTreeMap<String, String> {
-    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect()
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
 }
 
 fn user_data(environment: &BTreeMap<String, String>) -> Option<String> {
     let set = |name: &str| environment.get(name).filter(|value| !value.is_empty());
-    set("XDG_DATA_HOME").map(|base| format!("{base}/galerne")).or_else(|| set("HOME").map(|home| format!("{home}/.local/share/galerne")))
+    set("XDG_DATA_HOME")
+        .map(|base| format!("{base}/galerne"))
+        .or_else(|| set("HOME").map(|home| format!("{home}/.local/share/galerne")))
 }
 
 fn unknown(name: &str, origin: Origin) -> ConfigProblem {
     let near = nearest(name, KEYS.iter().map(|key| key.name));
-    let hint = near.map_or_else(|| "`galerne config show` lists every option".to_owned(), |near| format!("did you mean `{near}`?"));
-    ConfigProblem { key: name.to_owned(), origin, detail: "there is no such option".to_owned(), hint, code: Code::ConfigInvalid }
+    let hint = near.map_or_else(
+        || "`galerne config show` lists every option".to_owned(),
+        |near| format!("did you mean `{near}`?"),
+    );
+    ConfigProblem {
+        key: name.to_owned(),
+        origin,
+        detail: "there is no such option".to_owned(),
+        hint,
+        code: Code::ConfigInvalid,
+    }
 }

@@ -53,13 +53,34 @@ pub(super) fn of(layers: &Layers) -> Result<Config, BadConfig> {
         && !address.ip().is_loopback()
     {
         let origin = layers.get("listen").map_or(Origin::Default, |(_, origin)| origin.clone());
-        let detail = format!("`{address}` can be reached by other machines, and no certificate is given: API keys would cross the network unprotected");
-        reader.problem("listen", origin, detail, "add `--tls-cert FILE --tls-key FILE`, or listen on `127.0.0.1`", Code::PublicBindNeedsTls);
+        let detail = format!(
+            "`{address}` can be reached by other machines, and no certificate is given: API keys would cross the network unprotected"
+        );
+        reader.problem(
+            "listen",
+            origin,
+            detail,
+            "add `--tls-cert FILE --tls-key FILE`, or listen on `127.0.0.1`",
+            Code::PublicBindNeedsTls,
+        );
     }
     let whole = (data, listen, database, zone, pue, log);
     match whole {
-        (Some(data), Some(listen), Some(database), Some(zone), Some(pue_thousandths), Some(log)) if reader.problems.is_empty() => {
-            Ok(Config { data, listen, tls, database, zone, grid, pue_thousandths, power: StatedPower { idle, active }, log, worker })
+        (Some(data), Some(listen), Some(database), Some(zone), Some(pue_thousandths), Some(log))
+            if reader.problems.is_empty() =>
+        {
+            Ok(Config {
+                data,
+                listen,
+                tls,
+                database,
+                zone,
+                grid,
+                pue_thousandths,
+                power: StatedPower { idle, active },
+                log,
+                worker,
+            })
         }
         _ => Err(BadConfig { problems: reader.problems }),
     }
@@ -80,7 +101,13 @@ fn tls(reader: &mut Reader<'_>) -> Option<TlsFiles> {
             for (name, path) in [("tls_cert", &cert), ("tls_key", &key)] {
                 if !path.is_file() {
                     let origin = reader.layers.get(name).map_or(Origin::Default, |(_, origin)| origin.clone());
-                    reader.problem(name, origin, format!("there is no file `{}`", path.display()), "give the path of a PEM file", Code::ConfigInvalid);
+                    reader.problem(
+                        name,
+                        origin,
+                        format!("there is no file `{}`", path.display()),
+                        "give the path of a PEM file",
+                        Code::ConfigInvalid,
+                    );
                 }
             }
             Some(TlsFiles { cert, key })
@@ -89,7 +116,13 @@ fn tls(reader: &mut Reader<'_>) -> Option<TlsFiles> {
         (cert, _) => {
             let (given, missing) = if cert.is_some() { ("tls_cert", "tls_key") } else { ("tls_key", "tls_cert") };
             let origin = reader.layers.get(given).map_or(Origin::Default, |(_, origin)| origin.clone());
-            reader.problem(given, origin, format!("`{missing}` is missing"), "a certificate and its key are given together", Code::ConfigInvalid);
+            reader.problem(
+                given,
+                origin,
+                format!("`{missing}` is missing"),
+                "a certificate and its key are given together",
+                Code::ConfigInvalid,
+            );
             None
         }
     }
@@ -110,11 +143,17 @@ fn listen(text: &str) -> Result<SocketAddr, String> {
 
 fn zone(text: &str) -> Result<String, String> {
     let allowed = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'-';
-    if (2..=16).contains(&text.len()) && text.bytes().all(allowed) { Ok(text.to_owned()) } else { Err(format!("`{text}` is not the code of a zone")) }
+    if (2..=16).contains(&text.len()) && text.bytes().all(allowed) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("`{text}` is not the code of a zone"))
+    }
 }
 
 fn pue(text: &str) -> Result<i64, String> {
-    thousandths(text).filter(|value| (1_000..=10_000).contains(value)).ok_or_else(|| format!("`{text}` is not a number from 1 to 10 with at most three decimals"))
+    thousandths(text)
+        .filter(|value| (1_000..=10_000).contains(value))
+        .ok_or_else(|| format!("`{text}` is not a number from 1 to 10 with at most three decimals"))
 }
 
 fn watts(text: &str) -> Result<Milliwatts, String> {

@@ -3,7 +3,12 @@
 /// The known name nearest to `name`, when it is near enough to be a typing error.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (name.chars().count() / 3).max(1) + 1;
-    known.into_iter().map(|candidate| (distance(name, candidate), candidate)).filter(|(far, _)| *far <= limit).min().map(|(_, candidate)| candidate)
+    known
+        .into_iter()
+        .map(|candidate| (distance(name, candidate), candidate))
+        .filter(|(far, _)| *far <= limit)
+        .min()
+        .map(|(_, candidate)| candidate)
 }
 
 /// Insertions, deletions and replacements between two names.

@@ -7,7 +7,7 @@ use galerne_api::error::Code;
 use super::*;
 
 fn environment(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-    let mut all = BTreeMap::from([("HOME".to_owned(), "/home/x".to_owned())]);
+    let mut all = BTreeMap::from([("HOME".to_owned(), "/srv/ada".to_owned())]);
     all.extend(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
     all
 }
@@ -22,7 +22,7 @@ fn file(text: &str) -> tempfile::NamedTempFile {
 fn without_anything_the_defaults_hold_and_nothing_is_public() {
     let layers = Layers::read(None, &environment(&[]), &[]).expect("no problem");
     let config = Config::from_layers(&layers).expect("sound");
-    assert_eq!(config.data, PathBuf::from("/home/x/.local/share/galerne"));
+    assert_eq!(config.data, PathBuf::from("/srv/ada/.local/share/galerne"));
     assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
     assert_eq!(config.pue_thousandths, 1_000);
     assert!(!config.is_public());
@@ -36,7 +36,8 @@ fn a_flag_beats_the_environment_which_beats_the_file() {
     let config = Config::from_layers(&layers).expect("sound");
     assert_eq!((config.listen.port(), config.zone.as_str(), config.pue_thousandths), (3, "SE", 1_250));
     let shown = show(&layers);
-    let origin = |key: &str| shown.iter().find(|shown| shown.key == key).map(|shown| shown.origin.clone()).expect("listed");
+    let origin =
+        |key: &str| shown.iter().find(|shown| shown.key == key).map(|shown| shown.origin.clone()).expect("listed");
     assert_eq!(origin("listen"), "flag");
     assert_eq!(origin("zone"), "environment GALERNE_ZONE");
     assert!(origin("pue").starts_with("file "));
@@ -45,7 +46,16 @@ fn a_flag_beats_the_environment_which_beats_the_file() {
 
 #[test]
 fn all_problems_are_reported_together() {
-    let layers = Layers::read(None, &environment(&[("GALERNE_PUE", "0.9"), ("GALERNE_LISTEN", "here"), ("GALERNE_LOG", "loud"), ("GALERNE_TLS_CERT", "x")]), &[]);
+    let layers = Layers::read(
+        None,
+        &environment(&[
+            ("GALERNE_PUE", "0.9"),
+            ("GALERNE_LISTEN", "here"),
+            ("GALERNE_LOG", "loud"),
+            ("GALERNE_TLS_CERT", "x"),
+        ]),
+        &[],
+    );
     let bad = Config::from_layers(&layers.expect("known options")).expect_err("bad");
     let keys: Vec<&str> = bad.problems.iter().map(|problem| problem.key.as_str()).collect();
     assert_eq!(keys, ["listen", "tls_cert", "pue", "log"]);

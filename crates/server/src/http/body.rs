@@ -55,7 +55,11 @@ async fn read(body: Body) -> Result<Vec<u8>, Refusal> {
         Ok(bytes) => Ok(bytes.to_vec()),
         Err(error) => {
             let text = super::refusal::chain(&error);
-            if text.contains("length limit") { Err(too_large()) } else { Err(Refusal::new(Code::MalformedJson, "the body broke off before its end")) }
+            if text.contains("length limit") {
+                Err(too_large())
+            } else {
+                Err(Refusal::new(Code::MalformedJson, "the body broke off before its end"))
+            }
         }
     }
 }
@@ -67,15 +71,21 @@ fn check_type(headers: &HeaderMap) -> Result<(), Refusal> {
         return Ok(());
     }
     let shown: String = given.chars().take(80).collect();
-    Err(Refusal::new(Code::UnsupportedMediaType, format!("the body has content type `{shown}`")).hint("send `Content-Type: application/json`"))
+    Err(Refusal::new(Code::UnsupportedMediaType, format!("the body has content type `{shown}`"))
+        .hint("send `Content-Type: application/json`"))
 }
 
 /// Reads JSON; tells text that is not JSON from JSON that is not what was expected.
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
-    let text = std::str::from_utf8(bytes).map_err(|error| Refusal::new(Code::MalformedJson, format!("the body is not UTF-8 from byte {} on", error.valid_up_to())))?;
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        Refusal::new(Code::MalformedJson, format!("the body is not UTF-8 from byte {} on", error.valid_up_to()))
+    })?;
     // Whole first: what is not JSON is told as that, also after a field that is not known.
     serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|error| {
-        Refusal::new(Code::MalformedJson, format!("the body is not JSON: it breaks at line {} column {}", error.line(), error.column()))
+        Refusal::new(
+            Code::MalformedJson,
+            format!("the body is not JSON: it breaks at line {} column {}", error.line(), error.column()),
+        )
     })?;
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
@@ -92,12 +102,21 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
 fn public(text: &str) -> String {
     let text = text.split(" at line ").next().unwrap_or(text);
     let words = [
-        ("struct TokenPrice", "prices"), ("i64", "integer"), ("u32", "non-negative integer"), ("u64", "non-negative integer"), ("u16", "small integer"),
-        ("a string", "text"), ("a map", "an object"), ("a sequence", "a list"), ("a borrowed string", "text"),
+        ("struct TokenPrice", "prices"),
+        ("i64", "integer"),
+        ("u32", "non-negative integer"),
+        ("u64", "non-negative integer"),
+        ("u16", "small integer"),
+        ("a string", "text"),
+        ("a map", "an object"),
+        ("a sequence", "a list"),
+        ("a borrowed string", "text"),
     ];
     let mut out = text.to_owned();
     while let Some(start) = out.find("struct ") {
-        let end = out[start + 7..].find(|letter: char| !letter.is_alphanumeric()).map_or(out.len(), |length| start + 7 + length);
+        let end = out[start + 7..]
+            .find(|letter: char| !letter.is_alphanumeric())
+            .map_or(out.len(), |length| start + 7 + length);
         out.replace_range(start..end, "an object");
     }
     for (from, to) in words {
@@ -192,7 +211,10 @@ mod tests {
     #[test]
     fn broken_json_and_broken_text_are_told_apart_from_wrong_fields() {
         for bytes in [&b"{"[..], b"{\"name\":}", b"\xff\xfe", b"{} {}", b"nul"] {
-            assert!(matches!(parse::<galerne_api::v1::AtGeneration>(bytes), Err(Refusal::Problem(problem)) if problem.code == Code::MalformedJson), "{bytes:?}");
+            assert!(
+                matches!(parse::<galerne_api::v1::AtGeneration>(bytes), Err(Refusal::Problem(problem)) if problem.code == Code::MalformedJson),
+                "{bytes:?}"
+            );
         }
     }
 }

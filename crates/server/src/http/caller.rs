@@ -56,7 +56,15 @@ impl FromRequestParts<App> for Caller {
         app.directory().touch(key, now);
         let roles = known.roles(principal.id).to_vec();
         let bindings = roles.iter().map(|role| role.spec.clone()).collect();
-        Ok(Self { principal: Arc::clone(principal), key: Arc::clone(key), roles, tenant_id, project_id, actor, bindings })
+        Ok(Self {
+            principal: Arc::clone(principal),
+            key: Arc::clone(key),
+            roles,
+            tenant_id,
+            project_id,
+            actor,
+            bindings,
+        })
     }
 }
 
@@ -87,7 +95,14 @@ fn check_life(key: &ApiKey, now: jiff::Timestamp, actor: &Actor) -> Result<(), R
 }
 
 fn unknown(code: Code, detail: &str, actor: Actor) -> Refusal {
-    let denial = Denial { actor, action: "key.use".to_owned(), tenant_id: None, project_id: None, resource: None, text: detail.to_owned() };
+    let denial = Denial {
+        actor,
+        action: "key.use".to_owned(),
+        tenant_id: None,
+        project_id: None,
+        resource: None,
+        text: detail.to_owned(),
+    };
     Refusal::Denied(Box::new(Problem::new(code, detail)), Box::new(denial))
 }
 
@@ -142,7 +157,8 @@ impl Caller {
 
     /// Lets a list through when anything in it could be seen.
     pub(crate) fn may_list(&self, noun: Noun, target: Scope, about: &About<'_>) -> Result<(), Refusal> {
-        let inside = self.bindings.iter().map(|binding| binding.scope).filter(|scope| authorize::covers(target, *scope));
+        let inside =
+            self.bindings.iter().map(|binding| binding.scope).filter(|scope| authorize::covers(target, *scope));
         if inside.into_iter().any(|scope| self.can(Verb::Read, noun, scope)) {
             return Ok(());
         }

@@ -40,7 +40,10 @@ pub(crate) async fn around(State(app): State<App>, mut request: Request, next: N
             Ok(Err(_late)) => unrendered(Problem::new(Code::RequestTimeout, "the request was not complete in time")),
             Err(panic) => {
                 tracing::error!(panic = panic_text(panic.as_ref()), "a handler panicked");
-                unrendered(Problem::new(Code::Internal, "something broke inside").hint("the server's log says more under this request id"))
+                unrendered(
+                    Problem::new(Code::Internal, "something broke inside")
+                        .hint("the server's log says more under this request id"),
+                )
             }
         };
         finish(&app, request_id, response).await
@@ -63,7 +66,8 @@ async fn finish(app: &App, request_id: RequestId, mut response: Response) -> Res
     log(&problem);
     let status = response.status();
     let allow = response.headers().get(header::ALLOW).cloned();
-    let mut rendered = (status, [(header::CONTENT_TYPE, "application/problem+json")], body::text(&problem)).into_response();
+    let mut rendered =
+        (status, [(header::CONTENT_TYPE, "application/problem+json")], body::text(&problem)).into_response();
     if let Some(allow) = allow {
         rendered.headers_mut().insert(header::ALLOW, allow);
     }
@@ -86,9 +90,14 @@ fn log(problem: &Problem) {
 
 async fn record(app: &App, denial: Denial) {
     // Whoever has no key could fill the disk with denials: past a rate they are counted, and the count is told.
-    let skipped = if denial.actor.principal_id.is_none() { app.metrics().strangers.admit(Instant::now()) } else { Some(0) };
+    let skipped =
+        if denial.actor.principal_id.is_none() { app.metrics().strangers.admit(Instant::now()) } else { Some(0) };
     let Some(skipped) = skipped else { return };
-    let text = if skipped == 0 { denial.text } else { format!("{} ({skipped} more since the last event like this)", denial.text) };
+    let text = if skipped == 0 {
+        denial.text
+    } else {
+        format!("{} ({skipped} more since the last event like this)", denial.text)
+    };
     let event = Event {
         id: EventId::from_uuid(Uuid::now_v7()),
         sequence: 0,
@@ -123,7 +132,10 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 
 /// No route has this path.
 pub(crate) async fn no_route() -> Response {
-    std::future::ready(unrendered(Problem::new(Code::RouteNotFound, "there is no such path").hint("`GET /api/v1/openapi.json` lists them all"))).await
+    std::future::ready(unrendered(
+        Problem::new(Code::RouteNotFound, "there is no such path").hint("`GET /api/v1/openapi.json` lists them all"),
+    ))
+    .await
 }
 
 /// The path exists, the method does not; axum adds `Allow`.

@@ -32,7 +32,12 @@ pub(crate) fn get(path: &str, id: &str, summary: &str) -> Op {
 pub(crate) fn post(path: &str, id: &str, summary: &str) -> Op {
     Op::new(HttpMethod::Post, path, id, summary)
         .changes()
-        .parameter("Idempotency-Key", ParameterIn::Header, "repeating the request under the same key gives the first answer again", text(255))
+        .parameter(
+            "Idempotency-Key",
+            ParameterIn::Header,
+            "repeating the request under the same key gives the first answer again",
+            text(255),
+        )
         .may_fail(&[409, 415])
 }
 
@@ -59,10 +64,18 @@ impl Op {
                 "code" => "error code",
                 _ => "id",
             };
-            let parameter = ParameterBuilder::new().name(name).parameter_in(ParameterIn::Path).required(Required::True).description(Some(about));
+            let parameter = ParameterBuilder::new()
+                .name(name)
+                .parameter_in(ParameterIn::Path)
+                .required(Required::True)
+                .description(Some(about));
             operation = operation.parameter(parameter.schema(Some(text(500))));
         }
-        let problems = if path.contains('{') { vec![400, 401, 403, 404, 408, 500, 503] } else { vec![400, 401, 403, 408, 500, 503] };
+        let problems = if path.contains('{') {
+            vec![400, 401, 403, 404, 408, 500, 503]
+        } else {
+            vec![400, 401, 403, 408, 500, 503]
+        };
         let mut schemas = Schemas::new();
         add::<Problem>(&mut schemas);
         Self { method, path: path.to_owned(), operation, schemas, problems }
@@ -78,16 +91,27 @@ impl Op {
     }
 
     fn changes(self) -> Self {
-        self.placed().query("dry_run", "only show what would happen: the same checks, no change", ObjectBuilder::new().schema_type(Type::Boolean).into())
+        self.placed()
+            .query(
+                "dry_run",
+                "only show what would happen: the same checks, no change",
+                ObjectBuilder::new().schema_type(Type::Boolean).into(),
+            )
             .may_fail(&[404, 409, 413, 422])
     }
 
     pub(crate) fn based_on_generation(self) -> Self {
-        self.parameter("If-Match", ParameterIn::Header, "the generation the change is based on, in quotes", text(64)).may_fail(&[409, 428])
+        self.parameter("If-Match", ParameterIn::Header, "the generation the change is based on, in quotes", text(64))
+            .may_fail(&[409, 428])
     }
 
     fn parameter(mut self, name: &str, place: ParameterIn, about: &str, schema: RefOr<Schema>) -> Self {
-        let parameter = ParameterBuilder::new().name(name).parameter_in(place).required(Required::False).description(Some(about)).schema(Some(schema));
+        let parameter = ParameterBuilder::new()
+            .name(name)
+            .parameter_in(place)
+            .required(Required::False)
+            .description(Some(about))
+            .schema(Some(schema));
         self.operation = self.operation.parameter(parameter);
         self
     }
@@ -104,19 +128,28 @@ impl Op {
 
     /// Looks names up in a tenant and project.
     pub(crate) fn placed(self) -> Self {
-        self.queries(&[("tenant", "tenant, by name or id; default: that of the key"), ("project", "project, by name or id; default: that of the key")]).may_fail(&[404])
+        self.queries(&[
+            ("tenant", "tenant, by name or id; default: that of the key"),
+            ("project", "project, by name or id; default: that of the key"),
+        ])
+        .may_fail(&[404])
     }
 
     /// Comes in pages.
     pub(crate) fn paged(self) -> Self {
-        let limit = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).maximum(Some(galerne_model::limits::PAGE_MAX));
+        let limit = ObjectBuilder::new()
+            .schema_type(Type::Integer)
+            .minimum(Some(1))
+            .maximum(Some(galerne_model::limits::PAGE_MAX));
         self.query("limit", "longest page", limit.into()).query("cursor", "`next_cursor` of the page before", text(500))
     }
 
     /// Takes a body.
     pub(crate) fn body<T: ToSchema>(mut self) -> Self {
         let schema = add::<T>(&mut self.schemas);
-        self.operation = self.operation.request_body(Some(RequestBodyBuilder::new().content("application/json", Content::new(Some(schema))).build()));
+        self.operation = self.operation.request_body(Some(
+            RequestBodyBuilder::new().content("application/json", Content::new(Some(schema))).build(),
+        ));
         self
     }
 
@@ -134,7 +167,8 @@ impl Op {
         self.schemas.push((name.to_owned(), T::schema()));
         T::schemas(&mut self.schemas);
         let content = Content::new(Some(Ref::from_schema_name(name)));
-        self.operation = self.operation.request_body(Some(RequestBodyBuilder::new().content("application/json", content).build()));
+        self.operation =
+            self.operation.request_body(Some(RequestBodyBuilder::new().content("application/json", content).build()));
         self
     }
 
@@ -164,7 +198,11 @@ impl Op {
 
     /// Answers with anything of a media type.
     pub(crate) fn answers_media(self, media: &str) -> Self {
-        self.response(200, media, ObjectBuilder::new().schema_type(utoipa::openapi::schema::SchemaType::AnyValue).into())
+        self.response(
+            200,
+            media,
+            ObjectBuilder::new().schema_type(utoipa::openapi::schema::SchemaType::AnyValue).into(),
+        )
     }
 
     /// Adds the schemas of kinds that are only referred to.
@@ -174,7 +212,9 @@ impl Op {
     }
 
     fn response(mut self, status: u16, media: &str, schema: RefOr<Schema>) -> Self {
-        let response = ResponseBuilder::new().description(if status == 201 { "made" } else { "as asked" }).content(media, Content::new(Some(schema)));
+        let response = ResponseBuilder::new()
+            .description(if status == 201 { "made" } else { "as asked" })
+            .content(media, Content::new(Some(schema)));
         self.operation = self.operation.response(status.to_string(), response.build());
         self
     }
@@ -211,7 +251,10 @@ impl Op {
 }
 
 fn problem_response() -> Response {
-    ResponseBuilder::new().description("a problem").content("application/problem+json", Content::new(Some(Ref::from_schema_name("Problem")))).build()
+    ResponseBuilder::new()
+        .description("a problem")
+        .content("application/problem+json", Content::new(Some(Ref::from_schema_name("Problem"))))
+        .build()
 }
 
 fn add<T: ToSchema>(schemas: &mut Schemas) -> RefOr<Schema> {

@@ -42,7 +42,10 @@ pub(crate) fn limit(asked: Option<u32>) -> Result<u32, Refusal> {
 
 /// A cursor that is a number in the order of the list.
 pub(crate) fn sequence(cursor: Option<&str>) -> Result<Option<i64>, Refusal> {
-    let bad = |_| Refusal::new(Code::InvalidCursor, "`cursor` is not one that this list handed out").hint("start again without `cursor`");
+    let bad = |_| {
+        Refusal::new(Code::InvalidCursor, "`cursor` is not one that this list handed out")
+            .hint("start again without `cursor`")
+    };
     cursor.map(|text| text.parse().map_err(bad)).transpose()
 }
 

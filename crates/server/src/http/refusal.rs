@@ -69,7 +69,8 @@ impl Refusal {
     /// There is nothing of this kind and name that the caller may see.
     pub(crate) fn not_found(noun: &str, name: &str) -> Self {
         let shown: String = name.chars().take(80).collect();
-        Self::new(Code::NotFound, format!("there is no {noun} `{shown}`")).hint(format!("`galerne {noun} list` shows those you can see"))
+        Self::new(Code::NotFound, format!("there is no {noun} `{shown}`"))
+            .hint(format!("`galerne {noun} list` shows those you can see"))
     }
 
     /// A value breaks a rule.
@@ -90,7 +91,10 @@ impl IntoResponse for Refusal {
             }
             Self::Replay { status, body } => {
                 let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
-                let headers = [(header::CONTENT_TYPE, "application/json"), (header::HeaderName::from_static("idempotency-replayed"), "true")];
+                let headers = [
+                    (header::CONTENT_TYPE, "application/json"),
+                    (header::HeaderName::from_static("idempotency-replayed"), "true"),
+                ];
                 (status, headers, body).into_response()
             }
         }
@@ -108,16 +112,23 @@ impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Conflict { current } => {
-                let mut problem = Problem::new(Code::GenerationConflict, format!("it was changed in between: its generation is now {current}"))
-                    .hint("read it again and repeat the change on the generation you then see");
+                let mut problem = Problem::new(
+                    Code::GenerationConflict,
+                    format!("it was changed in between: its generation is now {current}"),
+                )
+                .hint("read it again and repeat the change on the generation you then see");
                 problem.current_generation = Some(current);
                 Self::Problem(Box::new(problem))
             }
             StoreError::NotFound { kind, id } => Self::not_found(kind, &id),
-            StoreError::Exists { kind, name } => Self::new(Code::AlreadyExists, format!("a {kind} named `{name}` exists already")).hint("choose another name"),
+            StoreError::Exists { kind, name } => {
+                Self::new(Code::AlreadyExists, format!("a {kind} named `{name}` exists already"))
+                    .hint("choose another name")
+            }
             StoreError::DiskFull(_) => {
                 tracing::error!(error = %chain(&error), "the disk of the database is full");
-                Self::new(Code::StoreUnavailable, "the change could not be written: the disk is full").hint("free space on the disk of the data directory")
+                Self::new(Code::StoreUnavailable, "the change could not be written: the disk is full")
+                    .hint("free space on the disk of the data directory")
             }
             StoreError::Busy(_) | StoreError::Database(_) | StoreError::Fenced { .. } => {
                 tracing::warn!(error = %chain(&error), "the database did not answer a request");
@@ -131,7 +142,8 @@ impl From<StoreError> for Refusal {
             | StoreError::Backup(_)
             | StoreError::File { .. } => {
                 tracing::error!(error = %chain(&error), "a request met a broken store");
-                Self::new(Code::Internal, "the state could not be read or written").hint("the server's log says more under this request id")
+                Self::new(Code::Internal, "the state could not be read or written")
+                    .hint("the server's log says more under this request id")
             }
         }
     }

@@ -75,14 +75,19 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     match value.to_str() {
         Ok(text) if !text.is_empty() && text.len() <= IDEMPOTENCY_KEY_MAX_CHARS => Ok(Some(text.to_owned())),
-        _ => Err(Refusal::new(Code::InvalidQuery, format!("`Idempotency-Key` takes 1 to {IDEMPOTENCY_KEY_MAX_CHARS} visible ASCII characters"))),
+        _ => Err(Refusal::new(
+            Code::InvalidQuery,
+            format!("`Idempotency-Key` takes 1 to {IDEMPOTENCY_KEY_MAX_CHARS} visible ASCII characters"),
+        )),
     }
 }
 
 fn if_match(headers: &HeaderMap) -> Result<Option<i64>, Refusal> {
     let Some(value) = headers.get(header::IF_MATCH) else { return Ok(None) };
     let number = value.to_str().ok().and_then(|text| text.trim().trim_matches('"').parse().ok());
-    number.map(Some).ok_or_else(|| Refusal::new(Code::InvalidQuery, "`If-Match` takes a generation in quotes, such as `\"3\"`"))
+    number
+        .map(Some)
+        .ok_or_else(|| Refusal::new(Code::InvalidQuery, "`If-Match` takes a generation in quotes, such as `\"3\"`"))
 }
 
 /// What the query of a change may hold.
@@ -99,19 +104,27 @@ impl Terms {
     /// The generation a change is based on: header or body, which must not disagree.
     pub(crate) fn generation(&self, in_body: Option<i64>) -> Result<i64, Refusal> {
         match (self.if_match, in_body) {
-            (Some(header), Some(body)) if header != body => {
-                Err(Refusal::new(Code::InvalidQuery, format!("`If-Match` says generation {header}, the body says {body}")))
-            }
+            (Some(header), Some(body)) if header != body => Err(Refusal::new(
+                Code::InvalidQuery,
+                format!("`If-Match` says generation {header}, the body says {body}"),
+            )),
             (Some(generation), _) | (None, Some(generation)) => Ok(generation),
-            (None, None) => Err(Refusal::new(Code::GenerationRequired, "the change does not say which generation it is based on")
-                .hint("send `If-Match: \"GENERATION\"` or `generation` in the body, as GET shows it")),
+            (None, None) => {
+                Err(Refusal::new(Code::GenerationRequired, "the change does not say which generation it is based on")
+                    .hint("send `If-Match: \"GENERATION\"` or `generation` in the body, as GET shows it"))
+            }
         }
     }
 }
 
 impl<'a> Write<'a> {
     /// Opens the transaction; ends early when the same request was answered before.
-    pub(crate) async fn begin(app: &'a App, caller: &'a Caller, terms: &'a Terms, digest: &str) -> Result<Self, Refusal> {
+    pub(crate) async fn begin(
+        app: &'a App,
+        caller: &'a Caller,
+        terms: &'a Terms,
+        digest: &str,
+    ) -> Result<Self, Refusal> {
         let now = App::now();
         let mut tx = app.store().begin().await?;
         if let Some(key) = terms.idempotency_key.as_deref().filter(|_| !terms.dry_run) {
@@ -119,7 +132,11 @@ impl<'a> Write<'a> {
                 Idempotency::Fresh => {}
                 Idempotency::Replay { status, body } => return Err(Refusal::Replay { status, body }),
                 Idempotency::Mismatch => {
-                    return Err(Refusal::new(Code::IdempotencyMismatch, "this `Idempotency-Key` was used for another request").hint("use a new key"));
+                    return Err(Refusal::new(
+                        Code::IdempotencyMismatch,
+                        "this `Idempotency-Key` was used for another request",
+                    )
+                    .hint("use a new key"));
                 }
             }
         }
@@ -155,7 +172,12 @@ impl<'a> Write<'a> {
     }
 
     /// The same, with another body for whoever repeats the request: secrets are not kept.
-    pub(crate) async fn finish_with<T: Serialize>(mut self, status: StatusCode, body: &T, kept: &T) -> Result<Response, Refusal> {
+    pub(crate) async fn finish_with<T: Serialize>(
+        mut self,
+        status: StatusCode,
+        body: &T,
+        kept: &T,
+    ) -> Result<Response, Refusal> {
         if self.terms.dry_run {
             return Ok(body::answer(StatusCode::OK, body));
         }

@@ -27,7 +27,9 @@ use crate::http::write::{Terms, Told, Write};
 const FOLDER: &str = "backups";
 
 pub(crate) fn routes(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
-    let router = op::get("/api/v1/backups", "list_backups", "those that are kept on this server, oldest first").answers_page::<Backup>().on(router, list);
+    let router = op::get("/api/v1/backups", "list_backups", "those that are kept on this server, oldest first")
+        .answers_page::<Backup>()
+        .on(router, list);
     op::post("/api/v1/backups", "create_backup", "copy the whole state to a folder of the data directory")
         .body::<CreateBackup>()
         .answers::<Backup>(201)
@@ -43,7 +45,12 @@ async fn list(State(app): State<App>, caller: Caller, Params(params): Params<Pag
     Ok(answer(StatusCode::OK, &paging::cut(backups, &params)?))
 }
 
-async fn create(State(app): State<App>, caller: Caller, terms: Terms, Json { value: CreateBackup {}, digest }: Json<CreateBackup>) -> Result<Response, Refusal> {
+async fn create(
+    State(app): State<App>,
+    caller: Caller,
+    terms: Terms,
+    Json { value: CreateBackup {}, digest }: Json<CreateBackup>,
+) -> Result<Response, Refusal> {
     caller.may(Verb::Create, Noun::Backup, Scope::Site, &About::all("backup", "create"))?;
     let id = BackupId::from_uuid(Uuid::now_v7());
     let folder = app.data().join(FOLDER);
@@ -72,7 +79,12 @@ async fn create(State(app): State<App>, caller: Caller, terms: Terms, Json { val
 
 fn shown(manifest: &BackupManifest) -> Backup {
     let size: u64 = manifest.files.iter().map(|file| file.bytes).sum();
-    Backup { id: manifest.id, created_at: manifest.created_at, folder: format!("{FOLDER}/{}", manifest.id), size: Bytes(i64::try_from(size).unwrap_or(i64::MAX)) }
+    Backup {
+        id: manifest.id,
+        created_at: manifest.created_at,
+        folder: format!("{FOLDER}/{}", manifest.id),
+        size: Bytes(i64::try_from(size).unwrap_or(i64::MAX)),
+    }
 }
 
 fn read(folder: &Path) -> std::io::Result<Vec<Backup>> {
@@ -86,7 +98,9 @@ fn read(folder: &Path) -> std::io::Result<Vec<Backup>> {
         let manifest = match std::fs::read(&path) {
             Ok(bytes) => serde_json::from_slice::<BackupManifest>(&bytes),
             // A folder without a manifest is a backup that broke off.
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => continue,
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
+                continue;
+            }
             Err(error) => return Err(error),
         };
         match manifest {

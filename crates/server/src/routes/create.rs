@@ -31,9 +31,16 @@ pub(crate) async fn create<K: Managed>(
 }
 
 /// The resource as it would be made: placed, allowed, checked.
-pub(crate) async fn draft<K: Managed>(write: &mut Write<'_>, caller: &Caller, asked: Create<Spec<K>>) -> Result<K, Refusal> {
+pub(crate) async fn draft<K: Managed>(
+    write: &mut Write<'_>,
+    caller: &Caller,
+    asked: Create<Spec<K>>,
+) -> Result<K, Refusal> {
     check_name(&asked.name).map_err(|bad| Refusal::invalid("name", bad.to_string()))?;
-    let (tenant, project) = (asked.tenant.as_deref().or(write.terms.tenant.as_deref()), asked.project.as_deref().or(write.terms.project.as_deref()));
+    let (tenant, project) = (
+        asked.tenant.as_deref().or(write.terms.tenant.as_deref()),
+        asked.project.as_deref().or(write.terms.project.as_deref()),
+    );
     let place = Place::find(&mut write.tx, caller, tenant, project).await?;
     let (tenant_id, project_id) = match K::LEVEL {
         Level::Site => (None, None),
@@ -41,7 +48,8 @@ pub(crate) async fn draft<K: Managed>(write: &mut Write<'_>, caller: &Caller, as
         Level::Project => (place.tenant_id, place.project_id),
     };
     if (K::LEVEL != Level::Site && tenant_id.is_none()) || (K::LEVEL == Level::Project && project_id.is_none()) {
-        return Err(Refusal::new(Code::InvalidValue, "this belongs to a project: say which").at("project", "name one of the tenant's projects"));
+        return Err(Refusal::new(Code::InvalidValue, "this belongs to a project: say which")
+            .at("project", "name one of the tenant's projects"));
     }
     let mut draft = Resource {
         id: K::mint(Uuid::now_v7()),

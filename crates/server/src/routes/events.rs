@@ -48,12 +48,17 @@ pub(crate) fn routes(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
         .on(router, events)
 }
 
-async fn events(State(app): State<App>, caller: Caller, Params(params): Params<EventParams>) -> Result<Response, Refusal> {
+async fn events(
+    State(app): State<App>,
+    caller: Caller,
+    Params(params): Params<EventParams>,
+) -> Result<Response, Refusal> {
     let limit = paging::limit(params.limit)?;
     let cursor = paging::sequence(params.cursor.as_deref())?;
     let mut reader = app.store().reader().await?;
     let about = About::all("events", "list");
-    let reach = reach(&mut reader, &caller, Noun::Event, &about, params.tenant.as_deref(), params.project.as_deref()).await?;
+    let reach =
+        reach(&mut reader, &caller, Noun::Event, &about, params.tenant.as_deref(), params.project.as_deref()).await?;
     let bad = |bad: galerne_model::ids::BadId| Refusal::new(Code::InvalidQuery, bad.to_string());
     let mut filter = EventFilter {
         tenant_id: reach.tenant_id,

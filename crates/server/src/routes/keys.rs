@@ -6,7 +6,9 @@ use galerne_api::error::Code;
 use galerne_api::v1::Create;
 use galerne_api::v1::identity::{KeyCreated, RotateKey};
 use galerne_core::authorize::{self, Noun, Verb};
-use galerne_model::identity::{ApiKey, ApiKeySpec, ApiKeyStatus, KeyScope, Principal, RoleBinding, RoleBindingSpec, Scope};
+use galerne_model::identity::{
+    ApiKey, ApiKeySpec, ApiKeyStatus, KeyScope, Principal, RoleBinding, RoleBindingSpec, Scope,
+};
 use galerne_model::ids::KeyId;
 use galerne_model::limits::NAME_MAX_CHARS;
 use galerne_store::{Filter, StoreError, Tx};
@@ -49,7 +51,10 @@ impl Managed for ApiKey {
         scopes.sort_unstable();
         scopes.dedup();
         if scopes.is_empty() || scopes.len() != spec.scopes.len() {
-            return Err(Refusal::invalid("spec.scopes", "name at least one scope, each once: `inference`, `read`, `write`, `admin`"));
+            return Err(Refusal::invalid(
+                "spec.scopes",
+                "name at least one scope, each once: `inference`, `read`, `write`, `admin`",
+            ));
         }
         check_limits("spec.limits", spec.limits)?;
         let unchanged = before.is_some_and(|before| before.expires_at == spec.expires_at);
@@ -79,8 +84,14 @@ pub(crate) fn routes(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
         .answers::<KeyCreated>(201)
         .answers::<KeyCreated>(200)
         .on(router, create_key);
-    let router = op::put("/api/v1/keys/{name}", "update_key", "replace what is asked of one").update_body::<ApiKey>().answers_kind::<ApiKey>(200).on(router, update::update::<ApiKey>);
-    let router = op::delete("/api/v1/keys/{name}", "revoke_key", "revoke one: it stops working at once and stays listed").answers_kind::<ApiKey>(200).on(router, revoke_key);
+    let router = op::put("/api/v1/keys/{name}", "update_key", "replace what is asked of one")
+        .update_body::<ApiKey>()
+        .answers_kind::<ApiKey>(200)
+        .on(router, update::update::<ApiKey>);
+    let router =
+        op::delete("/api/v1/keys/{name}", "revoke_key", "revoke one: it stops working at once and stays listed")
+            .answers_kind::<ApiKey>(200)
+            .on(router, revoke_key);
     op::post("/api/v1/keys/{name}/rotate", "rotate_key", "replace one by a new key; both work for the overlap")
         .based_on_generation()
         .body::<RotateKey>()
@@ -101,7 +112,8 @@ async fn check_principal(tx: &mut Tx, caller: &Caller, key: &ApiKey) -> Result<(
         return Err(missing());
     }
     let all = tx.list_all::<RoleBinding>(&Filter::default()).await?;
-    let theirs: Vec<RoleBindingSpec> = all.into_iter().map(|binding| binding.spec).filter(|spec| spec.principal_id == principal.id).collect();
+    let theirs: Vec<RoleBindingSpec> =
+        all.into_iter().map(|binding| binding.spec).filter(|spec| spec.principal_id == principal.id).collect();
     let about = About { noun: "key", verb: "create", name: &key.name, id: None };
     let may = authorize::may_act_for(caller.bindings(), caller.scopes(), &theirs);
     may.map_err(|denial| caller.forbid(&denial, owner_scope(key), &about))
@@ -149,7 +161,13 @@ async fn answer_once(write: Write<'_>, key: ApiKey, secret: String) -> Result<Re
     write.finish_with(StatusCode::CREATED, &shown, &kept).await
 }
 
-async fn revoke_key(State(app): State<App>, caller: Caller, Segment(name): Segment, terms: Terms, request: Request) -> Result<Response, Refusal> {
+async fn revoke_key(
+    State(app): State<App>,
+    caller: Caller,
+    Segment(name): Segment,
+    terms: Terms,
+    request: Request,
+) -> Result<Response, Refusal> {
     let generation = terms.generation(None)?;
     let mut write = Write::begin(&app, &caller, &terms, &digest(&request.into_parts().0, b"")).await?;
     let seen = find(&mut write, &caller, &terms, &name, Verb::Delete, "revoke").await?;
@@ -175,18 +193,25 @@ async fn rotate_key(
 ) -> Result<Response, Refusal> {
     let generation = terms.generation(asked.generation)?;
     if asked.overlap_seconds > OVERLAP_MAX_SECONDS {
-        return Err(Refusal::invalid("overlap_seconds", format!("it takes at most {OVERLAP_MAX_SECONDS}, which is 30 days")));
+        return Err(Refusal::invalid(
+            "overlap_seconds",
+            format!("it takes at most {OVERLAP_MAX_SECONDS}, which is 30 days"),
+        ));
     }
     let mut write = Write::begin(&app, &caller, &terms, &digest).await?;
     let seen = find(&mut write, &caller, &terms, &name, Verb::Update, "rotate").await?;
     let now = write.now;
     if is_over(&seen, now) {
-        return Err(Refusal::new(Code::WrongState, "the key no longer works").hint("make a new one: `galerne key create`"));
+        return Err(
+            Refusal::new(Code::WrongState, "the key no longer works").hint("make a new one: `galerne key create`")
+        );
     }
     check_principal(&mut write.tx, &caller, &seen).await?;
     let fresh = successor(&mut write.tx, &seen, now).await?;
     let (made, secret) = issue(&app, &mut write, fresh).await?;
-    let end = now.checked_add(SignedDuration::from_secs(i64::from(asked.overlap_seconds))).map_err(|_| Refusal::invalid("overlap_seconds", "this is beyond the calendar"))?;
+    let end = now
+        .checked_add(SignedDuration::from_secs(i64::from(asked.overlap_seconds)))
+        .map_err(|_| Refusal::invalid("overlap_seconds", "this is beyond the calendar"))?;
     let expires_at = Some(seen.spec.expires_at.map_or(end, |at| at.min(end)));
     let spec = ApiKeySpec { expires_at, ..seen.spec.clone() };
     let after: ApiKey = write.tx.update_spec(seen.id, generation, &spec, now).await?;
@@ -201,7 +226,9 @@ async fn rotate_key(
 /// The key that follows: the same in everything, under the next free name `NAME.2`, `NAME.3` …
 async fn successor(tx: &mut Tx, old: &ApiKey, now: Timestamp) -> Result<ApiKey, Refusal> {
     let (stem, number) = match old.name.rsplit_once('.') {
-        Some((stem, number)) if !stem.is_empty() => number.parse::<u32>().map_or((old.name.as_str(), 1), |number| (stem, number)),
+        Some((stem, number)) if !stem.is_empty() => {
+            number.parse::<u32>().map_or((old.name.as_str(), 1), |number| (stem, number))
+        }
         _ => (old.name.as_str(), 1),
     };
     for next in number.saturating_add(1).. {
@@ -212,13 +239,29 @@ async fn successor(tx: &mut Tx, old: &ApiKey, now: Timestamp) -> Result<ApiKey, 
         if tx.find::<ApiKey>(&filter).await?.is_none() {
             let spec = ApiKeySpec { expires_at: old.spec.expires_at, ..old.spec.clone() };
             let id = KeyId::from_uuid(Uuid::now_v7());
-            return Ok(ApiKey { id, name, generation: 1, created_at: now, updated_at: now, spec, status: ApiKey::initial(now), ..old.clone() });
+            return Ok(ApiKey {
+                id,
+                name,
+                generation: 1,
+                created_at: now,
+                updated_at: now,
+                spec,
+                status: ApiKey::initial(now),
+                ..old.clone()
+            });
         }
     }
     unreachable!("a project has fewer keys than there are numbers")
 }
 
-async fn find(write: &mut Write<'_>, caller: &Caller, terms: &Terms, name: &str, right: Verb, verb: &str) -> Result<ApiKey, Refusal> {
+async fn find(
+    write: &mut Write<'_>,
+    caller: &Caller,
+    terms: &Terms,
+    name: &str,
+    right: Verb,
+    verb: &str,
+) -> Result<ApiKey, Refusal> {
     let place = Place::find(&mut write.tx, caller, terms.tenant.as_deref(), terms.project.as_deref()).await?;
     let seen: ApiKey = resolve(&mut write.tx, caller, place, name).await?;
     let about = About { noun: "key", verb, name, id: Some(seen.id.to_string()) };

@@ -52,29 +52,45 @@ fn noun<K: Managed>() -> String {
 
 pub(crate) fn reading<K: Managed>(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
     let (list, get) = (format!("list_{}", K::PLURAL.replace('-', "_")), format!("get_{}", noun::<K>()));
-    let router = op::get(&collection::<K>(), &list, "those the caller may see").placed().answers_kinds::<K>().on(router, read::many::<K>);
+    let router = op::get(&collection::<K>(), &list, "those the caller may see")
+        .placed()
+        .answers_kinds::<K>()
+        .on(router, read::many::<K>);
     op::get(&member::<K>(), &get, "one, by name or id").placed().answers_kind::<K>(200).on(router, read::one::<K>)
 }
 
 pub(crate) fn creating<K: Managed>(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
     let id = format!("create_{}", noun::<K>());
-    op::post(&collection::<K>(), &id, "make one").create_body::<K>().answers_kind::<K>(201).answers_kind::<K>(200).on(router, create::create::<K>)
+    op::post(&collection::<K>(), &id, "make one")
+        .create_body::<K>()
+        .answers_kind::<K>(201)
+        .answers_kind::<K>(200)
+        .on(router, create::create::<K>)
 }
 
 fn updating<K: Managed>(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
     let id = format!("update_{}", noun::<K>());
-    op::put(&member::<K>(), &id, "replace what is asked of one").update_body::<K>().answers_kind::<K>(200).on(router, update::update::<K>)
+    op::put(&member::<K>(), &id, "replace what is asked of one")
+        .update_body::<K>()
+        .answers_kind::<K>(200)
+        .on(router, update::update::<K>)
 }
 
 fn changing<K: Managed>(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
     let router = updating::<K>(creating::<K>(router));
     let id = format!("delete_{}", noun::<K>());
-    op::delete(&member::<K>(), &id, "delete one; the answer is what it was").answers_kind::<K>(200).on(router, delete::delete::<K>)
+    op::delete(&member::<K>(), &id, "delete one; the answer is what it was")
+        .answers_kind::<K>(200)
+        .on(router, delete::delete::<K>)
 }
 
 fn check_text(path: &str, text: &str) -> Result<(), Refusal> {
     let length = text.chars().count();
-    if length <= TEXT_MAX_CHARS { Ok(()) } else { Err(Refusal::invalid(path, format!("{length} characters are more than {TEXT_MAX_CHARS}"))) }
+    if length <= TEXT_MAX_CHARS {
+        Ok(())
+    } else {
+        Err(Refusal::invalid(path, format!("{length} characters are more than {TEXT_MAX_CHARS}")))
+    }
 }
 
 pub(crate) fn check_limits(path: &str, limits: RateLimits) -> Result<(), Refusal> {
@@ -84,7 +100,10 @@ pub(crate) fn check_limits(path: &str, limits: RateLimits) -> Result<(), Refusal
         ("concurrent_requests", limits.concurrent_requests),
     ];
     match all.into_iter().find(|(_, limit)| *limit == Some(0)) {
-        Some((name, _)) => Err(Refusal::invalid(&format!("{path}.{name}"), "0 would let nothing through: leave it out, or pause or revoke instead")),
+        Some((name, _)) => Err(Refusal::invalid(
+            &format!("{path}.{name}"),
+            "0 would let nothing through: leave it out, or pause or revoke instead",
+        )),
         None => Ok(()),
     }
 }
@@ -92,7 +111,9 @@ pub(crate) fn check_limits(path: &str, limits: RateLimits) -> Result<(), Refusal
 fn check_price(path: &str, price: TokenPrice) -> Result<(), Refusal> {
     let all = [("prompt", price.prompt), ("cached", price.cached), ("completion", price.completion)];
     match all.into_iter().find(|(_, micros)| !(0..=JSON_INTEGER_MAX).contains(&micros.0)) {
-        Some((name, _)) => Err(Refusal::invalid(&format!("{path}.{name}"), "a price is not negative and stays below 2^53 micros")),
+        Some((name, _)) => {
+            Err(Refusal::invalid(&format!("{path}.{name}"), "a price is not negative and stays below 2^53 micros"))
+        }
         None => Ok(()),
     }
 }

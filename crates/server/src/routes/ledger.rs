@@ -43,15 +43,29 @@ struct ExportParams {
 }
 
 pub(crate) fn routes(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
-    let router = op::get("/api/v1/ledger/balances", "list_balances", "what every owner has").placed().answers_page::<Balance>().on(router, balances);
-    let router = op::get("/api/v1/ledger/transfers", "list_transfers", "entries of the ledger, by owner").placed().answers_page::<Transfer>().on(router, transfers);
-    let router = op::get("/api/v1/readings", "list_readings", "what the energy meters of nodes said, newest first").answers_page::<Reading>().on(router, readings);
-    let router = op::post("/api/v1/ledger/check", "check_ledger", "prove that every sum is equal").answers::<LedgerCheck>(200).on(router, check);
-    let router = op::post("/api/v1/ledger/transfers/{id}/reverse", "reverse_transfer", "cancel a transfer of a usage record by its opposite")
-        .body::<Reverse>()
-        .answers::<Reversed>(201)
-        .answers::<Reversed>(200)
-        .on(router, reverse);
+    let router = op::get("/api/v1/ledger/balances", "list_balances", "what every owner has")
+        .placed()
+        .answers_page::<Balance>()
+        .on(router, balances);
+    let router = op::get("/api/v1/ledger/transfers", "list_transfers", "entries of the ledger, by owner")
+        .placed()
+        .answers_page::<Transfer>()
+        .on(router, transfers);
+    let router = op::get("/api/v1/readings", "list_readings", "what the energy meters of nodes said, newest first")
+        .answers_page::<Reading>()
+        .on(router, readings);
+    let router = op::post("/api/v1/ledger/check", "check_ledger", "prove that every sum is equal")
+        .answers::<LedgerCheck>(200)
+        .on(router, check);
+    let router = op::post(
+        "/api/v1/ledger/transfers/{id}/reverse",
+        "reverse_transfer",
+        "cancel a transfer of a usage record by its opposite",
+    )
+    .body::<Reverse>()
+    .answers::<Reversed>(201)
+    .answers::<Reversed>(200)
+    .on(router, reverse);
     op::get("/api/v1/ledger/export", "export_ledger", "everything, as CSV or as one JSON object per line")
         .placed()
         .queries(&[("from", "first day, `YYYY-MM-DD` in UTC"), ("until", "day after the last, `YYYY-MM-DD` in UTC")])
@@ -61,10 +75,15 @@ pub(crate) fn routes(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
         .on(router, export)
 }
 
-async fn balances(State(app): State<App>, caller: Caller, Params(params): Params<ListParams>) -> Result<Response, Refusal> {
+async fn balances(
+    State(app): State<App>,
+    caller: Caller,
+    Params(params): Params<ListParams>,
+) -> Result<Response, Refusal> {
     let mut reader = app.store().reader().await?;
     let about = About::all("ledger", "read");
-    let reach = reach(&mut reader, &caller, Noun::Ledger, &about, params.tenant.as_deref(), params.project.as_deref()).await?;
+    let reach =
+        reach(&mut reader, &caller, Noun::Ledger, &about, params.tenant.as_deref(), params.project.as_deref()).await?;
     let inside: Option<Vec<_>> = match (reach.tenant_id, reach.project_id) {
         (None, None) => None,
         (_, Some(project_id)) => Some(vec![project_id]),
@@ -84,38 +103,55 @@ async fn balances(State(app): State<App>, caller: Caller, Params(params): Params
     Ok(answer(StatusCode::OK, &page))
 }
 
-async fn transfers(State(app): State<App>, caller: Caller, Params(params): Params<ListParams>) -> Result<Response, Refusal> {
+async fn transfers(
+    State(app): State<App>,
+    caller: Caller,
+    Params(params): Params<ListParams>,
+) -> Result<Response, Refusal> {
     let limit = paging::limit(params.limit)?;
     let mut reader = app.store().reader().await?;
     let about = About::all("ledger", "read");
-    let reach = reach(&mut reader, &caller, Noun::Ledger, &about, params.tenant.as_deref(), params.project.as_deref()).await?;
+    let reach =
+        reach(&mut reader, &caller, Noun::Ledger, &about, params.tenant.as_deref(), params.project.as_deref()).await?;
     drop(reader);
     // Transfers are kept by project: a tenant names one of its own, the site sees all.
     let project_id = match (reach.tenant_id, reach.project_id) {
         (None, _) | (Some(_), Some(_)) => reach.project_id,
         (Some(tenant_id), None) if tenant_id == caller.tenant_id => Some(caller.project_id),
-        (Some(_), None) => return Err(Refusal::new(Code::InvalidQuery, "say whose: `project=NAME`, or `tenant=*` for the whole site")),
+        (Some(_), None) => {
+            return Err(Refusal::new(
+                Code::InvalidQuery,
+                "say whose: `project=NAME`, or `tenant=*` for the whole site",
+            ));
+        }
     };
     let after = params.cursor.as_deref().map(transfer_key).transpose()?;
     let listed = app.store().transfers_page(project_id, after, limit).await?;
     let full = listed.len() == limit as usize;
     let next_cursor = listed.last().filter(|_| full).map(|last| last.key.map(|part| part.to_string()).join("."));
-    let items: Vec<Transfer> = listed.into_iter().map(shown).collect();
+    let items: Vec<Transfer> = listed.iter().map(shown).collect();
     Ok(answer(StatusCode::OK, &Page { items, next_cursor }))
 }
 
-fn shown(listed: ListedTransfer) -> Transfer {
-    let ListedTransfer { id, kind, from, to, quantities, source, sequence, key: _ } = listed;
+fn shown(listed: &ListedTransfer) -> Transfer {
+    let ListedTransfer { id, kind, from, to, quantities, source, sequence, key: _ } = *listed;
     Transfer { id, kind, from, to, quantities, source, sequence }
 }
 
 fn transfer_key(cursor: &str) -> Result<TransferKey, Refusal> {
     let parts: Option<Vec<i64>> = cursor.split('.').map(|part| part.parse().ok()).collect();
     let key: Option<TransferKey> = parts.and_then(|parts| parts.try_into().ok());
-    key.ok_or_else(|| Refusal::new(Code::InvalidCursor, "`cursor` is not one that this list handed out").hint("start again without `cursor`"))
+    key.ok_or_else(|| {
+        Refusal::new(Code::InvalidCursor, "`cursor` is not one that this list handed out")
+            .hint("start again without `cursor`")
+    })
 }
 
-async fn readings(State(app): State<App>, caller: Caller, Params(params): Params<PageParams>) -> Result<Response, Refusal> {
+async fn readings(
+    State(app): State<App>,
+    caller: Caller,
+    Params(params): Params<PageParams>,
+) -> Result<Response, Refusal> {
     caller.may(Verb::Read, Noun::Ledger, Scope::Site, &About::all("ledger", "read"))?;
     let limit = paging::limit(params.limit)?;
     let before = paging::sequence(params.cursor.as_deref())?;
@@ -140,7 +176,11 @@ async fn check(State(app): State<App>, caller: Caller, _terms: Terms) -> Result<
         projects: i64::try_from(report.projects).unwrap_or(i64::MAX),
         usage: report.usage,
         metered: report.metered,
-        findings: report.findings.into_iter().map(|finding| LedgerFinding { code: finding.code.to_owned(), text: finding.text }).collect(),
+        findings: report
+            .findings
+            .into_iter()
+            .map(|finding| LedgerFinding { code: finding.code.to_owned(), text: finding.text })
+            .collect(),
         took_ms,
     };
     Ok(answer(StatusCode::OK, &body))
@@ -180,11 +220,16 @@ async fn reverse(
 }
 
 /// Streams: memory stays bounded however much there is.
-async fn export(State(app): State<App>, caller: Caller, Params(params): Params<ExportParams>) -> Result<Response, Refusal> {
+async fn export(
+    State(app): State<App>,
+    caller: Caller,
+    Params(params): Params<ExportParams>,
+) -> Result<Response, Refusal> {
     let mut reader = app.store().reader().await?;
     let about = About::all("ledger", "export");
     let noun = if params.of == ExportOf::Usage { Noun::Usage } else { Noun::Ledger };
-    let mut reach = reach(&mut reader, &caller, noun, &about, params.tenant.as_deref(), params.project.as_deref()).await?;
+    let mut reach =
+        reach(&mut reader, &caller, noun, &about, params.tenant.as_deref(), params.project.as_deref()).await?;
     drop(reader);
     if params.of == ExportOf::Readings {
         caller.may(Verb::Read, Noun::Ledger, Scope::Site, &about)?;
@@ -201,7 +246,9 @@ async fn export(State(app): State<App>, caller: Caller, Params(params): Params<E
     let (sender, receiver) = tokio::sync::mpsc::channel::<Result<String, std::io::Error>>(EXPORT_PIECES_MAX);
     let export = Export { app: app.clone(), of: params.of, format: params.format, filter, sender };
     app.tasks().spawn(export.run());
-    let stream = futures_util::stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|piece| (piece, receiver)) });
+    let stream = futures_util::stream::unfold(receiver, |mut receiver| async move {
+        receiver.recv().await.map(|piece| (piece, receiver))
+    });
     let media = match params.format {
         ExportFormat::Csv => "text/csv",
         ExportFormat::Json => "application/x-ndjson",
@@ -244,7 +291,9 @@ impl Export {
         let mut cursor = self.app.store().usage(&self.filter);
         while let Some(records) = cursor.next().await? {
             let piece = match self.format {
-                ExportFormat::Csv => records.iter().map(|record| galerne_store::csv_line(record).trim_end().to_owned() + "\n").collect(),
+                ExportFormat::Csv => {
+                    records.iter().map(|record| galerne_store::csv_line(record).trim_end().to_owned() + "\n").collect()
+                }
                 ExportFormat::Json => lines(&records),
             };
             if !self.send(piece).await {
@@ -264,7 +313,7 @@ impl Export {
             let listed = self.app.store().transfers_page(self.filter.project_id, after, PAGE_MAX).await?;
             let Some(last) = listed.last() else { return Ok(()) };
             after = Some(last.key);
-            let rows: Vec<Transfer> = listed.into_iter().map(shown).collect();
+            let rows: Vec<Transfer> = listed.iter().map(shown).collect();
             let piece = match self.format {
                 ExportFormat::Csv => rows.iter().map(transfer_line).collect(),
                 ExportFormat::Json => lines(&rows),
@@ -285,7 +334,10 @@ impl Export {
             let listed = self.app.store().readings_page(before, PAGE_MAX).await?;
             let Some((number, _)) = listed.last() else { return Ok(()) };
             before = Some(*number);
-            let inside = |reading: &Reading| self.filter.from.is_none_or(|from| reading.started_at >= from) && self.filter.until.is_none_or(|until| reading.started_at < until);
+            let inside = |reading: &Reading| {
+                self.filter.from.is_none_or(|from| reading.started_at >= from)
+                    && self.filter.until.is_none_or(|until| reading.started_at < until)
+            };
             let rows: Vec<Reading> = listed.into_iter().map(|(_, reading)| reading).filter(inside).collect();
             let piece = match self.format {
                 ExportFormat::Csv => rows.iter().map(reading_line).collect(),
@@ -321,14 +373,33 @@ fn transfer_line(row: &Transfer) -> String {
     let q = &row.quantities;
     format!(
         "{},{},{},{},{},{},{},{},{},{},{},{},{}\n",
-        row.id, word(&row.kind), owner_word(row.from), owner_word(row.to), q.prompt_tokens.0, q.cached_tokens.0, q.completion_tokens.0,
-        q.micros.euros(), q.picos.0, q.millijoules.joules(), q.co2e_micrograms.grams(), row.source, row.sequence
+        row.id,
+        word(&row.kind),
+        owner_word(row.from),
+        owner_word(row.to),
+        q.prompt_tokens.0,
+        q.cached_tokens.0,
+        q.completion_tokens.0,
+        q.micros.euros(),
+        q.picos.0,
+        q.millijoules.joules(),
+        q.co2e_micrograms.grams(),
+        row.source,
+        row.sequence
     )
 }
 
 fn reading_line(row: &Reading) -> String {
     format!(
         "{},{},{},{},{},{},{},{},{}\n",
-        row.id, row.node_id, row.started_at, row.ended_at, row.millijoules.joules(), word(&row.method), row.busy_cpu_micros, row.zone, row.intensity_mg_per_kwh
+        row.id,
+        row.node_id,
+        row.started_at,
+        row.ended_at,
+        row.millijoules.joules(),
+        word(&row.method),
+        row.busy_cpu_micros,
+        row.zone,
+        row.intensity_mg_per_kwh
     )
 }

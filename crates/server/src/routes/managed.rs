@@ -53,17 +53,30 @@ pub(crate) trait Managed: ApiKind + StoreKind<Id = Id<Self>, Spec = Spec<Self>, 
     }
 
     /// Sets tenant and project where the spec decides them.
-    fn settle_owner(_tx: &mut Tx, _caller: &Caller, _draft: &mut Resource<Id<Self>, Spec<Self>, Status<Self>>) -> impl Future<Output = Result<(), Refusal>> + Send {
+    fn settle_owner(
+        _tx: &mut Tx,
+        _caller: &Caller,
+        _draft: &mut Resource<Id<Self>, Spec<Self>, Status<Self>>,
+    ) -> impl Future<Output = Result<(), Refusal>> + Send {
         std::future::ready(Ok(()))
     }
 
     /// Checks what is asked: values, references, rights beyond the verb. `before` is the spec that is replaced.
-    fn check(_tx: &mut Tx, _caller: &Caller, _draft: &Self, _before: Option<&Spec<Self>>) -> impl Future<Output = Result<(), Refusal>> + Send {
+    fn check(
+        _tx: &mut Tx,
+        _caller: &Caller,
+        _draft: &Self,
+        _before: Option<&Spec<Self>>,
+    ) -> impl Future<Output = Result<(), Refusal>> + Send {
         std::future::ready(Ok(()))
     }
 
     /// Whether nothing depends on it.
-    fn check_unused(_tx: &mut Tx, _caller: &Caller, _resource: &Self) -> impl Future<Output = Result<(), Refusal>> + Send {
+    fn check_unused(
+        _tx: &mut Tx,
+        _caller: &Caller,
+        _resource: &Self,
+    ) -> impl Future<Output = Result<(), Refusal>> + Send {
         std::future::ready(Ok(()))
     }
 

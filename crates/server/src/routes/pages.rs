@@ -14,13 +14,23 @@ use crate::http::operation as op;
 use crate::http::refusal::Refusal;
 
 pub(crate) fn routes(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
-    let router = op::get("/api/v1/openapi.json", "get_document", "this document").open().answers_media("application/json").on(router, openapi);
-    op::get("/api/v1/errors/{code}", "explain_error", "what an error code means and what to do").open().answers_media("text/markdown").on(router, explain)
+    let router = op::get("/api/v1/openapi.json", "get_document", "this document")
+        .open()
+        .answers_media("application/json")
+        .on(router, openapi);
+    op::get("/api/v1/errors/{code}", "explain_error", "what an error code means and what to do")
+        .open()
+        .answers_media("text/markdown")
+        .on(router, explain)
 }
 
 /// What is not part of the versioned API.
 pub(crate) fn open() -> Router<App> {
-    Router::new().route("/", get(front)).route("/healthz", get(health)).route("/readyz", get(ready)).route("/metrics", get(metrics))
+    Router::new()
+        .route("/", get(front))
+        .route("/healthz", get(health))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
 }
 
 async fn openapi() -> Response {
@@ -38,7 +48,10 @@ async fn explain(Segment(code): Segment) -> Result<Response, Refusal> {
             None => refusal,
         }
     });
-    std::future::ready(found.map(|page| ([(header::CONTENT_TYPE, "text/markdown; charset=utf-8")], page).into_response())).await
+    std::future::ready(
+        found.map(|page| ([(header::CONTENT_TYPE, "text/markdown; charset=utf-8")], page).into_response()),
+    )
+    .await
 }
 
 /// The process answers.

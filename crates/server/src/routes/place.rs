@@ -26,7 +26,12 @@ pub(crate) struct Place {
 
 impl Place {
     /// The place a request names.
-    pub(crate) async fn find(reader: &mut Reader, caller: &Caller, tenant: Option<&str>, project: Option<&str>) -> Result<Self, Refusal> {
+    pub(crate) async fn find(
+        reader: &mut Reader,
+        caller: &Caller,
+        tenant: Option<&str>,
+        project: Option<&str>,
+    ) -> Result<Self, Refusal> {
         let tenant_id = match tenant {
             None => Some(caller.tenant_id),
             Some(EVERYWHERE) => None,
@@ -45,7 +50,11 @@ impl Place {
         match K::LEVEL {
             Level::Site => Filter::default(),
             Level::Tenant => Filter { tenant_id: self.tenant_id, ..Filter::default() },
-            Level::Project => Filter { tenant_id: self.tenant_id, project_id: self.project_id.filter(|_| self.named_project), name: None },
+            Level::Project => Filter {
+                tenant_id: self.tenant_id,
+                project_id: self.project_id.filter(|_| self.named_project),
+                name: None,
+            },
         }
     }
 
@@ -71,7 +80,12 @@ async fn visible_tenant(reader: &mut Reader, caller: &Caller, name: &str) -> Res
     Ok(tenant)
 }
 
-async fn visible_project(reader: &mut Reader, caller: &Caller, tenant_id: Option<TenantId>, name: &str) -> Result<Project, Refusal> {
+async fn visible_project(
+    reader: &mut Reader,
+    caller: &Caller,
+    tenant_id: Option<TenantId>,
+    name: &str,
+) -> Result<Project, Refusal> {
     let project: Option<Project> = by_id_or_name(reader, name, Filter { tenant_id, ..Filter::default() }).await?;
     let Some(project) = project else { return Err(Refusal::not_found("project", name)) };
     let about = About { noun: "project", verb: "read", name, id: Some(project.id.to_string()) };
@@ -95,7 +109,12 @@ async fn by_id_or_name<K: Managed>(reader: &mut Reader, name: &str, filter: Filt
 }
 
 /// The one resource that a path names, if the caller may see it.
-pub(crate) async fn resolve<K: Managed>(reader: &mut Reader, caller: &Caller, place: Place, name: &str) -> Result<K, Refusal> {
+pub(crate) async fn resolve<K: Managed>(
+    reader: &mut Reader,
+    caller: &Caller,
+    place: Place,
+    name: &str,
+) -> Result<K, Refusal> {
     let noun = <K as ApiKind>::NOUN;
     let id: Option<<K as StoreKind>::Id> = name.parse().ok();
     let found = if let Some(id) = id {
@@ -113,7 +132,12 @@ pub(crate) async fn resolve<K: Managed>(reader: &mut Reader, caller: &Caller, pl
     Ok(found)
 }
 
-async fn by_name<K: Managed>(reader: &mut Reader, caller: &Caller, place: Place, name: &str) -> Result<Option<K>, Refusal> {
+async fn by_name<K: Managed>(
+    reader: &mut Reader,
+    caller: &Caller,
+    place: Place,
+    name: &str,
+) -> Result<Option<K>, Refusal> {
     let near = match K::LEVEL {
         Level::Site => Filter::default(),
         Level::Tenant => Filter { tenant_id: place.tenant_id, ..Filter::default() },

@@ -66,7 +66,9 @@ fn check(caller: &Caller, draft: &Pull) -> Result<(), Refusal> {
             None => refusal,
         }
     })?;
-    if matches!(wanted, Wanted::Place(source) if source.is_local()) && !caller.can(Verb::Update, Noun::Node, Scope::Site) {
+    if matches!(wanted, Wanted::Place(source) if source.is_local())
+        && !caller.can(Verb::Update, Noun::Node, Scope::Site)
+    {
         // The server would read its own files, or its own ports, for the caller.
         let about = About { noun: "pull", verb: "create", name: &draft.name, id: None };
         let denial = Denial {
@@ -81,12 +83,18 @@ fn check(caller: &Caller, draft: &Pull) -> Result<(), Refusal> {
 
 pub(crate) fn routes(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
     let router = creating::<Pull>(reading::<Pull>(router));
-    let router = op::post("/api/v1/pulls/{name}/cancel", "cancel_pull", "stop one that has not ended; what was fetched is kept for the next")
-        .based_on_generation()
-        .body::<AtGeneration>()
-        .answers_kind::<Pull>(200)
-        .on(router, cancel);
-    op::get("/api/v1/catalogue", "list_catalogue", "models that are known to work").answers_page::<CatalogueEntry>().on(router, list_catalogue)
+    let router = op::post(
+        "/api/v1/pulls/{name}/cancel",
+        "cancel_pull",
+        "stop one that has not ended; what was fetched is kept for the next",
+    )
+    .based_on_generation()
+    .body::<AtGeneration>()
+    .answers_kind::<Pull>(200)
+    .on(router, cancel);
+    op::get("/api/v1/catalogue", "list_catalogue", "models that are known to work")
+        .answers_page::<CatalogueEntry>()
+        .on(router, list_catalogue)
 }
 
 async fn cancel(

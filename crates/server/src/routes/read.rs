@@ -39,7 +39,11 @@ pub(crate) async fn one<K: Managed>(
 }
 
 /// A page of those the caller may see. A page may be shorter than asked while more follow.
-pub(crate) async fn many<K: Managed>(State(app): State<App>, caller: Caller, Params(params): Params<ListParams>) -> Result<Response, Refusal> {
+pub(crate) async fn many<K: Managed>(
+    State(app): State<App>,
+    caller: Caller,
+    Params(params): Params<ListParams>,
+) -> Result<Response, Refusal> {
     let page = params.page()?;
     let mut reader = app.store().reader().await?;
     let place = Place::find(&mut reader, &caller, params.tenant.as_deref(), params.project.as_deref()).await?;
@@ -50,6 +54,7 @@ pub(crate) async fn many<K: Managed>(State(app): State<App>, caller: Caller, Par
         caller.may_list(K::RIGHTS, place.scope::<K>(), &about)?;
     }
     let listed = reader.list::<K>(&place.filter::<K>(), &page).await?;
-    let items = listed.items.into_iter().filter(|item| caller.can(Verb::Read, K::RIGHTS, item.read_scope())).map(K::shown);
+    let items =
+        listed.items.into_iter().filter(|item| caller.can(Verb::Read, K::RIGHTS, item.read_scope())).map(K::shown);
     Ok(answer(StatusCode::OK, &Page { items: items.collect(), next_cursor: listed.next }))
 }

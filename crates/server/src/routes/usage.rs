@@ -13,9 +13,9 @@ use galerne_model::ledger::{Quantities, UsageRecord};
 use galerne_model::units::Money;
 use galerne_store::{CostFilter, CostGroup, Kind as StoreKind, Reader, StoreError, UsageFilter};
 use http::StatusCode;
+use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
-use jiff::Timestamp;
 use serde::Deserialize;
 use utoipa::PartialSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -73,14 +73,25 @@ pub(crate) fn routes(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
     op::get("/api/v1/costs", "get_costs", "what was charged, by group; reversals are taken off")
         .placed()
         .queries(&days)
-        .queries(&[("endpoint", "only of this endpoint"), ("key", "only of this key"), ("principal", "only of this principal")])
+        .queries(&[
+            ("endpoint", "only of this endpoint"),
+            ("key", "only of this key"),
+            ("principal", "only of this principal"),
+        ])
         .query("group_by", "what the rows are", GroupBy::schema())
         .answers::<Costs>(200)
         .on(router, costs)
 }
 
 /// The widest place inside what was asked for in which the caller may read: tenant, else the key's own project.
-pub(crate) async fn reach(reader: &mut Reader, caller: &Caller, noun: Noun, about: &About<'_>, tenant: Option<&str>, project: Option<&str>) -> Result<Reach, Refusal> {
+pub(crate) async fn reach(
+    reader: &mut Reader,
+    caller: &Caller,
+    noun: Noun,
+    about: &About<'_>,
+    tenant: Option<&str>,
+    project: Option<&str>,
+) -> Result<Reach, Refusal> {
     let place = Place::find(reader, caller, tenant, project).await?;
     if place.named_project {
         caller.may(Verb::Read, noun, scope(place.tenant_id, place.project_id), about)?;
@@ -88,7 +99,10 @@ pub(crate) async fn reach(reader: &mut Reader, caller: &Caller, noun: Noun, abou
     }
     let wide = scope(place.tenant_id, None);
     let own = Scope::Project { tenant_id: caller.tenant_id, project_id: caller.project_id };
-    if !caller.can(Verb::Read, noun, wide) && place.tenant_id == Some(caller.tenant_id) && caller.can(Verb::Read, noun, own) {
+    if !caller.can(Verb::Read, noun, wide)
+        && place.tenant_id == Some(caller.tenant_id)
+        && caller.can(Verb::Read, noun, own)
+    {
         return Ok(Reach { tenant_id: place.tenant_id, project_id: Some(caller.project_id) });
     }
     caller.may_list(noun, wide, about)?;
@@ -96,14 +110,19 @@ pub(crate) async fn reach(reader: &mut Reader, caller: &Caller, noun: Noun, abou
     Ok(Reach { tenant_id: place.tenant_id, project_id: None })
 }
 
-async fn usage(State(app): State<App>, caller: Caller, Params(params): Params<UsageParams>) -> Result<Response, Refusal> {
+async fn usage(
+    State(app): State<App>,
+    caller: Caller,
+    Params(params): Params<UsageParams>,
+) -> Result<Response, Refusal> {
     let limit = paging::limit(params.limit)?;
     if let Some(request) = &params.request {
         return one_request(&app, &caller, request).await;
     }
     let mut reader = app.store().reader().await?;
     let about = About::all("usage", "list");
-    let reach = reach(&mut reader, &caller, Noun::Usage, &about, params.tenant.as_deref(), params.project.as_deref()).await?;
+    let reach =
+        reach(&mut reader, &caller, Noun::Usage, &about, params.tenant.as_deref(), params.project.as_deref()).await?;
     drop(reader);
     let filter = UsageFilter {
         tenant_id: reach.tenant_id,
@@ -119,17 +138,28 @@ async fn usage(State(app): State<App>, caller: Caller, Params(params): Params<Us
 }
 
 async fn one_request(app: &App, caller: &Caller, text: &str) -> Result<Response, Refusal> {
-    let id: RequestId = text.parse().map_err(|bad: galerne_model::ids::BadId| Refusal::new(Code::InvalidQuery, bad.to_string()))?;
+    let id: RequestId =
+        text.parse().map_err(|bad: galerne_model::ids::BadId| Refusal::new(Code::InvalidQuery, bad.to_string()))?;
     let found = app.store().usage_by_request(id).await?;
-    let visible = found.filter(|record| caller.can(Verb::Read, Noun::Usage, scope(Some(record.tenant_id), Some(record.project_id))));
+    let visible = found
+        .filter(|record| caller.can(Verb::Read, Noun::Usage, scope(Some(record.tenant_id), Some(record.project_id))));
     Ok(answer(StatusCode::OK, &Page { items: visible.into_iter().collect(), next_cursor: None }))
 }
 
-async fn costs(State(app): State<App>, caller: Caller, Params(params): Params<CostParams>) -> Result<Response, Refusal> {
+async fn costs(
+    State(app): State<App>,
+    caller: Caller,
+    Params(params): Params<CostParams>,
+) -> Result<Response, Refusal> {
     let mut reader = app.store().reader().await?;
     let about = About::all("costs", "read");
-    let reach = reach(&mut reader, &caller, Noun::Usage, &about, params.tenant.as_deref(), params.project.as_deref()).await?;
-    let place = Place { tenant_id: reach.tenant_id, project_id: reach.project_id.or(Some(caller.project_id)), named_project: false };
+    let reach =
+        reach(&mut reader, &caller, Noun::Usage, &about, params.tenant.as_deref(), params.project.as_deref()).await?;
+    let place = Place {
+        tenant_id: reach.tenant_id,
+        project_id: reach.project_id.or(Some(caller.project_id)),
+        named_project: false,
+    };
     let filter = CostFilter {
         tenant_id: reach.tenant_id,
         project_id: reach.project_id,
@@ -146,9 +176,21 @@ async fn costs(State(app): State<App>, caller: Caller, Params(params): Params<Co
         total.0 += row.requests;
         add(&mut total.1, &row.quantities);
         let name = name_of(&mut reader, params.group_by, &row.group).await?;
-        items.push(CostRow { name, requests: row.requests, charged: charged(&row.quantities), quantities: row.quantities, group: row.group });
+        items.push(CostRow {
+            name,
+            requests: row.requests,
+            charged: charged(&row.quantities),
+            quantities: row.quantities,
+            group: row.group,
+        });
     }
-    let total = CostRow { group: "total".to_owned(), name: String::new(), requests: total.0, charged: charged(&total.1), quantities: total.1 };
+    let total = CostRow {
+        group: "total".to_owned(),
+        name: String::new(),
+        requests: total.0,
+        charged: charged(&total.1),
+        quantities: total.1,
+    };
     Ok(answer(StatusCode::OK, &Costs { group_by: params.group_by, items, total }))
 }
 
@@ -168,7 +210,12 @@ fn add(sum: &mut Quantities, more: &Quantities) {
     sum.co2e_micrograms = sum.co2e_micrograms.saturating_add(more.co2e_micrograms);
 }
 
-async fn narrowed<K: Managed>(reader: &mut Reader, caller: &Caller, place: Place, name: Option<&str>) -> Result<Option<<K as StoreKind>::Id>, Refusal> {
+async fn narrowed<K: Managed>(
+    reader: &mut Reader,
+    caller: &Caller,
+    place: Place,
+    name: Option<&str>,
+) -> Result<Option<<K as StoreKind>::Id>, Refusal> {
     match name {
         Some(name) => Ok(Some(resolve::<K>(reader, caller, place, name).await?.resource().id)),
         None => Ok(None),
@@ -220,6 +267,10 @@ pub(crate) fn start_of(day: Date) -> Timestamp {
 }
 
 fn key(cursor: &str) -> Result<(i64, i64), Refusal> {
-    let parsed = cursor.split_once('.').and_then(|(source, sequence)| Some((source.parse().ok()?, sequence.parse().ok()?)));
-    parsed.ok_or_else(|| Refusal::new(Code::InvalidCursor, "`cursor` is not one that this list handed out").hint("start again without `cursor`"))
+    let parsed =
+        cursor.split_once('.').and_then(|(source, sequence)| Some((source.parse().ok()?, sequence.parse().ok()?)));
+    parsed.ok_or_else(|| {
+        Refusal::new(Code::InvalidCursor, "`cursor` is not one that this list handed out")
+            .hint("start again without `cursor`")
+    })
 }

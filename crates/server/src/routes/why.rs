@@ -55,7 +55,10 @@ async fn explain(
         "request" => request(&app, &mut reader, &caller, &name).await?,
         "event" => event(&mut reader, &caller, &name).await?,
         _ => {
-            let refusal = Refusal::new(Code::NotFound, format!("`{}` is not something to explain", kind.chars().take(40).collect::<String>()));
+            let refusal = Refusal::new(
+                Code::NotFound,
+                format!("`{}` is not something to explain", kind.chars().take(40).collect::<String>()),
+            );
             return Err(refusal.hint(format!("one of {}", KINDS.map(|kind| format!("`{kind}`")).join(", "))));
         }
     };
@@ -76,7 +79,12 @@ async fn budget(app: &App, reader: &mut Reader, caller: &Caller, place: Place, n
     let now = App::now();
     let spent = app.store().spent(&budget.spec.subject, budget.spec.period, now).await?.spent;
     let (start, _) = galerne_core::budget::period_at(budget.spec.period, now);
-    let mut filter = CostFilter { tenant_id: budget.tenant_id, project_id: budget.project_id, from: Some(start.to_zoned(TimeZone::UTC).date()), ..CostFilter::default() };
+    let mut filter = CostFilter {
+        tenant_id: budget.tenant_id,
+        project_id: budget.project_id,
+        from: Some(start.to_zoned(TimeZone::UTC).date()),
+        ..CostFilter::default()
+    };
     let group = match budget.spec.subject {
         BudgetSubject::Tenant { .. } => CostGroup::Project,
         BudgetSubject::Project { .. } => CostGroup::Key,
@@ -109,8 +117,11 @@ async fn spender(reader: &mut Reader, group: CostGroup, id: String) -> Result<St
 
 async fn request(app: &App, reader: &mut Reader, caller: &Caller, name: &str) -> Result<Why, Refusal> {
     let missing = || {
-        Refusal::new(Code::NotFound, format!("no settled request `{}` is known", name.chars().take(80).collect::<String>()))
-            .hint("usage arrives about a second after the answer; refused requests leave no usage")
+        Refusal::new(
+            Code::NotFound,
+            format!("no settled request `{}` is known", name.chars().take(80).collect::<String>()),
+        )
+        .hint("usage arrives about a second after the answer; refused requests leave no usage")
     };
     let id: RequestId = name.parse().map_err(|_| missing())?;
     let record = app.store().usage_by_request(id).await?.ok_or_else(missing)?;
@@ -124,13 +135,19 @@ async fn request(app: &App, reader: &mut Reader, caller: &Caller, name: &str) ->
         Err(StoreError::NotFound { .. }) => record.endpoint_id.to_string(),
         Err(error) => return Err(error.into()),
     };
-    Ok(Why { kind: "request".to_owned(), id: id.to_string(), name: String::new(), reason: why::request(&record, &endpoint) })
+    Ok(Why {
+        kind: "request".to_owned(),
+        id: id.to_string(),
+        name: String::new(),
+        reason: why::request(&record, &endpoint),
+    })
 }
 
 async fn event(reader: &mut Reader, caller: &Caller, name: &str) -> Result<Why, Refusal> {
     let missing = || Refusal::not_found("event", name);
     let found: Option<Event> = if let Ok(sequence) = name.parse::<i64>() {
-        let only = EventFilter { after: sequence.checked_sub(1), before: sequence.checked_add(1), ..EventFilter::default() };
+        let only =
+            EventFilter { after: sequence.checked_sub(1), before: sequence.checked_add(1), ..EventFilter::default() };
         reader.events(&only, 1).await?.pop()
     } else {
         let id: EventId = name.parse().map_err(|_| missing())?;
@@ -139,5 +156,10 @@ async fn event(reader: &mut Reader, caller: &Caller, name: &str) -> Result<Why, 
     let event = found.ok_or_else(missing)?;
     let about = About { noun: "event", verb: "read", name, id: Some(event.id.to_string()) };
     caller.may(Verb::Read, Noun::Event, scope(event.tenant_id, event.project_id), &about)?;
-    Ok(Why { kind: "event".to_owned(), id: event.id.to_string(), name: event.action.clone(), reason: why::event(&event) })
+    Ok(Why {
+        kind: "event".to_owned(),
+        id: event.id.to_string(),
+        name: event.action.clone(),
+        reason: why::event(&event),
+    })
 }

@@ -9,7 +9,7 @@ use galerne_drivers::grid::GridError;
 use galerne_gateway::{GatewayError, SpoolError};
 use galerne_store::StoreError;
 
-use crate::data::DataDirError;
+use crate::data_dir::DataDirError;
 
 /// Why the server cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +77,9 @@ impl StartError {
     pub fn code(&self) -> Code {
         match self {
             Self::Data(DataDirError::Locked { .. }) => Code::DataDirLocked,
-            Self::Data(DataDirError::Unusable { .. } | DataDirError::Exposed { .. } | DataDirError::Damaged { .. }) => Code::DataDirUnusable,
+            Self::Data(DataDirError::Unusable { .. } | DataDirError::Exposed { .. } | DataDirError::Damaged { .. }) => {
+                Code::DataDirUnusable
+            }
             Self::AddressInUse { .. } => Code::AddressInUse,
             Self::Bind { .. } | Self::Grid { .. } => Code::ConfigInvalid,
             Self::Tls { .. } => Code::TlsInvalid,
@@ -92,18 +94,38 @@ impl StartError {
     /// What to do.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Data(DataDirError::Locked { holder, .. }) => Some(format!("stop process {holder}, or give this one a directory of its own: `--data DIR`")),
-            Self::Data(DataDirError::Exposed { path, .. }) => Some(format!("`chmod 600 {}`, and make new keys if others may have read it", path.display())),
-            Self::Data(DataDirError::Damaged { .. }) => Some("restore it from a backup: without it no API key is known".to_owned()),
-            Self::Data(DataDirError::Unusable { .. }) => Some("check its owner and permissions, or choose another: `--data DIR`".to_owned()),
-            Self::AddressInUse { address } => {
-                Some(format!("choose another port, such as `--listen {}:{}`; `ss -ltnp` shows who has it", address.ip(), address.port().saturating_add(1)))
+            Self::Data(DataDirError::Locked { holder, .. }) => {
+                Some(format!("stop process {holder}, or give this one a directory of its own: `--data DIR`"))
             }
+            Self::Data(DataDirError::Exposed { path, .. }) => {
+                Some(format!("`chmod 600 {}`, and make new keys if others may have read it", path.display()))
+            }
+            Self::Data(DataDirError::Damaged { .. }) => {
+                Some("restore it from a backup: without it no API key is known".to_owned())
+            }
+            Self::Data(DataDirError::Unusable { .. }) => {
+                Some("check its owner and permissions, or choose another: `--data DIR`".to_owned())
+            }
+            Self::AddressInUse { address } => Some(format!(
+                "choose another port, such as `--listen {}:{}`; `ss -ltnp` shows who has it",
+                address.ip(),
+                address.port().saturating_add(1)
+            )),
             Self::Bind { .. } => Some("choose an address of this machine: `--listen 127.0.0.1:8080`".to_owned()),
             Self::Tls { .. } => Some("both are PEM files, and the key has no password".to_owned()),
-            Self::Store(StoreError::NewerSchema { .. }) => Some("start the newer version again, or restore a backup made by this one".to_owned()),
-            Self::Store(StoreError::OldSchema { .. }) => Some("bring it up to date first: `galerne migrate`".to_owned()),
-            Self::Grid { .. } | Self::Store(_) | Self::Spool(_) | Self::Control(_) | Self::Gateway(_) | Self::Random(_) | Self::NoOperator => None,
+            Self::Store(StoreError::NewerSchema { .. }) => {
+                Some("start the newer version again, or restore a backup made by this one".to_owned())
+            }
+            Self::Store(StoreError::OldSchema { .. }) => {
+                Some("bring it up to date first: `galerne migrate`".to_owned())
+            }
+            Self::Grid { .. }
+            | Self::Store(_)
+            | Self::Spool(_)
+            | Self::Control(_)
+            | Self::Gateway(_)
+            | Self::Random(_)
+            | Self::NoOperator => None,
         }
     }
 }

@@ -43,7 +43,8 @@ pub(super) struct Bound {
 /// A listener that serves.
 pub(super) struct Listener {
     handle: Handle<SocketAddr>,
-    task: JoinHandle<io::Result<()>>,
+    /// Absent once it has ended and `failed` has told.
+    task: Option<JoinHandle<io::Result<()>>>,
 }
 
 impl Bound {
@@ -60,7 +61,11 @@ impl Bound {
         let tls = match &config.tls {
             Some(files) => {
                 let read = RustlsConfig::from_pem_file(&files.cert, &files.key).await;
-                Some(read.map_err(|source| StartError::Tls { cert: files.cert.clone(), key: files.key.clone(), source })?)
+                Some(read.map_err(|source| StartError::Tls {
+                    cert: files.cert.clone(),
+                    key: files.key.clone(),
+                    source,
+                })?)
             }
             None => None,
         };
@@ -98,7 +103,7 @@ impl Bound {
         };
         // Not on the loops' tracker: it ends first, by its own handle, and `join` waits for it.
         let task = TaskTracker::new().spawn(serving);
-        Listener { handle, task }
+        Listener { handle, task: Some(task) }
     }
 }
 
@@ -109,7 +114,10 @@ const HEAD_LIMIT: u32 = 64 * 1024;
 impl Listener {
     /// Ends when serving ends.
     pub(super) async fn failed(&mut self) -> io::Error {
-        match (&mut self.task).await {
+        let Some(task) = &mut self.task else { return io::Error::other("the listener has ended") };
+        let ended = task.await;
+        self.task = None;
+        match ended {
             Ok(Ok(())) => io::Error::other("the listener ended"),
             Ok(Err(error)) => error,
             Err(error) => io::Error::other(error),
@@ -124,7 +132,8 @@ impl Listener {
     /// Waits for the connections, then cuts them.
     pub(super) async fn join(self) {
         self.handle.graceful_shutdown(Some(CLOSE_GRACE));
-        let ended = tokio::time::timeout(CLOSE_GRACE * 2, self.task).await;
+        let Some(task) = self.task else { return };
+        let ended = tokio::time::timeout(CLOSE_GRACE * 2, task).await;
         match ended {
             Ok(Ok(Ok(()))) => {}
             Ok(Ok(Err(error))) => tracing::warn!(%error, "the listener ended with an error"),
@@ -182,7 +191,11 @@ impl AsyncWrite for Counted {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, parts: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
     }
 

@@ -41,9 +41,18 @@ pub(super) struct LoopMetrics {
 
 impl LoopMetrics {
     pub(super) fn register(registry: &mut Registry) -> Self {
-        let metrics = Self { settled: Counter::default(), settle_failures: Counter::default(), readings: Counter::default(), joules: Joules::default() };
+        let metrics = Self {
+            settled: Counter::default(),
+            settle_failures: Counter::default(),
+            readings: Counter::default(),
+            joules: Joules::default(),
+        };
         registry.register(SETTLED, "Usage records the ledger took", metrics.settled.clone());
-        registry.register(SETTLE_FAILURES, "Settlements that failed and were tried again", metrics.settle_failures.clone());
+        registry.register(
+            SETTLE_FAILURES,
+            "Settlements that failed and were tried again",
+            metrics.settle_failures.clone(),
+        );
         registry.register(READINGS, "Energy readings booked", metrics.readings.clone());
         registry.register(READING_JOULES, "Energy booked from readings of this host", metrics.joules.clone());
         metrics
@@ -78,7 +87,13 @@ pub(super) fn spawn(tasks: &TaskTracker, stop: &CancellationToken, work: Work) {
 }
 
 /// Every batch is settled before the next is taken, and acknowledged only once it is durable.
-async fn settle(control: galerne_control::Handle, mut used: mpsc::Receiver<UsageBatch>, stop: CancellationToken, settled: Counter, failures: Counter) {
+async fn settle(
+    control: galerne_control::Handle,
+    mut used: mpsc::Receiver<UsageBatch>,
+    stop: CancellationToken,
+    settled: Counter,
+    failures: Counter,
+) {
     while let Some(batch) = next(&mut used, &stop).await {
         let UsageBatch { records, ack } = batch;
         let count = records.len() as u64;
@@ -115,7 +130,13 @@ async fn next<T>(channel: &mut mpsc::Receiver<T>, stop: &CancellationToken) -> O
     }
 }
 
-async fn read_energy(control: galerne_control::Handle, meter: Meter, stop: CancellationToken, readings: Counter, joules: Joules) {
+async fn read_energy(
+    control: galerne_control::Handle,
+    meter: Meter,
+    stop: CancellationToken,
+    readings: Counter,
+    joules: Joules,
+) {
     let mut sample = meter.sample;
     let mut ticks = tokio::time::interval(Duration::from_millis(READING_INTERVAL_MS));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

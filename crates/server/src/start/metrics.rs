@@ -49,9 +49,23 @@ impl ApiMetrics {
             cpu: Counter::default(),
             strangers: Strangers::new(Instant::now()),
         };
-        registry.register(API_REQUESTS, "Requests to /api/v1 and pages, by method and class of status", metrics.requests.clone());
-        registry.register_with_unit(API_DURATION, "Time from head to answer of requests to /api/v1", Unit::Seconds, metrics.duration.clone());
-        registry.register_with_unit(PROCESS_MEMORY, "Resident memory of the control plane", Unit::Bytes, metrics.memory.clone());
+        registry.register(
+            API_REQUESTS,
+            "Requests to /api/v1 and pages, by method and class of status",
+            metrics.requests.clone(),
+        );
+        registry.register_with_unit(
+            API_DURATION,
+            "Time from head to answer of requests to /api/v1",
+            Unit::Seconds,
+            metrics.duration.clone(),
+        );
+        registry.register_with_unit(
+            PROCESS_MEMORY,
+            "Resident memory of the control plane",
+            Unit::Bytes,
+            metrics.memory.clone(),
+        );
         registry.register_with_unit(PROCESS_CPU, "CPU time of the control plane", Unit::Seconds, metrics.cpu.clone());
         let build = Family::<Build, Gauge>::default();
         build.get_or_create(&Build { version: env!("CARGO_PKG_VERSION") }).set(1);
@@ -107,7 +121,8 @@ fn cpu_seconds() -> f64 {
 pub(crate) fn text(registry: &Registry) -> Result<String, std::fmt::Error> {
     let mut open = String::new();
     prometheus_client::encoding::text::encode(&mut open, registry)?;
-    let counters: Vec<&str> = open.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
+    let counters: Vec<&str> =
+        open.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
     let mut out = String::with_capacity(open.len());
     for line in open.lines() {
         let described = line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE "));

@@ -16,7 +16,8 @@ async fn each_kind_of_bad_body_has_its_code() {
     assert_eq!(send("application/json", b"\xff\xfe{}").await.code(), "malformed_json");
     assert_eq!(send("application/json", b"[1,2]").await.code(), "invalid_body");
     assert_eq!(send("text/plain", b"{}").await.code(), "unsupported_media_type");
-    let wrong = send("application/json", br#"{"name":"x","spec":{"backend":{"kind":"worker","model_id":"nope"}}}"#).await;
+    let wrong =
+        send("application/json", br#"{"name":"x","spec":{"backend":{"kind":"worker","model_id":"nope"}}}"#).await;
     assert_eq!((wrong.status, wrong.code()), (422, "invalid_body"));
     let unknown = send("application/json", br#"{"name":"x","spec":{"bakend":{}}}"#).await;
     assert_eq!(unknown.json["errors"][0]["path"], "spec.bakend");
@@ -56,8 +57,16 @@ async fn values_that_break_a_rule_are_named() {
         (with(&|body| body["spec"]["backend"]["urls"] = json!([])), "spec.backend.urls"),
         (with(&|body| body["spec"]["backend"]["urls"] = json!(["http://x/v1"])), "spec.backend.urls[0]"),
         (with(&|body| body["spec"]["backend"]["urls"] = json!(["http://user:pw@x"])), "spec.backend.urls[0]"),
-        (with(&|body| body["spec"]["price"] = json!({"prompt": -1, "cached": 0, "completion": 0})), "spec.price.prompt"),
-        (with(&|body| body["spec"]["backend"] = json!({"kind": "worker", "model_id": format!("model_{}", "0".repeat(32))})), "spec.backend.model_id"),
+        (
+            with(&|body| body["spec"]["price"] = json!({"prompt": -1, "cached": 0, "completion": 0})),
+            "spec.price.prompt",
+        ),
+        (
+            with(&|body| {
+                body["spec"]["backend"] = json!({"kind": "worker", "model_id": format!("model_{}", "0".repeat(32))})
+            }),
+            "spec.backend.model_id",
+        ),
     ];
     for (body, path) in cases {
         let reply = site.operator.post("/api/v1/endpoints", &body).await;
@@ -86,11 +95,36 @@ async fn wrong_paths_methods_and_parameters_are_problems() {
 #[tokio::test]
 async fn nonsense_never_makes_the_server_fail() {
     let site = Site::new().await;
-    let names = ["x", "%00", "..%2f..", "%ff%fe", "endpoint_zzz", "tenant_00000000000000000000000000000000", "%F0%9F%A6%80", "*", "a%2Fb"];
-    let bodies = [json!(null), json!(0), json!("text"), json!([]), json!({}), json!({"name": 1}), json!({"name": "n", "spec": null}), json!({"name": "n", "spec": {"x": [[[[]]]]}}), json!({"generation": -9_223_372_036_854_775_808_i64, "spec": {}})];
+    let names = [
+        "x",
+        "%00",
+        "..%2f..",
+        "%ff%fe",
+        "endpoint_zzz",
+        "tenant_00000000000000000000000000000000",
+        "%F0%9F%A6%80",
+        "*",
+        "a%2Fb",
+    ];
+    let bodies = [
+        json!(null),
+        json!(0),
+        json!("text"),
+        json!([]),
+        json!({}),
+        json!({"name": 1}),
+        json!({"name": "n", "spec": null}),
+        json!({"name": "n", "spec": {"x": [[[[]]]]}}),
+        json!({"generation": -9_223_372_036_854_775_808_i64, "spec": {}}),
+    ];
     for operation in document::operations() {
         for (index, name) in names.iter().enumerate() {
-            let path = operation.path.replace("{name}", name).replace("{id}", name).replace("{kind}", name).replace("{code}", name);
+            let path = operation
+                .path
+                .replace("{name}", name)
+                .replace("{id}", name)
+                .replace("{kind}", name)
+                .replace("{code}", name);
             let body = Some(&bodies[index % bodies.len()]).filter(|_| operation.method != "GET");
             let reply = site.operator.call(&operation.method, &path, &[("if-match", "\"1\"")], body).await;
             assert!(reply.status < 500, "{} {path} {body:?}: {}", operation.method, reply.text);

@@ -21,7 +21,13 @@ async fn a_dry_run_answers_like_the_change_and_changes_nothing() {
     let dry = site.operator.call("DELETE", "/api/v1/endpoints/a?dry_run=true", &[("if-match", "\"1\"")], None).await;
     assert_eq!(dry.status, 200);
     assert_eq!(site.operator.get("/api/v1/endpoints/a").await.status, 200);
-    let dry = site.operator.post("/api/v1/keys?dry_run=true", &json!({"name": "k", "spec": {"principal_id": principal(&site).await, "scopes": ["read"]}})).await;
+    let dry = site
+        .operator
+        .post(
+            "/api/v1/keys?dry_run=true",
+            &json!({"name": "k", "spec": {"principal_id": principal(&site).await, "scopes": ["read"]}}),
+        )
+        .await;
     assert_eq!((dry.status, dry.json.get("secret")), (200, None));
     site.running.drain().await;
 }
@@ -43,7 +49,12 @@ async fn the_same_request_twice_is_done_once_and_answered_twice() {
     let other = site.operator.call("POST", "/api/v1/projects", &once, Some(&json!({"name": "q", "spec": {}}))).await;
     assert_eq!(other.code(), "idempotency_mismatch");
     let events = site.operator.got("/api/v1/events?action=project.create").await;
-    let named = events["items"].as_array().expect("events").iter().filter(|event| event["resource"] == first.json["id"]).count();
+    let named = events["items"]
+        .as_array()
+        .expect("events")
+        .iter()
+        .filter(|event| event["resource"] == first.json["id"])
+        .count();
     assert_eq!(named, 1);
     site.running.drain().await;
 }
@@ -52,7 +63,8 @@ async fn the_same_request_twice_is_done_once_and_answered_twice() {
 async fn eight_at_once_under_one_key_make_one() {
     let site = Site::new().await;
     let body = json!({"name": "p", "spec": {}});
-    let calls = (0..8).map(|_| site.operator.call("POST", "/api/v1/projects", &[("idempotency-key", "k")], Some(&body)));
+    let calls =
+        (0..8).map(|_| site.operator.call("POST", "/api/v1/projects", &[("idempotency-key", "k")], Some(&body)));
     let replies = futures_util::future::join_all(calls).await;
     let ids: std::collections::BTreeSet<String> = replies.iter().map(|reply| id(&reply.json)).collect();
     assert_eq!(ids.len(), 1, "{replies:?}");
@@ -109,7 +121,15 @@ async fn every_change_is_an_event_with_actor_address_and_digests() {
     let changed = site.operator.put("/api/v1/endpoints/e", &json!({"generation": 1, "spec": made["spec"]})).await;
     assert_eq!(changed.status, 200);
     let events = site.operator.got(&format!("/api/v1/events?resource={}", id(&made))).await;
-    let find = |action: &str| events["items"].as_array().expect("events").iter().find(|event| event["action"] == action).cloned().expect("recorded");
+    let find = |action: &str| {
+        events["items"]
+            .as_array()
+            .expect("events")
+            .iter()
+            .find(|event| event["action"] == action)
+            .cloned()
+            .expect("recorded")
+    };
     let (create, update) = (find("endpoint.create"), find("endpoint.update"));
     assert_eq!(create["actor"]["principal_id"].as_str(), Some(principal(&site).await.as_str()));
     assert_eq!(create["actor"]["address"], "127.0.0.1");

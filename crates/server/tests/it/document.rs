@@ -7,9 +7,11 @@ use std::sync::{LazyLock, Mutex};
 use serde_json::{Value, json};
 
 /// The document as it is committed.
-pub(crate) static DOCUMENT: LazyLock<Value> = LazyLock::new(|| serde_json::from_str(&galerne_server::document()).expect("the document is JSON"));
+pub(crate) static DOCUMENT: LazyLock<Value> =
+    LazyLock::new(|| serde_json::from_str(&galerne_server::document()).expect("the document is JSON"));
 
-static VALIDATORS: LazyLock<Mutex<HashMap<String, std::sync::Arc<jsonschema::Validator>>>> = LazyLock::new(Mutex::default);
+static VALIDATORS: LazyLock<Mutex<HashMap<String, std::sync::Arc<jsonschema::Validator>>>> =
+    LazyLock::new(Mutex::default);
 
 /// One operation of the document.
 #[derive(Debug, Clone)]
@@ -27,7 +29,12 @@ pub(crate) fn operations() -> Vec<Operation> {
     for (path, item) in paths {
         for (method, operation) in item.as_object().expect("a path is an object") {
             let id = operation["operationId"].as_str().expect("every operation has an id").to_owned();
-            all.push(Operation { method: method.to_uppercase(), path: path.clone(), id, is_open: operation["security"].is_null() });
+            all.push(Operation {
+                method: method.to_uppercase(),
+                path: path.clone(),
+                id,
+                is_open: operation["security"].is_null(),
+            });
         }
     }
     all
@@ -43,7 +50,8 @@ fn template(path: &str) -> Option<&'static str> {
     let paths = DOCUMENT["paths"].as_object()?;
     let fits = |template: &&String| {
         let parts: Vec<&str> = template.split('/').collect();
-        parts.len() == segments.len() && parts.iter().zip(&segments).all(|(part, segment)| part.starts_with('{') || part == segment)
+        parts.len() == segments.len()
+            && parts.iter().zip(&segments).all(|(part, segment)| part.starts_with('{') || part == segment)
     };
     // A fixed path comes before one with a parameter.
     paths.keys().filter(fits).min_by_key(|template| template.matches('{').count()).map(String::as_str)
@@ -54,7 +62,12 @@ pub(crate) fn check(method: &str, path: &str, status: u16, content_type: &str, b
     let operation = template(path).map(|template| (template, &DOCUMENT["paths"][template][method.to_lowercase()]));
     let Some((template, operation)) = operation.filter(|(_, operation)| !operation.is_null()) else {
         assert!(matches!(status, 404 | 405), "{method} {path} is not in the document and answers {status}");
-        return check_schema("problem", &json!({"$ref": "#/components/schemas/Problem"}), body, &format!("{method} {path}"));
+        return check_schema(
+            "problem",
+            &json!({"$ref": "#/components/schemas/Problem"}),
+            body,
+            &format!("{method} {path}"),
+        );
     };
     let place = format!("{method} {template} → {status}");
     let response = &operation["responses"][status.to_string()];
@@ -68,17 +81,21 @@ pub(crate) fn check(method: &str, path: &str, status: u16, content_type: &str, b
 }
 
 fn check_schema(key: &str, schema: &Value, body: &[u8], place: &str) {
-    let instance: Value = serde_json::from_slice(body).unwrap_or_else(|error| panic!("{place}: not JSON ({error}): {}", String::from_utf8_lossy(body)));
+    let instance: Value = serde_json::from_slice(body)
+        .unwrap_or_else(|error| panic!("{place}: not JSON ({error}): {}", String::from_utf8_lossy(body)));
     let cached = VALIDATORS.lock().expect("no test panicked with it").get(key).cloned();
     let validator = cached.unwrap_or_else(|| {
         let mut whole = schema.clone();
         whole["components"] = DOCUMENT["components"].clone();
         whole["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
-        let made = std::sync::Arc::new(jsonschema::validator_for(&whole).unwrap_or_else(|error| panic!("{place}: bad schema: {error}")));
+        let made = std::sync::Arc::new(
+            jsonschema::validator_for(&whole).unwrap_or_else(|error| panic!("{place}: bad schema: {error}")),
+        );
         VALIDATORS.lock().expect("no test panicked with it").insert(key.to_owned(), std::sync::Arc::clone(&made));
         made
     });
-    let errors: Vec<String> = validator.iter_errors(&instance).map(|error| format!("{} at `{}`", error, error.instance_path())).collect();
+    let errors: Vec<String> =
+        validator.iter_errors(&instance).map(|error| format!("{} at `{}`", error, error.instance_path())).collect();
     assert!(errors.is_empty(), "{place}: {errors:?}\n{instance:#}");
 }
 
@@ -93,7 +110,10 @@ fn the_committed_document_is_the_one_this_code_makes() {
         std::fs::write(&path, &made).expect("written");
     }
     let kept = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(kept == made, "docs/reference/openapi.json is stale: run `GALERNE_UPDATE=1 cargo test -p galerne-server --test it document`");
+    assert!(
+        kept == made,
+        "docs/reference/openapi.json is stale: run `GALERNE_UPDATE=1 cargo test -p galerne-server --test it document`"
+    );
 }
 
 #[test]
@@ -112,7 +132,8 @@ fn the_document_is_openapi_3_1_and_every_reference_leads_somewhere() {
 #[test]
 fn an_answer_that_is_not_described_is_noticed() {
     let caught = |body: &'static str, status: u16| {
-        std::panic::catch_unwind(move || check("GET", "/api/v1/tenants", status, "application/json", body.as_bytes())).is_err()
+        std::panic::catch_unwind(move || check("GET", "/api/v1/tenants", status, "application/json", body.as_bytes()))
+            .is_err()
     };
     assert!(!caught(r#"{"items":[]}"#, 200));
     assert!(caught(r#"{"items":[{"id":"tenant_1"}]}"#, 200));

@@ -63,21 +63,39 @@ async fn an_owner_cannot_become_operator_by_any_door() {
     let operator = id(&site.operator.got("/api/v1/whoami").await["principal"]);
     let grant = |role: &str, scope: serde_json::Value| json!({"name": "g", "spec": {"principal_id": me, "role": role, "scope": scope}});
     let at_site = owner.post("/api/v1/role-bindings", &grant("operator", json!({"level": "site"}))).await;
-    let at_home = owner.post("/api/v1/role-bindings", &grant("operator", json!({"level": "tenant", "tenant_id": who["tenant"]["id"]}))).await;
-    let key = owner.post("/api/v1/keys", &json!({"name": "k", "spec": {"principal_id": operator, "scopes": ["admin"]}})).await;
+    let at_home = owner
+        .post("/api/v1/role-bindings", &grant("operator", json!({"level": "tenant", "tenant_id": who["tenant"]["id"]})))
+        .await;
+    let key = owner
+        .post("/api/v1/keys", &json!({"name": "k", "spec": {"principal_id": operator, "scopes": ["admin"]}}))
+        .await;
     let found = owner.get(&format!("/api/v1/principals/{operator}")).await;
     let external = owner.post("/api/v1/endpoints", &external("x")).await;
     let files = owner.post("/api/v1/pulls", &json!({"name": "p", "spec": {"source": "file:///etc/passwd"}})).await;
     let budget = json!({"name": "b", "spec": {"subject": {"kind": "tenant", "tenant_id": who["tenant"]["id"]}, "limit_micros": 1, "period": "total"}});
     let budget = owner.post("/api/v1/budgets", &budget).await;
-    for (what, reply) in [("site role", &at_site), ("operator at home", &at_home), ("key as operator", &key), ("see operator", &found), ("external", &external), ("server file", &files), ("own budget", &budget)] {
+    for (what, reply) in [
+        ("site role", &at_site),
+        ("operator at home", &at_home),
+        ("key as operator", &key),
+        ("see operator", &found),
+        ("external", &external),
+        ("server file", &files),
+        ("own budget", &budget),
+    ] {
         assert!(matches!(reply.status, 403 | 404 | 422), "{what}: {} {}", reply.status, reply.text);
     }
     // Somebody with a role elsewhere cannot be acted for either.
-    let shared = site.operator.made("/api/v1/principals", &json!({"name": "shared", "tenant": "acme", "spec": {"kind": "service_account"}})).await;
-    let elsewhere = json!({"name": "g2", "spec": {"principal_id": shared["id"], "role": "operator", "scope": {"level": "site"}}});
+    let shared = site
+        .operator
+        .made("/api/v1/principals", &json!({"name": "shared", "tenant": "acme", "spec": {"kind": "service_account"}}))
+        .await;
+    let elsewhere =
+        json!({"name": "g2", "spec": {"principal_id": shared["id"], "role": "operator", "scope": {"level": "site"}}});
     site.operator.made("/api/v1/role-bindings", &elsewhere).await;
-    let key = owner.post("/api/v1/keys", &json!({"name": "k2", "spec": {"principal_id": shared["id"], "scopes": ["admin"]}})).await;
+    let key = owner
+        .post("/api/v1/keys", &json!({"name": "k2", "spec": {"principal_id": shared["id"], "scopes": ["admin"]}}))
+        .await;
     assert_eq!((key.status, key.code()), (403, "forbidden"), "{}", key.text);
     site.running.drain().await;
 }
@@ -118,7 +136,13 @@ async fn what_is_in_use_cannot_be_deleted() {
     assert_eq!(site.operator.delete(&format!("/api/v1/projects/{project}"), 1).await.status, 200);
     assert_eq!(site.operator.delete(&format!("/api/v1/tenants/{tenant}"), 1).await.status, 200);
     let bindings = site.operator.got("/api/v1/role-bindings?tenant=*").await;
-    let last = bindings["items"].as_array().expect("items").iter().find(|binding| binding["spec"]["role"] == "operator").cloned().expect("there");
+    let last = bindings["items"]
+        .as_array()
+        .expect("items")
+        .iter()
+        .find(|binding| binding["spec"]["role"] == "operator")
+        .cloned()
+        .expect("there");
     assert_eq!(site.operator.delete(&format!("/api/v1/role-bindings/{}", id(&last)), 1).await.code(), "in_use");
     site.running.drain().await;
 }
@@ -128,11 +152,15 @@ async fn a_denial_is_an_event_that_explains_itself() {
     let site = Site::new().await;
     site.tenant("acme").await;
     let viewer = site.person("acme", "viewer").await;
-    let refused = viewer.post("/api/v1/pulls", &json!({"name": "p", "spec": {"source": "https://example.org/m.gguf"}})).await;
+    let refused =
+        viewer.post("/api/v1/pulls", &json!({"name": "p", "spec": {"source": "https://example.org/m.gguf"}})).await;
     assert_eq!((refused.status, refused.code()), (403, "forbidden"));
     let events = site.operator.got("/api/v1/events?tenant=acme&decision=denied").await;
     let event = events["items"][0].clone();
-    assert_eq!((event["action"].as_str(), event["actor"]["request_id"].as_str()), (Some("pull.create"), Some(refused.header("x-request-id"))));
+    assert_eq!(
+        (event["action"].as_str(), event["actor"]["request_id"].as_str()),
+        (Some("pull.create"), Some(refused.header("x-request-id")))
+    );
     let why = site.operator.got(&format!("/api/v1/why/event/{}", id(&event))).await;
     assert_eq!(why["reason"]["holds"], false);
     site.running.drain().await;

@@ -31,7 +31,8 @@ async fn a_taken_directory_and_a_taken_port_are_told_with_their_codes() {
     assert_eq!(second.code(), Code::DataDirLocked);
     assert!(second.to_string().contains(&std::process::id().to_string()), "{second}");
     let elsewhere = tempfile::tempdir().expect("a temporary folder");
-    let taken = site::start(elsewhere.path(), &[("listen", site.running.address.to_string())]).await.err().expect("refused");
+    let taken =
+        site::start(elsewhere.path(), &[("listen", site.running.address.to_string())]).await.err().expect("refused");
     assert_eq!(taken.code(), Code::AddressInUse);
     assert!(taken.hint().is_some_and(|hint| hint.contains("--listen")));
     assert_eq!(std::fs::read_dir(elsewhere.path()).expect("there").count(), 0, "nothing was touched");
@@ -50,7 +51,11 @@ async fn tls_is_spoken_with_the_given_certificate() {
     let running = site::start(&data, &flags).await.expect("it starts");
     assert!(running.url.starts_with("https://"));
     let trusted = reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).expect("PEM");
-    let http = reqwest::Client::builder().tls_certs_only([trusted]).resolve("localhost", running.address).build().expect("a client");
+    let http = reqwest::Client::builder()
+        .tls_certs_only([trusted])
+        .resolve("localhost", running.address)
+        .build()
+        .expect("a client");
     let url = format!("https://localhost:{}/healthz", running.address.port());
     assert_eq!(http.get(url).send().await.expect("answers").status().as_u16(), 200);
     running.drain().await;
@@ -63,14 +68,21 @@ async fn tls_is_spoken_with_the_given_certificate() {
 async fn pages_are_open_and_metrics_pass_promtool() {
     let site = Site::new().await;
     let nobody = site.client(None);
-    for (path, word) in [("/", "Galerne"), ("/healthz", "ok"), ("/readyz", "ready"), ("/api/v1/errors/in_use", "# in_use")] {
+    for (path, word) in
+        [("/", "Galerne"), ("/healthz", "ok"), ("/readyz", "ready"), ("/api/v1/errors/in_use", "# in_use")]
+    {
         let reply = nobody.get(path).await;
         assert!(reply.status == 200 && reply.text.contains(word), "{path}: {}", reply.text);
     }
     let document = nobody.get("/api/v1/openapi.json").await;
     assert_eq!(document.text, galerne_server::document());
     let metrics = nobody.get("/metrics").await.text;
-    for name in ["galerne_api_requests_total", "galerne_process_resident_memory_bytes", "galerne_ledger_settled_records_total", "galerne_build"] {
+    for name in [
+        "galerne_api_requests_total",
+        "galerne_process_resident_memory_bytes",
+        "galerne_ledger_settled_records_total",
+        "galerne_build",
+    ] {
         assert!(metrics.contains(name), "{name} is missing from\n{metrics}");
     }
     assert!(!metrics.contains("tenant_") && !metrics.contains("key_"), "labels come from closed sets");
@@ -79,7 +91,12 @@ async fn pages_are_open_and_metrics_pass_promtool() {
 }
 
 fn check_with_promtool(metrics: &str) {
-    let spawned = Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let spawned = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
     let mut child = spawned.expect("promtool is installed by the test runner");
     child.stdin.take().expect("piped").write_all(metrics.as_bytes()).expect("it reads");
     let output = child.wait_with_output().expect("it ends");

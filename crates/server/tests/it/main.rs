@@ -8,4 +8,3 @@ mod changes;
 mod identity;
 mod lifecycle;
 mod matrix;
-

@@ -37,7 +37,8 @@ enum Expected {
 use Expected::{Allowed, Forbidden, Hidden, Unknown};
 
 /// Kinds of callers, with their right to each class below.
-const CALLERS: [&str; 9] = ["none", "bad key", "revoked", "expired", "operator", "owner", "member", "viewer", "auditor"];
+const CALLERS: [&str; 9] =
+    ["none", "bad key", "revoked", "expired", "operator", "owner", "member", "viewer", "auditor"];
 
 /// What owner, member, viewer and auditor get in their own tenant, and what all four get in another.
 fn table(operation: &str) -> ([Expected; 4], Expected) {
@@ -45,8 +46,9 @@ fn table(operation: &str) -> ([Expected; 4], Expected) {
         // Who one is, what can be had and what it costs: everybody with a key.
         "whoami" | "list_catalogue" | "list_price_books" | "get_price_book" => ([Allowed; 4], Allowed),
         // Resources and usage: everybody inside.
-        "list_projects" | "get_project" | "list_models" | "get_model" | "list_endpoints" | "get_endpoint" | "list_replicas" | "get_replica"
-        | "list_pulls" | "get_pull" | "list_budgets" | "get_budget" | "list_usage" | "get_costs" | "explain_why" => ([Allowed; 4], Hidden),
+        "list_projects" | "get_project" | "list_models" | "get_model" | "list_endpoints" | "get_endpoint"
+        | "list_replicas" | "get_replica" | "list_pulls" | "get_pull" | "list_budgets" | "get_budget"
+        | "list_usage" | "get_costs" | "explain_why" => ([Allowed; 4], Hidden),
         "get_tenant" => ([Allowed; 4], Hidden),
         // The list of tenants holds what the caller may see; another tenant cannot be named in it.
         "list_tenants" => ([Allowed; 4], Hidden),
@@ -54,7 +56,9 @@ fn table(operation: &str) -> ([Expected; 4], Expected) {
         "list_principals" | "list_role_bindings" | "list_keys" => ([Allowed, Forbidden, Forbidden, Allowed], Hidden),
         "get_principal" | "get_role_binding" | "get_key" => ([Allowed, Hidden, Hidden, Allowed], Hidden),
         // Events and ledger: owner and auditor.
-        "list_events" | "list_balances" | "list_transfers" | "export_ledger" => ([Allowed, Forbidden, Forbidden, Allowed], Hidden),
+        "list_events" | "list_balances" | "list_transfers" | "export_ledger" => {
+            ([Allowed, Forbidden, Forbidden, Allowed], Hidden)
+        }
         // The site's own: nobody but operators.
         "list_nodes" | "list_backups" | "list_readings" | "check_ledger" => ([Forbidden; 4], Forbidden),
         "get_node" | "update_node" => ([Hidden; 4], Hidden),
@@ -65,12 +69,19 @@ fn table(operation: &str) -> ([Expected; 4], Expected) {
             ([Allowed, Allowed, Forbidden, Forbidden], Hidden)
         }
         // Projects, people, roles, keys and money by the owner.
-        "create_project" | "update_project" | "delete_project" | "create_principal" | "create_role_binding" | "create_key" => {
-            ([Allowed, Forbidden, Forbidden, Forbidden], Hidden)
-        }
-        "update_principal" | "delete_principal" | "update_role_binding" | "delete_role_binding" | "update_key" | "revoke_key" | "rotate_key" => {
-            ([Allowed, Hidden, Hidden, Forbidden], Hidden)
-        }
+        "create_project"
+        | "update_project"
+        | "delete_project"
+        | "create_principal"
+        | "create_role_binding"
+        | "create_key" => ([Allowed, Forbidden, Forbidden, Forbidden], Hidden),
+        "update_principal"
+        | "delete_principal"
+        | "update_role_binding"
+        | "delete_role_binding"
+        | "update_key"
+        | "revoke_key"
+        | "rotate_key" => ([Allowed, Hidden, Hidden, Forbidden], Hidden),
         "create_budget" => ([Allowed, Forbidden, Forbidden, Forbidden], Hidden),
         "update_budget" | "delete_budget" => ([Allowed, Forbidden, Forbidden, Forbidden], Hidden),
         other => panic!("the table has no row for `{other}`: say who may do it"),
@@ -105,7 +116,9 @@ fn request(operation: &Operation, tenant: &str, things: &Things) -> (String, Opt
     let of = if operation.id == "export_ledger" { "&of=transfers" } else { "" };
     let site = matches!(plural, "nodes" | "price-books") || (plural == "tenants" && operation.method != "GET");
     let path = match operation.method.as_str() {
-        "GET" if placed && !site => format!("{path}?tenant={tenant}{}{of}", if operation.id == "list_transfers" { "&project=main" } else { "" }),
+        "GET" if placed && !site => {
+            format!("{path}?tenant={tenant}{}{of}", if operation.id == "list_transfers" { "&project=main" } else { "" })
+        }
         "GET" => path,
         _ => format!("{path}?dry_run=true"),
     };
@@ -122,7 +135,8 @@ fn body(operation: &Operation, tenant: &str, things: &Things) -> Option<Value> {
     let backend = json!({"kind": "worker", "model_id": things["models"]});
     let role = json!({"principal_id": things["principals"], "role": "viewer", "scope": scope});
     let key = json!({"principal_id": things["principals"], "scopes": ["read"]});
-    let budget = json!({"subject": {"kind": "project", "project_id": things["projects"]}, "limit_micros": 5, "period": "total"});
+    let budget =
+        json!({"subject": {"kind": "project", "project_id": things["projects"]}, "limit_micros": 5, "period": "total"});
     match operation.id.as_str() {
         "create_endpoint" => place(json!({"name": "new", "spec": {"backend": backend}})),
         "create_pull" => place(json!({"name": "new", "spec": {"source": "https://example.org/m.gguf"}})),
@@ -132,7 +146,9 @@ fn body(operation: &Operation, tenant: &str, things: &Things) -> Option<Value> {
         "create_key" => place(json!({"name": "new", "spec": key})),
         "create_budget" => Some(json!({"name": "new", "tenant": tenant, "spec": budget})),
         "create_tenant" => Some(json!({"name": "new", "spec": {}})),
-        "create_price_book" => Some(json!({"name": "v2", "spec": {"default": {"prompt": 1, "cached": 1, "completion": 1}}})),
+        "create_price_book" => {
+            Some(json!({"name": "v2", "spec": {"default": {"prompt": 1, "cached": 1, "completion": 1}}}))
+        }
         "update_endpoint" => Some(json!({"generation": 1, "spec": {"backend": backend}})),
         "update_tenant" | "update_project" => Some(json!({"generation": 1, "spec": {}})),
         "update_principal" => Some(json!({"generation": 1, "spec": {"kind": "user"}})),
@@ -155,14 +171,23 @@ async fn furnish(site: &Site, store: &Store, tenant: &str) -> Things {
         body["project"] = json!("main");
         body
     };
-    let person = operator.made("/api/v1/principals", &json!({"name": "bot", "tenant": tenant, "spec": {"kind": "service_account"}})).await;
+    let person = operator
+        .made("/api/v1/principals", &json!({"name": "bot", "tenant": tenant, "spec": {"kind": "service_account"}}))
+        .await;
     let scope = json!({"level": "tenant", "tenant_id": tenant_id});
     let role = operator.made("/api/v1/role-bindings", &json!({"name": "bot", "tenant": tenant, "spec": {"principal_id": person["id"], "role": "viewer", "scope": scope}})).await;
-    let key = operator.made("/api/v1/keys", &place(json!({"name": "bot", "spec": {"principal_id": person["id"], "scopes": ["read"]}}))).await;
+    let key = operator
+        .made(
+            "/api/v1/keys",
+            &place(json!({"name": "bot", "spec": {"principal_id": person["id"], "scopes": ["read"]}})),
+        )
+        .await;
     let subject = json!({"kind": "project", "project_id": project_id});
     let budget = operator.made("/api/v1/budgets", &json!({"name": "cap", "tenant": tenant, "spec": {"subject": subject, "limit_micros": 5, "period": "total"}})).await;
     let endpoint = operator.made("/api/v1/endpoints", &place(site::external("served"))).await;
-    let pull = operator.made("/api/v1/pulls", &place(json!({"name": "pulled", "spec": {"source": "https://127.0.0.1:9/m.gguf"}}))).await;
+    let pull = operator
+        .made("/api/v1/pulls", &place(json!({"name": "pulled", "spec": {"source": "https://127.0.0.1:9/m.gguf"}})))
+        .await;
     let node = operator.got("/api/v1/nodes").await["items"][0].clone();
     let prices = operator.got("/api/v1/price-books").await["items"][0].clone();
     let model = insert_model(store, &tenant_id, &project_id).await;
@@ -251,7 +276,8 @@ async fn every_caller_gets_from_every_operation_what_the_table_says() {
     let own = furnish(&site, &store, "acme").await;
     let other = furnish(&site, &store, "globex").await;
     let callers = callers(&site, &store, &own).await;
-    let secrets: Vec<&String> = other.iter().filter(|(kind, _)| !matches!(**kind, "nodes" | "price-books")).map(|(_, id)| id).collect();
+    let secrets: Vec<&String> =
+        other.iter().filter(|(kind, _)| !matches!(**kind, "nodes" | "price-books")).map(|(_, id)| id).collect();
     let (mut wrong, mut cells) = (Vec::new(), 0);
     for operation in operations() {
         for (caller, client) in &callers {
@@ -268,7 +294,14 @@ async fn every_caller_gets_from_every_operation_what_the_table_says() {
                 cells += 1;
                 let missing_anyway = operation.id == "reverse_transfer" && *caller == "operator";
                 if got != wanted && !missing_anyway {
-                    wrong.push((operation.id.clone(), (*caller).to_owned(), tenant.to_owned(), wanted, reply.status, reply.text.clone()));
+                    wrong.push((
+                        operation.id.clone(),
+                        (*caller).to_owned(),
+                        tenant.to_owned(),
+                        wanted,
+                        reply.status,
+                        reply.text.clone(),
+                    ));
                 }
                 if tenant == "acme" && *caller != "operator" {
                     let leaked = secrets.iter().find(|secret| reply.text.contains(secret.as_str()));
@@ -278,7 +311,8 @@ async fn every_caller_gets_from_every_operation_what_the_table_says() {
             }
         }
     }
-    let found: Vec<(&str, &str, &str)> = wrong.iter().map(|(id, caller, tenant, ..)| (id.as_str(), caller.as_str(), tenant.as_str())).collect();
+    let found: Vec<(&str, &str, &str)> =
+        wrong.iter().map(|(id, caller, tenant, ..)| (id.as_str(), caller.as_str(), tenant.as_str())).collect();
     assert_eq!(found, GAPS, "{wrong:#?}");
     assert!(cells >= 60 * CALLERS.len() * 2, "{cells} cells");
     store.close().await;

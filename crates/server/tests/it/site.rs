@@ -41,9 +41,19 @@ pub(crate) fn host() -> Host {
     let sample = move || {
         let (started_at, now) = (last, jiff::Timestamp::now());
         last = now;
-        EnergySample { started_at, ended_at: now, millijoules: Millijoules(1_000), method: EnergyMethod::Estimated, busy_cpu_micros: 10, active: Milliwatts(5_000) }
+        EnergySample {
+            started_at,
+            ended_at: now,
+            millijoules: Millijoules(1_000),
+            method: EnergyMethod::Estimated,
+            busy_cpu_micros: 10,
+            active: Milliwatts(5_000),
+        }
     };
-    Host { facts, meter: Meter { active: Milliwatts(5_000), method: EnergyMethod::Estimated, sample: Box::new(sample) } }
+    Host {
+        facts,
+        meter: Meter { active: Milliwatts(5_000), method: EnergyMethod::Estimated, sample: Box::new(sample) },
+    }
 }
 
 pub(crate) fn config(folder: &std::path::Path, more: &[(&str, String)]) -> Config {
@@ -75,14 +85,18 @@ impl Site {
     /// A tenant with a project, by name.
     pub(crate) async fn tenant(&self, name: &str) -> (String, String) {
         let tenant = self.operator.made("/api/v1/tenants", &json!({"name": name, "spec": {}})).await;
-        let project = self.operator.made("/api/v1/projects", &json!({"name": "main", "tenant": name, "spec": {}})).await;
+        let project =
+            self.operator.made("/api/v1/projects", &json!({"name": "main", "tenant": name, "spec": {}})).await;
         (id(&tenant), id(&project))
     }
 
     /// A principal of a tenant with one role at the tenant, and a key of it with all scopes.
     pub(crate) async fn person(&self, tenant: &str, role: &str) -> Client {
         let place = self.operator.got(&format!("/api/v1/tenants/{tenant}")).await;
-        let person = self.operator.made("/api/v1/principals", &json!({"name": role, "tenant": tenant, "spec": {"kind": "user"}})).await;
+        let person = self
+            .operator
+            .made("/api/v1/principals", &json!({"name": role, "tenant": tenant, "spec": {"kind": "user"}}))
+            .await;
         let scope = json!({"level": "tenant", "tenant_id": place["id"]});
         let binding = json!({"name": format!("{role}-{tenant}"), "tenant": tenant, "spec": {"principal_id": person["id"], "role": role, "scope": scope}});
         self.operator.made("/api/v1/role-bindings", &binding).await;
@@ -113,7 +127,13 @@ impl Client {
         self.raw(method, path, headers, body.as_deref().map(|body| ("application/json", body))).await
     }
 
-    pub(crate) async fn raw(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<(&str, &[u8])>) -> Reply {
+    pub(crate) async fn raw(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<(&str, &[u8])>,
+    ) -> Reply {
         let url = format!("{}{path}", self.url);
         let mut request = self.http.request(method.parse().expect("a method"), &url);
         if let Some(key) = &self.key {

@@ -34,14 +34,27 @@ impl Managed for Budget {
         }
     }
 
-    async fn settle_owner(tx: &mut Tx, caller: &Caller, draft: &mut Resource<BudgetId, BudgetSpec, BudgetStatus>) -> Result<(), Refusal> {
+    async fn settle_owner(
+        tx: &mut Tx,
+        caller: &Caller,
+        draft: &mut Resource<BudgetId, BudgetSpec, BudgetStatus>,
+    ) -> Result<(), Refusal> {
         let found = match draft.spec.subject {
-            BudgetSubject::Tenant { tenant_id } => one::<Tenant>(tx, tenant_id).await?.map(|tenant| (Some(tenant.id), None)),
-            BudgetSubject::Project { project_id } => one::<Project>(tx, project_id).await?.map(|project| (project.tenant_id, Some(project.id))),
-            BudgetSubject::Key { key_id } => one::<ApiKey>(tx, key_id).await?.map(|key| (key.tenant_id, key.project_id)),
+            BudgetSubject::Tenant { tenant_id } => {
+                one::<Tenant>(tx, tenant_id).await?.map(|tenant| (Some(tenant.id), None))
+            }
+            BudgetSubject::Project { project_id } => {
+                one::<Project>(tx, project_id).await?.map(|project| (project.tenant_id, Some(project.id)))
+            }
+            BudgetSubject::Key { key_id } => {
+                one::<ApiKey>(tx, key_id).await?.map(|key| (key.tenant_id, key.project_id))
+            }
         };
         // What the caller may not see is told like what does not exist.
-        let visible = found.filter(|(tenant_id, project_id)| caller.can(Verb::Read, Noun::Budget, scope(*tenant_id, *project_id)) || caller.can(Verb::Create, Noun::Budget, scope(*tenant_id, *project_id)));
+        let visible = found.filter(|(tenant_id, project_id)| {
+            caller.can(Verb::Read, Noun::Budget, scope(*tenant_id, *project_id))
+                || caller.can(Verb::Create, Noun::Budget, scope(*tenant_id, *project_id))
+        });
         let Some(owner) = visible else {
             return Err(Refusal::invalid("spec.subject", "there is no such tenant, project or key"));
         };
@@ -53,7 +66,9 @@ impl Managed for Budget {
         let amount = draft.spec.limit_micros.0;
         let outcome = if !(0..=JSON_INTEGER_MAX).contains(&amount) {
             Err(Refusal::invalid("spec.limit_micros", "a budget is not negative and stays below 2^53 micros"))
-        } else if before.is_some_and(|before| before.subject != draft.spec.subject || before.period != draft.spec.period) {
+        } else if before
+            .is_some_and(|before| before.subject != draft.spec.subject || before.period != draft.spec.period)
+        {
             Err(Refusal::invalid("spec", "a budget keeps its subject and its period: make another one"))
         } else {
             Ok(())

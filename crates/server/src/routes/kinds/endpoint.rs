@@ -87,7 +87,10 @@ fn only_operators(caller: &Caller, draft: &Endpoint, what: &str) -> Result<(), R
 
 fn check_numbers(spec: &EndpointSpec) -> Result<(), Refusal> {
     if spec.replicas_max == 0 || spec.replicas_max > REPLICAS_MAX {
-        return Err(Refusal::invalid("spec.replicas_max", format!("it takes 1 to {REPLICAS_MAX} replicas; `paused` stops an endpoint")));
+        return Err(Refusal::invalid(
+            "spec.replicas_max",
+            format!("it takes 1 to {REPLICAS_MAX} replicas; `paused` stops an endpoint"),
+        ));
     }
     if spec.replicas_min > spec.replicas_max {
         let detail = format!("{} is more than `replicas_max`, which is {}", spec.replicas_min, spec.replicas_max);
@@ -109,7 +112,10 @@ fn check_worker(context: Option<u32>, sequences: Option<u32>, threads: Option<u3
 }
 
 async fn check_model(tx: &mut Tx, caller: &Caller, id: ModelId, context: Option<u32>) -> Result<(), Refusal> {
-    let missing = || Refusal::invalid("spec.backend.model_id", "there is no such model").hint("`galerne model list` shows those you can serve");
+    let missing = || {
+        Refusal::invalid("spec.backend.model_id", "there is no such model")
+            .hint("`galerne model list` shows those you can serve")
+    };
     let model = match tx.get::<Model>(id).await {
         Err(StoreError::NotFound { .. }) => return Err(missing()),
         other => other?,
@@ -119,7 +125,10 @@ async fn check_model(tx: &mut Tx, caller: &Caller, id: ModelId, context: Option<
     }
     let trained = model.spec.facts.context_tokens;
     match context.filter(|asked| trained > 0 && i64::from(*asked) > trained) {
-        Some(asked) => Err(Refusal::invalid("spec.backend.context_tokens", format!("{asked} is more than the {trained} tokens the model was trained for"))),
+        Some(asked) => Err(Refusal::invalid(
+            "spec.backend.context_tokens",
+            format!("{asked} is more than the {trained} tokens the model was trained for"),
+        )),
         None => Ok(()),
     }
 }
@@ -140,7 +149,10 @@ fn check_external(urls: &[String], upstream_model: &str, context: u32, power: i6
         }
     }
     if upstream_model.is_empty() || upstream_model.len() > UPSTREAM_NAME_MAX {
-        return Err(Refusal::invalid("spec.backend.upstream_model", format!("it takes 1 to {UPSTREAM_NAME_MAX} characters")));
+        return Err(Refusal::invalid(
+            "spec.backend.upstream_model",
+            format!("it takes 1 to {UPSTREAM_NAME_MAX} characters"),
+        ));
     }
     if context == 0 || context > CONTEXT_MAX {
         return Err(Refusal::invalid("spec.backend.context_tokens", format!("it takes 1 to {CONTEXT_MAX}")));

@@ -43,12 +43,22 @@ impl Managed for Model {
 }
 
 pub(crate) fn routes(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
-    op::delete("/api/v1/models/{name}", "delete_model", "delete one that no endpoint serves, and its bytes when no other model has them")
-        .answers_kind::<Model>(200)
-        .on(router, delete_model)
+    op::delete(
+        "/api/v1/models/{name}",
+        "delete_model",
+        "delete one that no endpoint serves, and its bytes when no other model has them",
+    )
+    .answers_kind::<Model>(200)
+    .on(router, delete_model)
 }
 
-async fn delete_model(state: State<App>, caller: Caller, name: Segment, terms: Terms, request: Request) -> Result<Response, Refusal> {
+async fn delete_model(
+    state: State<App>,
+    caller: Caller,
+    name: Segment,
+    terms: Terms,
+    request: Request,
+) -> Result<Response, Refusal> {
     let app = state.0.clone();
     let keeps = terms.dry_run;
     let response = delete::delete::<Model>(state, caller, name, terms, request).await?;
@@ -62,10 +72,14 @@ async fn delete_model(state: State<App>, caller: Caller, name: Segment, terms: T
 async fn sweep(app: &App) -> Result<(), Refusal> {
     let mut reader = app.store().reader().await?;
     let pulls = reader.list_all::<Pull>(&Filter::default()).await?;
-    if pulls.iter().any(|pull| matches!(pull.status.state, PullState::Pending | PullState::Fetching | PullState::Importing)) {
+    if pulls
+        .iter()
+        .any(|pull| matches!(pull.status.state, PullState::Pending | PullState::Fetching | PullState::Importing))
+    {
         return Ok(());
     }
-    let kept: Vec<String> = reader.list_all::<Model>(&Filter::default()).await?.into_iter().map(|model| model.spec.sha256).collect();
+    let kept: Vec<String> =
+        reader.list_all::<Model>(&Filter::default()).await?.into_iter().map(|model| model.spec.sha256).collect();
     drop(reader);
     let folder = app.data().join("blobs").join("sha256");
     let swept = tokio::task::spawn_blocking(move || remove_unnamed(&folder, &kept)).await;

@@ -27,8 +27,13 @@ impl Managed for Node {
 
     async fn check(_tx: &mut Tx, _caller: &Caller, draft: &Self, _before: Option<&NodeSpec>) -> Result<(), Refusal> {
         let zone = &draft.spec.zone;
-        let sound = (2..=16).contains(&zone.len()) && zone.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'-');
-        let outcome = if sound { Ok(()) } else { Err(Refusal::invalid("spec.zone", "use the code of a grid zone, such as `FR` or `SE-SE3`")) };
+        let sound = (2..=16).contains(&zone.len())
+            && zone.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'-');
+        let outcome = if sound {
+            Ok(())
+        } else {
+            Err(Refusal::invalid("spec.zone", "use the code of a grid zone, such as `FR` or `SE-SE3`"))
+        };
         std::future::ready(outcome).await
     }
 }
@@ -43,6 +48,15 @@ impl Managed for Replica {
 
     fn initial(now: Timestamp) -> ReplicaStatus {
         let reason = Reason::blocks("replica_starting", "it was just asked for");
-        ReplicaStatus { state: ReplicaState::Starting, reason, url: None, context_tokens: None, sequences: None, restarts: 0, deadline_at: None, since: now }
+        ReplicaStatus {
+            state: ReplicaState::Starting,
+            reason,
+            url: None,
+            context_tokens: None,
+            sequences: None,
+            restarts: 0,
+            deadline_at: None,
+            since: now,
+        }
     }
 }

@@ -25,7 +25,12 @@ impl Managed for Principal {
         Empty {}
     }
 
-    async fn check(_tx: &mut Tx, caller: &Caller, draft: &Self, _before: Option<&PrincipalSpec>) -> Result<(), Refusal> {
+    async fn check(
+        _tx: &mut Tx,
+        caller: &Caller,
+        draft: &Self,
+        _before: Option<&PrincipalSpec>,
+    ) -> Result<(), Refusal> {
         if draft.spec.disabled && draft.id == caller.principal.id {
             return Err(Refusal::invalid("spec.disabled", "you would lock yourself out: ask somebody else to do it"));
         }
@@ -37,7 +42,9 @@ impl Managed for Principal {
             return Err(in_use("it is the principal you are calling as".to_owned()));
         }
         let keys = tx.list_all::<ApiKey>(&Filter::default()).await?;
-        if let Some(key) = keys.iter().find(|key| key.spec.principal_id == resource.id && key.status.revoked_at.is_none()) {
+        if let Some(key) =
+            keys.iter().find(|key| key.spec.principal_id == resource.id && key.status.revoked_at.is_none())
+        {
             return Err(in_use(format!("key `{}` acts for it", key.name)));
         }
         let bindings = tx.list_all::<RoleBinding>(&Filter::default()).await?;

@@ -30,7 +30,12 @@ impl Managed for PriceBook {
         Empty {}
     }
 
-    async fn check(_tx: &mut Tx, _caller: &Caller, draft: &Self, _before: Option<&PriceBookSpec>) -> Result<(), Refusal> {
+    async fn check(
+        _tx: &mut Tx,
+        _caller: &Caller,
+        draft: &Self,
+        _before: Option<&PriceBookSpec>,
+    ) -> Result<(), Refusal> {
         std::future::ready(check(&draft.spec)).await
     }
 }

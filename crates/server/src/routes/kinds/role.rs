@@ -33,7 +33,11 @@ impl Managed for RoleBinding {
         self.spec.scope
     }
 
-    async fn settle_owner(_tx: &mut Tx, _caller: &Caller, draft: &mut Resource<RoleBindingId, RoleBindingSpec, Empty>) -> Result<(), Refusal> {
+    async fn settle_owner(
+        _tx: &mut Tx,
+        _caller: &Caller,
+        draft: &mut Resource<RoleBindingId, RoleBindingSpec, Empty>,
+    ) -> Result<(), Refusal> {
         (draft.tenant_id, draft.project_id) = match draft.spec.scope {
             Scope::Site => (None, None),
             Scope::Tenant { tenant_id } => (Some(tenant_id), None),
@@ -42,7 +46,12 @@ impl Managed for RoleBinding {
         std::future::ready(Ok(())).await
     }
 
-    async fn check(tx: &mut Tx, caller: &Caller, draft: &Self, before: Option<&RoleBindingSpec>) -> Result<(), Refusal> {
+    async fn check(
+        tx: &mut Tx,
+        caller: &Caller,
+        draft: &Self,
+        before: Option<&RoleBindingSpec>,
+    ) -> Result<(), Refusal> {
         may_grant(caller, draft, &draft.spec, "grant")?;
         if let Some(before) = before {
             may_grant(caller, draft, before, "take away")?;
@@ -69,7 +78,8 @@ impl Managed for RoleBinding {
 
 fn may_grant(caller: &Caller, binding: &RoleBinding, grant: &RoleBindingSpec, verb: &str) -> Result<(), Refusal> {
     let about = About { noun: "role-binding", verb, name: &binding.name, id: Some(binding.id.to_string()) };
-    authorize::may_grant(caller.bindings(), caller.scopes(), grant).map_err(|denial| caller.forbid(&denial, grant.scope, &about))
+    authorize::may_grant(caller.bindings(), caller.scopes(), grant)
+        .map_err(|denial| caller.forbid(&denial, grant.scope, &about))
 }
 
 fn is_operator(spec: &RoleBindingSpec) -> bool {
@@ -82,7 +92,8 @@ async fn keep_one_operator(tx: &mut Tx, leaving: RoleBindingId) -> Result<(), Re
     if all.iter().any(|binding| binding.id != leaving && is_operator(&binding.spec)) {
         return Ok(());
     }
-    Err(Refusal::new(Code::InUse, "it is the last one that makes an operator").hint("give the role to somebody else first"))
+    Err(Refusal::new(Code::InUse, "it is the last one that makes an operator")
+        .hint("give the role to somebody else first"))
 }
 
 async fn check_scope(tx: &mut Tx, scope: Scope) -> Result<Option<TenantId>, Refusal> {
@@ -92,12 +103,16 @@ async fn check_scope(tx: &mut Tx, scope: Scope) -> Result<Option<TenantId>, Refu
         Scope::Project { tenant_id, project_id } => (tenant_id, Some(project_id)),
     };
     match tx.get::<Tenant>(tenant_id).await {
-        Err(StoreError::NotFound { .. }) => return Err(Refusal::invalid("spec.scope.tenant_id", "there is no such tenant")),
+        Err(StoreError::NotFound { .. }) => {
+            return Err(Refusal::invalid("spec.scope.tenant_id", "there is no such tenant"));
+        }
         other => other?,
     };
     if let Some(project_id) = project_id {
         match tx.get_within::<Project>(project_id, &Filter::tenant(tenant_id)).await {
-            Err(StoreError::NotFound { .. }) => return Err(Refusal::invalid("spec.scope.project_id", "the tenant has no such project")),
+            Err(StoreError::NotFound { .. }) => {
+                return Err(Refusal::invalid("spec.scope.project_id", "the tenant has no such project"));
+            }
             other => other?,
         };
     }
@@ -105,7 +120,12 @@ async fn check_scope(tx: &mut Tx, scope: Scope) -> Result<Option<TenantId>, Refu
 }
 
 /// Roles in a tenant go to its own principals; only operators let others in.
-async fn check_principal(tx: &mut Tx, caller: &Caller, spec: &RoleBindingSpec, tenant_id: Option<TenantId>) -> Result<(), Refusal> {
+async fn check_principal(
+    tx: &mut Tx,
+    caller: &Caller,
+    spec: &RoleBindingSpec,
+    tenant_id: Option<TenantId>,
+) -> Result<(), Refusal> {
     let missing = || Refusal::invalid("spec.principal_id", "there is no such principal");
     let principal = match tx.get::<Principal>(spec.principal_id).await {
         Err(StoreError::NotFound { .. }) => return Err(missing()),

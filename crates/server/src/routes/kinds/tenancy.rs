@@ -85,7 +85,10 @@ impl Managed for Project {
             return Err(in_use(format!("model `{}` is still in it", model.name)));
         }
         let pulls = tx.list_all::<Pull>(&inside).await?;
-        if let Some(pull) = pulls.iter().find(|pull| matches!(pull.status.state, PullState::Pending | PullState::Fetching | PullState::Importing)) {
+        if let Some(pull) = pulls
+            .iter()
+            .find(|pull| matches!(pull.status.state, PullState::Pending | PullState::Fetching | PullState::Importing))
+        {
             return Err(in_use(format!("pull `{}` is still running in it", pull.name)));
         }
         let keys = tx.list_all::<ApiKey>(&inside).await?;

@@ -92,7 +92,11 @@ impl DataDir {
                 }
                 let mut bytes = Vec::new();
                 (&mut file).take(PEPPER_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(unusable)?;
-                if bytes.len() == PEPPER_BYTES { Ok(Pepper::new(bytes)) } else { Err(DataDirError::Damaged { path, length: bytes.len() }) }
+                if bytes.len() == PEPPER_BYTES {
+                    Ok(Pepper::new(bytes))
+                } else {
+                    Err(DataDirError::Damaged { path, length: bytes.len() })
+                }
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let mut bytes = vec![0; PEPPER_BYTES];
@@ -115,7 +119,14 @@ fn make(path: &Path) -> io::Result<()> {
 fn lock(folder: &Path) -> Result<File, DataDirError> {
     let path = folder.join("LOCK");
     let unusable = |source| DataDirError::Unusable { path: path.clone(), source };
-    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(unusable)?;
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(unusable)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {
