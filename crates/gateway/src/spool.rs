@@ -271,20 +271,28 @@ impl Spool {
         let mut done = Vec::new();
         {
             let mut log = self.lock();
-            while let Some(oldest) = log.sealed.front().copied() {
-                if oldest.next_sequence > through + 1 || !log.carry_holds(&self.dir, self.limits, oldest.number) {
+            if !log.late.is_empty() {
+                // Of a request whose record is not written, the disk has only the hold, which is no longer carried.
+                return;
+            }
+            while let Some(next) = log.sealed.get(done.len()).copied() {
+                if next.next_sequence > through + 1 || !log.carry_holds(&self.dir, self.limits, next.number) {
                     break;
                 }
-                log.sealed.pop_front();
-                done.push(oldest.number);
+                done.push(next.number);
             }
         }
         // A carried hold must be durable before its first copy goes, or a power loss would take both.
-        if !done.is_empty() && self.sync() {
-            for number in done {
-                if let Err(error) = segment::remove(&self.dir, number) {
-                    tracing::warn!(%error, number, "settled spool segment could not be removed; it is read again at the next start");
+        if done.is_empty() || !self.sync() {
+            return;
+        }
+        for number in done {
+            match segment::remove(&self.dir, number) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(%error, number, "settled spool segment could not be removed; it and those after it are kept");
+                    return;
                 }
+                Ok(()) | Err(_) => self.lock().sealed.retain(|sealed| sealed.number != number),
             }
         }
     }
@@ -345,12 +353,21 @@ impl Log {
 
     /// Seals the active segment and goes on in the spare one.
     fn rotate(&mut self, dir: &Path) -> io::Result<()> {
-        let Some(spare) = self.spare.take() else {
+        if self.failed {
+            return Err(io::Error::other("an earlier sync failed"));
+        }
+        if self.spare.is_none() {
             return Err(io::ErrorKind::StorageFull.into());
-        };
+        }
         // A few milliseconds once per segment: if the next one had data while this one's end was not on disk, a power
         // loss would leave a gap in the sequences. The sync thread has already taken all but the last 50 ms of it.
-        self.active.file.sync_data()?;
+        if let Err(error) = self.active.file.sync_data() {
+            // As in `Spool::sync`: another try would claim what is not true.
+            self.failed = true;
+            tracing::error!(%error, "spool segment could not be synced; no request is admitted until the next start");
+            return Err(error);
+        }
+        let spare = self.spare.take().expect("looked at above, under the same lock");
         let next = Segment::begin(dir, spare, self.active.number + 1, self.unwritten_sequence())?;
         self.sealed.push_back(Sealed {
             number: self.active.number,

@@ -55,6 +55,8 @@ impl Spool {
         let done = file.sync_data().and_then(|()| if renamed { segment::sync_dir(&self.dir) } else { Ok(()) });
         let mut log = self.lock();
         match done {
+            // A rotation met the error first, and the system tells it only once.
+            Ok(()) if log.failed => false,
             Ok(()) => {
                 log.synced = log.synced.max(position);
                 self.synced.notify_one();

@@ -281,3 +281,60 @@ fn a_spool_older_than_its_ledger_takes_no_number_twice() {
     fill(&spool, 2..3);
     assert_eq!(sequences(&read_all(&spool, 40)), [41]);
 }
+
+#[test]
+fn a_segment_that_cannot_be_removed_keeps_the_younger_ones_until_it_can() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (spool, _) = open(dir.path());
+    fill(&spool, 0..100);
+    let before = segments(dir.path());
+    let (oldest, aside) = (dir.path().join(format!("{:020}.seg", before[0])), dir.path().join("aside"));
+    std::fs::rename(&oldest, &aside).expect("renamed");
+    // A directory is not removed as a file is.
+    std::fs::create_dir(&oldest).expect("made");
+    spool.acknowledge(100);
+    assert_eq!(segments(dir.path()), before, "no younger one went before the oldest");
+    std::fs::remove_dir(&oldest).expect("removed");
+    std::fs::rename(&aside, &oldest).expect("renamed back");
+    spool.acknowledge(100);
+    assert_eq!(segments(dir.path()), [*before.last().expect("some")], "tried again");
+}
+
+#[test]
+fn a_segment_that_could_not_be_synced_at_its_end_is_the_last() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (spool, _) = open(dir.path());
+    fill(&spool, 0..2);
+    {
+        let mut log = spool.lock();
+        // A pipe cannot be synced.
+        let (_reader, writer) = std::io::pipe().expect("a pipe");
+        let pipe = std::fs::File::from(std::os::fd::OwnedFd::from(writer));
+        let good = std::mem::replace(&mut log.active.file, Arc::new(pipe));
+        assert!(log.rotate(dir.path()).is_err());
+        log.active.file = good;
+        assert!(log.rotate(dir.path()).is_err(), "a second try does not claim that the first data is there");
+    }
+    assert_eq!(segments(dir.path()).len(), 1);
+    assert!(!spool.sync(), "nor does the sync thread");
+    assert_eq!(spool.admit(hold(2)), Err(SpoolFull::Disk));
+}
+
+#[test]
+fn the_hold_of_a_record_that_waits_for_the_disk_is_not_removed() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    {
+        let (spool, _) = open(dir.path());
+        spool.admit(hold(9_999)).expect("there is room");
+        fill(&spool, 0..100);
+        // A file opened for reading refuses every write.
+        let read_only = std::fs::File::open(dir.path().join("SOURCE")).expect("exists");
+        spool.lock().active.file = Arc::new(read_only);
+        spool.settle(hold(9_999).unsettled(now()));
+        spool.acknowledge(100);
+        spool.stop();
+    }
+    let (_, recovered) = Spool::open(dir.path(), SMALL, 100, now()).expect("opens again");
+    assert_eq!(recovered.unsettled.last().map(|record| record.request_id), Some(hold(9_999).request_id));
+    assert_eq!(recovered.interrupted, 1, "the hold was found again");
+}
