@@ -100,32 +100,38 @@ enum End {
 impl Pump {
     async fn run(mut self) {
         let (end, unsent) = self.pass_on().await;
-        let counted = self.count(end).await;
-        let (energy, charge) = (self.opened.ticket.energy(counted), self.opened.ticket.charge(counted));
-        let request_id = self.opened.ticket.request_id();
-        let Opened { ticket, seat, rest, place: _place, .. } = self.opened;
+        let Self { shared, parts, opened, reported, content_chunks, failed, .. } = self;
+        let Opened { mut ticket, seat, replica, rest, tokenize_body, place: _place, .. } = opened;
         let (outcome, http_status, seat_ending) = match end {
-            End::Done if !self.failed => (Outcome::Completed, 200, routing::Ending::Answered),
+            End::Done if !failed => (Outcome::Completed, 200, routing::Ending::Answered),
             End::Done => (Outcome::Failed, 200, routing::Ending::Answered),
             End::ClientLeft | End::ClientSlow => (Outcome::Cancelled, 499, routing::Ending::Cancelled),
             End::ReplicaBroke => (Outcome::Failed, 200, routing::Ending::Broken),
             End::Deadline => (Outcome::Failed, 200, routing::Ending::TimedOut),
             End::ShuttingDown => (Outcome::Failed, 200, routing::Ending::Cancelled),
         };
+        // Before the count, which may wait for the replica: a stream nobody reads stops the engine by closing.
+        let rest = (end == End::Done).then_some(rest);
         seat.release(seat_ending);
+        let counted = match reported {
+            Some(reported) => reported_until(end, reported, content_chunks),
+            None => count(&shared, content_chunks, replica.zip(tokenize_body)).await,
+        };
+        let (energy, charge) = (ticket.energy(counted), ticket.charge(counted));
+        let request_id = ticket.request_id();
         ticket.settle(Ending { outcome, http_status, counted });
-        self.shared.metrics.answered(counted);
+        shared.metrics.answered(counted);
         let last = match end {
             End::Done => done_tail(unsent, energy, charge),
             End::ClientLeft | End::ClientSlow => return,
             End::ReplicaBroke | End::Deadline | End::ShuttingDown => {
-                error_tail(unsent, &cut_refusal(end, self.shared.bounds.request), request_id)
+                error_tail(unsent, &cut_refusal(end, shared.bounds.request), request_id)
             }
         };
         // A client that is gone by now has nothing to lose: the record is written.
-        let sent = timeout(self.shared.bounds.client, self.parts.send(last)).await.is_ok_and(|sent| sent.is_ok());
-        drop(self.parts);
-        if end == End::Done {
+        let sent = timeout(shared.bounds.client, parts.send(last)).await.is_ok_and(|sent| sent.is_ok());
+        drop(parts);
+        if let Some(rest) = rest {
             close(rest).await;
         }
         tracing::debug!(%request_id, ?end, sent, "stream ended");
@@ -215,24 +221,24 @@ impl Pump {
         out.extend_from_slice(&chunk.finish());
         out.extend_from_slice(b"\n\n");
     }
+}
 
-    /// What was used, by the engine's own count or, without one, a lower bound.
-    async fn count(&mut self, end: End) -> Counted {
-        if let Some(reported) = self.reported {
-            // Running usage may lag behind the chunks of a stream that was cut.
-            let completion =
-                if end == End::Done { reported.completion } else { reported.completion.max(self.content_chunks) };
-            return Counted { completion, ..reported };
-        }
-        let mut counted = Counted { completion: self.content_chunks, ..Counted::default() };
-        // The prompt was worked through once there is content.
-        if counted.completion > 0
-            && let (Some(replica), Some(body)) = (&self.opened.replica, self.opened.tokenize_body.take())
-        {
-            counted.prompt = upstream::count_prompt(&self.shared, replica, body).await.unwrap_or(0);
-        }
-        counted
+/// What the engine reported. Running usage may lag behind the chunks of a stream that was cut.
+fn reported_until(end: End, reported: Counted, content_chunks: i64) -> Counted {
+    let completion = if end == End::Done { reported.completion } else { reported.completion.max(content_chunks) };
+    Counted { completion, ..reported }
+}
+
+/// A lower bound of what was used, where the engine did not report it.
+async fn count(shared: &Shared, content_chunks: i64, ask: Option<(ReplicaEntry, Vec<u8>)>) -> Counted {
+    let mut counted = Counted { completion: content_chunks, ..Counted::default() };
+    // The prompt was worked through once there is content.
+    if content_chunks > 0
+        && let Some((replica, body)) = ask
+    {
+        counted.prompt = upstream::count_prompt(shared, &replica, body).await.unwrap_or(0);
     }
+    counted
 }
 
 enum Seen {

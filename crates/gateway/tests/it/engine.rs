@@ -48,7 +48,7 @@ impl Engine {
             .route("/v1/chat/completions", post(chat))
             .route("/v1/completions", post(chat))
             .route("/v1/embeddings", post(embed))
-            .route("/tokenize", post(|| async { Json(json!({"tokens": [], "count": 77})) }))
+            .route("/tokenize", post(tokenize))
             .with_state(engine.clone());
         let stop = engine.stop.clone();
         tasks.spawn(async move {
@@ -212,6 +212,13 @@ async fn embed(State(engine): State<Engine>, Json(asked): Json<Value>) -> Respon
         "usage": {"prompt_tokens": PROMPT_TOKENS, "total_tokens": PROMPT_TOKENS, "galerne": {"cpu_micros": CPU_MICROS_PER_TOKEN}},
     });
     Json(reply).into_response()
+}
+
+async fn tokenize(State(engine): State<Engine>, asked: String) -> Response {
+    if asked.contains("once you were left") {
+        engine.was_left(1).await;
+    }
+    Json(json!({"tokens": [], "count": 77})).into_response()
 }
 
 fn usage(tokens: i64) -> Value {

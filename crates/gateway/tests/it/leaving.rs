@@ -45,6 +45,23 @@ async fn leaving_a_stream_reaches_the_engine_and_is_metered_up_to_the_cut() {
 }
 
 #[tokio::test]
+async fn an_engine_whose_client_left_is_told_before_it_is_asked_for_the_prompts_tokens() {
+    let engine = Engine::start(&TaskTracker::new()).await;
+    let site = Site::start(snapshot(&[&engine.url])).await;
+    let messages = json!([{"role": "user", "content": "count this once you were left"}]);
+    let body = chat_body(json!({"x_do": "stall after", "stream": true, "messages": messages}));
+    let response = site.post("/v1/chat/completions", &body).send().await.expect("begins");
+    let mut parts = response.bytes_stream();
+    let mut read = Vec::new();
+    while !String::from_utf8_lossy(&read).contains("t5") {
+        read.extend_from_slice(&parts.next().await.expect("goes on").expect("whole"));
+    }
+    drop(parts);
+    let record = &site.settled(1).await[0];
+    assert_eq!((record.outcome, record.quantities.prompt_tokens), (Outcome::Cancelled, Tokens(77)));
+}
+
+#[tokio::test]
 async fn many_clients_that_come_and_go_leave_no_seat_taken_and_no_record_missing() {
     let engine = Engine::start(&TaskTracker::new()).await;
     let site = Site::start(snapshot(&[&engine.url])).await;
