@@ -31,6 +31,9 @@ pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 /// How often idle limiters, gone replicas and gone endpoints are forgotten.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(30);
 
+/// Time given to requests that were cut: they are settled after at most one token count (2 s), the rest is for the client.
+const CUT_DEADLINE: Duration = Duration::from_secs(5);
+
 /// What a gateway is made of.
 pub struct GatewayConfig {
     /// Directory of the usage spool.
@@ -205,7 +208,9 @@ impl Gateway {
         if tokio::time::timeout(grace, self.shared.tasks.wait()).await.is_err() {
             tracing::warn!("requests were still running at the end of the drain; they are cut and settled");
             self.shared.cut.cancel();
-            self.shared.tasks.wait().await;
+            if tokio::time::timeout(CUT_DEADLINE, self.shared.tasks.wait()).await.is_err() {
+                tracing::warn!("clients did not take the end of their cut requests in time; they are left");
+            }
         }
         self.shared.stop_shipping.cancel();
         self.shared.shipping.close();

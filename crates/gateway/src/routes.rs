@@ -180,15 +180,22 @@ async fn answer(
         Refusal::new(Code::Overloaded, format!("{most} requests are in flight, the most this gateway takes"))
             .retry_after(Duration::from_secs(1))
     })?;
-    if shared.draining.is_cancelled() {
-        return Err(Refusal::new(Code::Draining, "the server shuts down").retry_after(Duration::from_secs(5)));
-    }
+    // Before looking: `drain` first says that it drains and then waits for those who run.
     let _running = shared.tasks.token();
+    if shared.draining.is_cancelled() {
+        return Err(draining("the server shuts down"));
+    }
+    // A stranger's body is not read.
+    authenticate(headers, &shared.pepper, &shared.snapshot.borrow(), shared.now())?;
+    let body = tokio::select! {
+        biased;
+        read = timeout_at(deadline, body::read(headers, body, shared.bounds.client)) => read
+            .unwrap_or_else(|_| Err(Refusal::new(Code::RequestTimeout, "the body did not arrive in time")))?,
+        () = shared.draining.cancelled() => return Err(draining("the server shuts down; the body was not read")),
+    };
+    // The body may have taken minutes: keys revoked, budgets made and endpoints paused meanwhile count.
     let snapshot = Arc::clone(&shared.snapshot.borrow());
     let key = authenticate(headers, &shared.pepper, &snapshot, shared.now())?;
-    let body = timeout_at(deadline, body::read(headers, body, shared.bounds.client))
-        .await
-        .unwrap_or_else(|_| Err(Refusal::new(Code::RequestTimeout, "the body did not arrive in time")))?;
     let (work, rate_headers) = {
         // Valid UTF-8 is what `body::read` gives.
         let asked = Asked::parse(operation, std::str::from_utf8(&body).expect("checked when it was read"))?;
@@ -197,13 +204,13 @@ async fn answer(
         (Work::new(&asked, endpoint, ticket, deadline), rate_headers)
     };
     drop(body);
-    let answered = tokio::select! {
-        answered = Box::pin(work.run(shared, place)) => answered,
-        () = shared.cut.cancelled() => Err(Refusal::new(Code::Draining, "the server shuts down; the request was cut")),
-    };
-    let mut response = answered?;
+    let mut response = Box::pin(work.run(shared, place)).await?;
     response.headers_mut().extend(rate_headers);
     Ok(response)
+}
+
+fn draining(text: &'static str) -> Refusal {
+    Refusal::new(Code::Draining, text).retry_after(Duration::from_secs(5))
 }
 
 /// An admitted request on its way to a replica.
@@ -232,7 +239,10 @@ impl Work {
     }
 
     async fn run(mut self, shared: &Arc<Shared>, place: crate::config::Place) -> Answered {
-        let begun = self.ask(shared).await;
+        let begun = tokio::select! {
+            begun = self.ask(shared) => begun,
+            () = shared.cut.cancelled() => Err(draining("the server shuts down; the request was cut")),
+        };
         match begun {
             Ok(Answer::Plain { body, seat }) => plain::reply(shared, self.ticket, &body, seat),
             Ok(Answer::Stream { first, rest, seat }) => {

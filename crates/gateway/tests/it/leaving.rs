@@ -6,11 +6,12 @@ use futures_util::StreamExt as _;
 use galerne_model::ledger::Outcome;
 use galerne_model::units::Tokens;
 use serde_json::json;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio_util::task::TaskTracker;
 
 use crate::engine::Engine;
-use crate::site::{Site, chat_body, key, snapshot};
+use crate::site::{Site, chat_body, key, receive, snapshot};
 
 #[tokio::test]
 async fn leaving_a_plain_request_reaches_the_engine_and_is_recorded() {
@@ -105,12 +106,70 @@ async fn the_end_of_the_drain_cuts_streams_with_an_error_event_and_settles_them(
 }
 
 #[tokio::test]
+async fn the_end_of_the_drain_cuts_a_plain_request_and_it_is_recorded_as_ours() {
+    let engine = Engine::start(&TaskTracker::new()).await;
+    let site = Site::start(snapshot(&[&engine.url])).await;
+    let held = site.tasks.spawn(receive(site.post("/v1/chat/completions", &chat_body(json!({"x_do": "stall"})))));
+    engine.asked(1).await;
+    site.gateway.drain(Duration::from_millis(200)).await;
+    let reply = held.await.expect("answered");
+    assert_eq!((reply.status, reply.code().as_str()), (503, "draining"));
+    let record = &site.settled(1).await[0];
+    assert_eq!((record.outcome, record.http_status), (Outcome::Failed, 503));
+    engine.was_left(1).await;
+}
+
+/// Sends the head of a request and comes back when the gateway reads its body.
+async fn upload(site: &Site, length: usize) -> TcpStream {
+    let mut socket = TcpStream::connect(site.url.trim_start_matches("http://")).await.expect("connects");
+    let key = key(1);
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\nexpect: 100-continue\r\ncontent-length: {length}\r\n\r\n"
+    );
+    socket.write_all(head.as_bytes()).await.expect("sent");
+    let mut answer = [0; 25];
+    socket.read_exact(&mut answer).await.expect("an answer");
+    assert_eq!(&answer, b"HTTP/1.1 100 Continue\r\n\r\n");
+    socket
+}
+
+async fn status_of(socket: &mut TcpStream) -> String {
+    let mut answer = [0; 12];
+    socket.read_exact(&mut answer).await.expect("an answer");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn a_slow_upload_does_not_hold_the_drain() {
+    let site = Site::start(snapshot(&[])).await;
+    let mut socket = upload(&site, 100).await;
+    let grace = Duration::from_secs(20);
+    let began = std::time::Instant::now();
+    site.gateway.drain(grace).await;
+    assert!(began.elapsed() < grace / 2, "the drain did not wait for the body");
+    assert_eq!(status_of(&mut socket).await, "HTTP/1.1 503");
+    assert!(site.ledger.lock().expect("whole").records.is_empty(), "it was not admitted");
+}
+
+#[tokio::test]
+async fn a_key_revoked_while_the_body_arrives_admits_nothing() {
+    let engine = Engine::start(&TaskTracker::new()).await;
+    let site = Site::start(snapshot(&[&engine.url])).await;
+    let body = chat_body(json!({})).to_string();
+    let mut socket = upload(&site, body.len()).await;
+    site.change(|snapshot| snapshot.keys.clear());
+    socket.write_all(body.as_bytes()).await.expect("sent");
+    assert_eq!(status_of(&mut socket).await, "HTTP/1.1 401");
+    assert_eq!(engine.requests(), 0);
+}
+
+#[tokio::test]
 async fn a_client_that_vanishes_after_sending_its_request_is_noticed() {
     let engine = Engine::start(&TaskTracker::new()).await;
     let site = Site::start(snapshot(&[&engine.url])).await;
     let body = chat_body(json!({"x_do": "stall"})).to_string();
     let addr = site.url.trim_start_matches("http://").to_owned();
-    let mut socket = tokio::net::TcpStream::connect(&addr).await.expect("connects");
+    let mut socket = TcpStream::connect(&addr).await.expect("connects");
     let (length, key) = (body.len(), key(1));
     let request = format!(
         "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-length: {length}\r\n\r\n{body}"
