@@ -24,6 +24,7 @@ pub(crate) async fn replicas(
 }
 
 /// Waits for a replica that is none of `dead`, which could not be reached: its process ended and another is started.
+/// One that is still listed as ready after [`WAKE_AGAIN`] did not end, so it is asked once more instead of waited for.
 pub(crate) async fn replacement(
     shared: &Arc<Shared>,
     endpoint: &Arc<EndpointEntry>,
@@ -45,14 +46,17 @@ async fn wait(
         let text = format!("{most} requests already wait for endpoint `{}` to start", endpoint.name);
         return Err(Refusal::new(Code::Overloaded, text).retry_after(NOT_READY_WAIT));
     };
-    let deadline = Instant::now() + shared.bounds.wake;
+    let begun = Instant::now();
+    let deadline = begun + shared.bounds.wake;
     let mut snapshots = shared.snapshot.clone();
     loop {
         let Some(entry) = snapshots.borrow_and_update().endpoints.get(&endpoint.id).cloned() else {
             let text = format!("endpoint `{}` was deleted meanwhile", endpoint.name);
             return Err(Refusal::new(Code::ModelNotFound, text));
         };
-        let is_dead = |replica: &ReplicaEntry| dead.iter().any(|d| d.id == replica.id && d.url == replica.url);
+        let believed = begun.elapsed() < WAKE_AGAIN;
+        let is_dead =
+            |replica: &ReplicaEntry| believed && dead.iter().any(|d| d.id == replica.id && d.url == replica.url);
         let alive: Vec<ReplicaEntry> = entry.replicas.iter().filter(|replica| !is_dead(replica)).cloned().collect();
         if !alive.is_empty() {
             return Ok(alive);

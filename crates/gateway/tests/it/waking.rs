@@ -44,6 +44,19 @@ async fn a_request_to_a_replica_that_died_waits_for_the_one_in_its_place() {
 }
 
 #[tokio::test]
+async fn a_replica_that_refuses_and_stays_listed_is_asked_again_and_not_waited_for() {
+    let mut refusing = endpoint(1, "m", &[&nobody().await]);
+    refusing.wakes = true;
+    let mut first = snapshot(&[]);
+    add_endpoint(&mut first, refusing);
+    let site = Site::start(first).await;
+    let began = std::time::Instant::now();
+    let reply = site.chat(json!({})).await;
+    assert_eq!((reply.status, reply.code().as_str()), (502, "replica_failed"));
+    assert!(began.elapsed() < std::time::Duration::from_secs(30), "long before the wait for a replica ends");
+}
+
+#[tokio::test]
 async fn an_endpoint_deleted_while_requests_wait_is_said_to_be_gone() {
     let mut asleep = endpoint(1, "m", &[]);
     asleep.wakes = true;
