@@ -1,6 +1,7 @@
 //! The publisher: gives the gateway a new view after each change that concerns it.
 //!
-//! Every change of a resource writes an event, so the newest event's number tells whether the snapshot is stale.
+//! Every change of a resource writes an event, so a new event tells that the snapshot is stale; a denied one changed
+//! nothing, and strangers can make any number of those.
 //! A commit without an event (a settlement) only moves the spending. INVARIANT: spending is published before the
 //! snapshot that names its budgets, so that a budget is never known without what was spent under it.
 
@@ -8,11 +9,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use galerne_model::event::Decision;
 use galerne_model::ids::BudgetId;
 use galerne_model::money::{Budget, BudgetStatus};
 use galerne_model::snapshot::{Snapshot, Spending};
 use galerne_model::units::Micros;
-use galerne_store::{EventFilter, Store, StoreError};
+use galerne_store::{EventFilter, Reader, Store, StoreError};
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -46,6 +48,7 @@ pub(crate) struct Publisher {
 #[derive(Debug, Default)]
 pub(crate) struct Published {
     version: u64,
+    /// The newest event looked at; what was allowed up to here is in the snapshot.
     event: Option<i64>,
     at: Option<Instant>,
     /// When the first budget period of the snapshot ends.
@@ -87,9 +90,9 @@ impl Publisher {
     pub(crate) async fn publish(&mut self) -> Result<(), StoreError> {
         let now = self.clock.now();
         let mut reader = self.store.reader().await?;
-        let newest = reader.events(&EventFilter::default(), 1).await?.first().map(|event| event.sequence);
+        let newest = newest(&mut reader, EventFilter::default()).await?;
         let spending = reader.spending(self.source, now).await?;
-        let is_stale = self.last.event != newest
+        let is_stale = self.has_news(&mut reader, newest).await?
             || self.last.at.is_none_or(|at| at.elapsed() >= REFRESH)
             || self.last.period_end.is_some_and(|end| end <= now);
         let rows = if is_stale { Some(snapshot::load(&mut reader).await?) } else { None };
@@ -106,12 +109,23 @@ impl Publisher {
             let snapshot = snapshot::build(&rows, self.bill.energy_rate(now), version, now);
             let period_end = snapshot.budgets.iter().filter_map(|budget| budget.period_end).min();
             self.last.version = version;
-            self.last.event = newest;
             self.last.at = Some(Instant::now());
             self.last.period_end = period_end;
             self.snapshot.send_replace(Arc::new(snapshot));
         }
+        self.last.event = newest;
         self.write_statuses(now).await
+    }
+
+    /// Whether something was allowed since the last look. Only events after it are read, so that refusals do not
+    /// add up to a scan.
+    async fn has_news(&self, reader: &mut Reader, seen: Option<i64>) -> Result<bool, StoreError> {
+        if self.last.event == seen {
+            return Ok(false);
+        }
+        let allowed =
+            EventFilter { decision: Some(Decision::Allowed), after: self.last.event, ..EventFilter::default() };
+        Ok(newest(reader, allowed).await?.is_some())
     }
 
     /// Writes what was spent into the statuses of budgets, for those who read them through the API.
@@ -150,4 +164,8 @@ impl Publisher {
         let to_period_end = to_period_end.map(|left| Duration::try_from(left).unwrap_or(Duration::ZERO));
         to_period_end.map_or(longest, |left| left.min(longest))
     }
+}
+
+async fn newest(reader: &mut Reader, filter: EventFilter) -> Result<Option<i64>, StoreError> {
+    Ok(reader.events(&filter, 1).await?.first().map(|event| event.sequence))
 }

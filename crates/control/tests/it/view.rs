@@ -1,17 +1,24 @@
 //! What the gateway is told of keys, prices and limits.
 
+use galerne_model::event::Decision;
 use galerne_model::identity::{ApiKey, Empty, Principal, RoleBinding};
-use galerne_model::ids::PriceBookId;
+use galerne_model::ids::{BudgetId, PriceBookId};
 use galerne_model::inference::Endpoint;
-use galerne_model::money::{ModelPrice, PriceBook, PriceBookSpec, TokenPrice};
+use galerne_model::money::{
+    Budget, BudgetPeriod, BudgetSpec, BudgetStatus, BudgetSubject, ModelPrice, PriceBook, PriceBookSpec, TokenPrice,
+};
 use galerne_model::units::Micros;
 use galerne_store::{Filter, Tx};
 use uuid::Uuid;
 
-use crate::site::{Site, now, row};
+use crate::site::{PATIENCE, Site, now, row};
 
 /// Changes something as the API would: with an event.
 async fn change(site: &Site, work: impl AsyncFnOnce(&mut Tx)) {
+    decide(site, Decision::Allowed, work).await;
+}
+
+async fn decide(site: &Site, decision: Decision, work: impl AsyncFnOnce(&mut Tx)) {
     let mut tx = site.store.begin().await.expect("a transaction");
     work(&mut tx).await;
     let event = galerne_model::event::Event {
@@ -23,7 +30,7 @@ async fn change(site: &Site, work: impl AsyncFnOnce(&mut Tx)) {
         tenant_id: None,
         project_id: None,
         resource: None,
-        decision: galerne_model::event::Decision::Allowed,
+        decision,
         before_digest: None,
         after_digest: None,
         text: "changed".into(),
@@ -101,5 +108,29 @@ async fn the_price_is_the_endpoints_else_the_models_in_the_newest_book_else_its_
     let entry = loops.entry(id, "priced by itself", |entry| entry.price == flat(5)).await;
     assert_eq!(entry.price_book_id, None);
     assert_eq!(entry.replicas.len(), 1, "a price restarts nothing");
+    loops.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_does_not_make_the_view_anew() {
+    let site = Site::new().await;
+    let loops = site.start().await;
+    let before = loops.view("published", |snapshot| !snapshot.keys.is_empty()).await.version;
+    // A refusal changes nothing; the row beside it is only there to see that the publisher looked.
+    let subject = BudgetSubject::Project { project_id: site.project_id };
+    let spec = BudgetSpec { subject, limit_micros: Micros(1), period: BudgetPeriod::Total };
+    let budget = |name: &str| -> Budget {
+        let id = BudgetId::from_uuid(Uuid::now_v7());
+        row(id, (Some(site.tenant_id), None), name, spec.clone(), BudgetStatus::default())
+    };
+    let (first, second) = (budget("first"), budget("second"));
+    let mut spending = loops.spending.clone();
+    decide(&site, Decision::Denied, async |tx| drop(tx.insert::<Budget>(&first).await.expect("new"))).await;
+    // Spending is told at every look, so that the look at the refusal is over or in its last lines.
+    let looked = spending.wait_for(|spending| spending.spent.contains_key(&first.id));
+    assert!(tokio::time::timeout(PATIENCE, looked).await.is_ok(), "the publisher looked");
+    change(&site, async |tx| drop(tx.insert::<Budget>(&second).await.expect("new"))).await;
+    let after = loops.view("after a change", |snapshot| snapshot.budgets.len() == 2).await.version;
+    assert_eq!(after, before + 1, "the change made one view, the refusal none");
     loops.stop().await;
 }
