@@ -88,7 +88,7 @@ mod tests {
         fn one_wrong_character_is_always_noticed(digits in proptest::array::uniform30(0u8..62), at in 0usize..36, to in 0u8..62) {
             let key = key_from_digits(&digits);
             prop_assert_eq!(check_key(&key), Ok(()));
-            let mut bytes = key.clone().into_bytes();
+            let mut bytes = key.into_bytes();
             let slot = KEY_PREFIX.len() + at;
             prop_assume!(bytes[slot] != BASE62[usize::from(to)]);
             bytes[slot] = BASE62[usize::from(to)];
