@@ -42,6 +42,29 @@ async fn a_rotated_key_works_beside_its_successor_for_the_overlap() {
 }
 
 #[tokio::test]
+async fn rotating_a_key_does_not_shed_its_budgets() {
+    let site = Site::new().await;
+    let me = id(&site.operator.got("/api/v1/whoami").await["principal"]);
+    let old = site.client(Some(&site.key("default", &me, &["read"]).await));
+    let key = old.got("/api/v1/whoami").await["key"].clone();
+    let subject = json!({"kind": "key", "key_id": id(&key)});
+    let spec = json!({"subject": subject, "limit_micros": 700, "period": "month"});
+    site.operator.made("/api/v1/budgets", &json!({"name": "cap", "spec": spec})).await;
+    let path = |key: &serde_json::Value| format!("/api/v1/keys/{}/rotate", id(key));
+    let first = site.operator.made(&path(&key), &json!({"generation": 1})).await["key"].clone();
+    let second = site.operator.made(&path(&first), &json!({"generation": 1})).await["key"].clone();
+    for made in [&first, &second] {
+        let name = format!("cap-{}", made["status"]["last_four"].as_str().expect("shown"));
+        let carried = site.operator.got(&format!("/api/v1/budgets/{name}")).await;
+        assert_eq!(carried["spec"]["subject"]["key_id"], made["id"], "{carried}");
+        assert_eq!((&carried["spec"]["limit_micros"], &carried["spec"]["period"]), (&json!(700), &json!("month")));
+    }
+    let events = site.operator.got("/api/v1/events?action=budget.create").await;
+    assert_eq!(events["items"].as_array().map(Vec::len), Some(3), "{events}");
+    site.running.drain().await;
+}
+
+#[tokio::test]
 async fn a_key_with_fewer_scopes_is_told_which_one_is_missing() {
     let site = Site::new().await;
     let me = id(&site.operator.got("/api/v1/whoami").await["principal"]);
