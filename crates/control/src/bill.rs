@@ -2,24 +2,22 @@
 //!
 //! INVARIANT: a record or reading is acknowledged only when it is durable; sent again it is counted once.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use galerne_drivers::grid::{Grid, Scope};
-use galerne_model::identity::ApiKey;
-use galerne_model::ids::{KeyId, NodeId, ReadingId};
+use galerne_model::ids::{NodeId, ReadingId};
 use galerne_model::ledger::{EnergyMethod, Reading, UsageRecord};
 use galerne_model::snapshot::EnergyRate;
 use galerne_model::units::{Millijoules, Milliwatts};
-use galerne_store::{Store, StoreError, retry};
-use jiff::{SignedDuration, Timestamp};
+use galerne_store::{Store, StoreError};
+use jiff::Timestamp;
 use tokio::sync::Notify;
-use uuid::Uuid;
 
 use crate::handle::lock;
 
-/// How stale a key's last use may be: one write per key and minute, however busy it is.
-const LAST_USE_STALE: SignedDuration = SignedDuration::from_secs(60);
+pub(crate) use uses::Uses;
+
+mod uses;
 
 /// What the meters of this node said over an interval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +45,8 @@ pub(crate) struct Bill {
     pue_thousandths: i64,
     grid: Grid,
     rate: Mutex<(Milliwatts, Option<EnergyMethod>)>,
-    last_uses: Mutex<BTreeMap<KeyId, Timestamp>>,
+    /// Last uses of keys, written by themselves: no acknowledgement waits for them.
+    pub(crate) uses: Arc<Uses>,
     /// The energy rate changed.
     pub(crate) rate_changed: Arc<Notify>,
 }
@@ -66,26 +65,24 @@ impl Bill {
     pub(crate) fn new(inputs: BillInputs) -> Self {
         let BillInputs { store, source, node_id, zone, pue_thousandths, grid } = inputs;
         let rate = Mutex::new((Milliwatts::ZERO, None));
-        let last_uses = Mutex::default();
-        Self { store, source, node_id, zone, pue_thousandths, grid, rate, last_uses, rate_changed: Arc::default() }
+        let uses = Arc::default();
+        Self { store, source, node_id, zone, pue_thousandths, grid, rate, uses, rate_changed: Arc::default() }
     }
 
-    pub(crate) async fn accept(&self, records: &[UsageRecord], now: Timestamp) -> Result<i64, StoreError> {
+    pub(crate) async fn accept(&self, records: &[UsageRecord]) -> Result<i64, StoreError> {
         let settled = self.store.settle_batch(self.source, records).await?;
         if settled.overruns > 0 {
             tracing::warn!(count = settled.overruns, "charges exceeded their holds, the provider bears the rest");
         }
-        // The money is safe; a last use that cannot be written is tried again with the next batch.
-        if let Err(error) = self.note_uses(records, now).await {
-            tracing::warn!(error = %error, "last use of keys not written");
-        }
+        self.uses.note(records);
         Ok(settled.through)
     }
 
-    pub(crate) async fn book_reading(&self, sample: &EnergySample) -> Result<(), StoreError> {
+    /// Books a sample as the reading `id`; the same again is not booked twice.
+    pub(crate) async fn book_reading(&self, id: ReadingId, sample: &EnergySample) -> Result<(), StoreError> {
         let signal = self.intensity(sample.ended_at);
         let reading = Reading {
-            id: ReadingId::from_uuid(Uuid::now_v7()),
+            id,
             node_id: self.node_id,
             started_at: sample.started_at,
             ended_at: sample.ended_at,
@@ -123,35 +120,6 @@ impl Bill {
             Ok(signal) => (signal.mg_per_kwh, signal.words()),
             Err(error) => (0, format!("unknown: {error}")),
         }
-    }
-
-    async fn note_uses(&self, records: &[UsageRecord], now: Timestamp) -> Result<(), StoreError> {
-        let mut uses: BTreeMap<KeyId, Timestamp> = BTreeMap::new();
-        for record in records {
-            let latest = uses.entry(record.key_id).or_insert(record.ended_at);
-            *latest = (*latest).max(record.ended_at);
-        }
-        uses.retain(|key, at| {
-            let known = lock(&self.last_uses).get(key).copied();
-            known.is_none_or(|known| at.duration_since(known).abs() >= LAST_USE_STALE)
-        });
-        for (key_id, at) in uses {
-            match retry(|| self.note_use(key_id, at, now)).await {
-                // A key that was deleted meanwhile has no last use to keep.
-                Ok(()) | Err(StoreError::NotFound { .. }) => drop(lock(&self.last_uses).insert(key_id, at)),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    async fn note_use(&self, key_id: KeyId, at: Timestamp, now: Timestamp) -> Result<(), StoreError> {
-        let mut tx = self.store.begin().await?;
-        let mut status = tx.get::<ApiKey>(key_id).await?.status;
-        status.last_used_at = status.last_used_at.max(Some(at));
-        tx.update_status::<ApiKey>(key_id, &status, now).await?;
-        tx.commit().await?;
-        Ok(())
     }
 }
 

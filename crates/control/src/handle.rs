@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use galerne_model::ids::EndpointId;
+use galerne_model::ids::{EndpointId, ReadingId};
 use galerne_model::ledger::{EnergyMethod, UsageRecord};
 use galerne_model::units::Milliwatts;
 use galerne_store::StoreError;
@@ -48,12 +48,12 @@ impl Handle {
 
     /// Settles usage records in the ledger, each exactly once; returns the last sequence that is durable.
     pub async fn accept(&self, records: Vec<UsageRecord>) -> Result<i64, StoreError> {
-        self.bill.accept(&records, self.clock.now()).await
+        self.bill.accept(&records).await
     }
 
-    /// Books what the node's meters said over an interval.
-    pub async fn book_reading(&self, sample: EnergySample) -> Result<(), StoreError> {
-        self.bill.book_reading(&sample).await
+    /// Books what the node's meters said over an interval. The id is the sample's own: the same again is booked once.
+    pub async fn book_reading(&self, id: ReadingId, sample: EnergySample) -> Result<(), StoreError> {
+        self.bill.book_reading(id, &sample).await
     }
 
     /// What a busy CPU of this node draws above idle, and how that is known.

@@ -108,9 +108,12 @@ pub async fn start(inputs: Inputs, tasks: &TaskTracker, cancel: CancellationToke
     };
     publisher.publish().await?;
 
+    let uses = Arc::clone(&bill.uses);
+    let (noted_in, noted_by) = (store.clone(), clock.clone());
     let pulls = PullLoop::new(store, clock.clone(), fetcher, worker, data.join("logs"), tasks.clone());
     tasks.spawn(endpoints.run(cancel.clone()));
     tasks.spawn(publisher.run(cancel.clone()));
-    tasks.spawn(pulls.run(cancel));
+    tasks.spawn(pulls.run(cancel.clone()));
+    tasks.spawn(async move { uses.run(noted_in, noted_by, cancel).await });
     Ok(Handle { demand, bill, clock })
 }

@@ -3,7 +3,7 @@
 use galerne_control::EnergySample;
 use galerne_control::clock::Clock;
 use galerne_model::identity::ApiKey;
-use galerne_model::ids::{BudgetId, EndpointId, ReplicaId, RequestId};
+use galerne_model::ids::{BudgetId, EndpointId, ReadingId, ReplicaId, RequestId};
 use galerne_model::ledger::{EnergyMethod, Operation, Outcome, Quantities, UsageRecord};
 use galerne_model::money::{Budget, BudgetPeriod, BudgetSpec, BudgetStatus, BudgetSubject};
 use galerne_model::units::{MicrogramsCo2e, Micros, Millijoules, Milliwatts, Picos, Tokens};
@@ -77,8 +77,12 @@ async fn accepted_usage_is_settled_once_and_published_to_budgets() {
         }
     };
     assert!(tokio::time::timeout(PATIENCE, has_status).await.is_ok(), "the budget itself says what was spent");
-    let key = site.store.get::<ApiKey>(site.key_id).await.expect("a row");
-    assert!(key.status.last_used_at.is_some(), "the key knows when it was last used");
+    let has_use = async {
+        while site.store.get::<ApiKey>(site.key_id).await.expect("a row").status.last_used_at.is_none() {
+            changed.changed().await.expect("the store lives");
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, has_use).await.is_ok(), "the key knows when it was last used");
     loops.stop().await;
 }
 
@@ -126,13 +130,16 @@ async fn a_reading_closes_the_ledger_and_sets_the_rate_of_requests() {
         busy_cpu_micros: 1_000,
         active: Milliwatts(9_000),
     };
-    loops.handle.book_reading(sample).await.expect("booked");
+    let reading_id = ReadingId::from_uuid(Uuid::now_v7());
+    loops.handle.book_reading(reading_id, sample).await.expect("booked");
+    loops.handle.book_reading(reading_id, sample).await.expect("again, and booked once");
     let snapshot = loops.view("with the rate", |snapshot| snapshot.energy.active == Milliwatts(9_000)).await;
     let energy = &snapshot.energy;
     assert_eq!(energy.method, Some(EnergyMethod::Apportioned), "a share of what was measured");
     assert!(energy.intensity_mg_per_kwh > 0 && energy.intensity_source.contains("lifecycle"), "{energy:?}");
     let report = site.store.ledger_check().await.expect("checked");
     assert!(report.closes(), "{:?}", report.findings);
+    assert_eq!(report.readings, 1);
     let last = site.store.last_reading(site.node_id).await.expect("read").expect("booked");
     assert_eq!((last.millijoules, last.zone.as_str()), (Millijoules(50_000), "FR"));
     loops.stop().await;

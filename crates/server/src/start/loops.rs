@@ -1,16 +1,23 @@
 //! What the server keeps going beside requests: usage to the ledger, wakes to the loops, energy readings, housekeeping.
 
+use std::collections::VecDeque;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use galerne_control::EnergySample;
 use galerne_control::clock::Clock;
 use galerne_gateway::{UsageBatch, Wake};
+use galerne_model::ids::ReadingId;
 use galerne_model::limits::READING_INTERVAL_MS;
+use galerne_store::StoreError;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
 use super::Meter;
 use crate::app::App;
@@ -20,21 +27,29 @@ use crate::http::refusal::chain;
 const RETRY_MIN: Duration = Duration::from_millis(100);
 /// Longest such pause.
 const RETRY_MAX: Duration = Duration::from_secs(5);
+/// Pause when trying again cannot help by itself: a person is told, and what they mend is seen within it.
+const STUCK_RETRY: Duration = Duration::from_secs(60);
+/// Energy readings kept while the database takes none: an hour of them. Past it the meter is left alone, so that the
+/// next reading covers the rest.
+const UNBOOKED_MAX: usize = 360;
 /// How often last uses are written and old idempotency keys forgotten.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(60);
 
 const SETTLED: &str = "galerne_ledger_settled_records";
 const SETTLE_FAILURES: &str = "galerne_ledger_settle_failures";
+const STUCK: &str = "galerne_ledger_stuck";
 const READINGS: &str = "galerne_energy_readings";
 const READING_JOULES: &str = "galerne_energy_read_joules";
 
 /// For display: the exact sum is in the ledger. One reading is far below the four megajoules that fit.
-type Joules = Counter<f64, std::sync::atomic::AtomicU64>;
+type Joules = Counter<f64, AtomicU64>;
 
-/// Counters these loops move.
+/// Metrics these loops move.
+#[derive(Clone)]
 pub(super) struct LoopMetrics {
     settled: Counter,
     settle_failures: Counter,
+    stuck: Gauge,
     readings: Counter,
     joules: Joules,
 }
@@ -44,6 +59,7 @@ impl LoopMetrics {
         let metrics = Self {
             settled: Counter::default(),
             settle_failures: Counter::default(),
+            stuck: Gauge::default(),
             readings: Counter::default(),
             joules: Joules::default(),
         };
@@ -52,6 +68,11 @@ impl LoopMetrics {
             SETTLE_FAILURES,
             "Settlements that failed and were tried again",
             metrics.settle_failures.clone(),
+        );
+        registry.register(
+            STUCK,
+            "1 while the ledger refuses usage for good and a person must look",
+            metrics.stuck.clone(),
         );
         registry.register(READINGS, "Energy readings booked", metrics.readings.clone());
         registry.register(READING_JOULES, "Energy booked from readings of this host", metrics.joules.clone());
@@ -73,7 +94,6 @@ pub(super) struct Work {
 /// Starts them.
 pub(super) fn spawn(tasks: &TaskTracker, stop: &CancellationToken, work: Work) {
     let Work { app, control, meter, mut woken, used, metrics, clock } = work;
-    let LoopMetrics { settled, settle_failures, readings, joules } = metrics;
     let (waker, stopped) = (control.clone(), stop.clone());
     tasks.spawn(async move {
         // The gateway's ends of this channel and of `used` outlive the drain: `stop` is what ends their readers.
@@ -81,8 +101,8 @@ pub(super) fn spawn(tasks: &TaskTracker, stop: &CancellationToken, work: Work) {
             waker.wake(wake.endpoint_id);
         }
     });
-    tasks.spawn(settle(control.clone(), used, stop.clone(), settled, settle_failures));
-    tasks.spawn(read_energy(control, meter, stop.clone(), readings, joules));
+    tasks.spawn(settle(control.clone(), used, stop.clone(), metrics.clone()));
+    tasks.spawn(read_energy(control, meter, stop.clone(), metrics));
     tasks.spawn(keep_house(app, clock, stop.clone()));
 }
 
@@ -91,33 +111,81 @@ async fn settle(
     control: galerne_control::Handle,
     mut used: mpsc::Receiver<UsageBatch>,
     stop: CancellationToken,
-    settled: Counter,
-    failures: Counter,
+    metrics: LoopMetrics,
 ) {
     while let Some(batch) = next(&mut used, &stop).await {
         let UsageBatch { records, ack } = batch;
         let count = records.len() as u64;
-        let mut pause = RETRY_MIN;
+        let mut retry = Retry { pause: RETRY_MIN, is_told: false };
         let through = loop {
             match control.accept(records.clone()).await {
                 Ok(through) => break Some(through),
                 Err(error) => {
-                    failures.inc();
-                    tracing::warn!(error = %chain(&error), "usage could not be settled and is tried again");
+                    metrics.settle_failures.inc();
                     tokio::select! {
-                        () = tokio::time::sleep(pause) => {}
+                        () = tokio::time::sleep(retry.after(&error, &metrics.stuck)) => {}
                         () = stop.cancelled() => break None,
                     }
-                    pause = (pause * 2).min(RETRY_MAX);
                 }
             }
         };
+        metrics.stuck.set(0);
         // Without an answer the gateway keeps the records in its spool and sends them again.
         let Some(through) = through else { return };
-        settled.inc_by(count);
+        metrics.settled.inc_by(count);
         if ack.send(through).is_err() {
             tracing::debug!("the gateway ended before it heard that its usage is settled");
         }
+    }
+}
+
+/// Where the retries of one batch stand. They never end: a record that is given up is work nobody pays.
+struct Retry {
+    pause: Duration,
+    is_told: bool,
+}
+
+impl Retry {
+    /// Tells of a failure and says how long to wait after it.
+    fn after(&mut self, error: &StoreError, stuck: &Gauge) -> Duration {
+        let Some(hint) = way_out(error) else {
+            stuck.set(0);
+            tracing::warn!(error = %chain(error), "usage could not be settled and is tried again");
+            let pause = self.pause;
+            self.pause = (pause * 2).min(RETRY_MAX);
+            return pause;
+        };
+        stuck.set(1);
+        if !self.is_told {
+            tracing::error!(error = %chain(error), hint, "the ledger refuses usage: it stays in the spool until this is mended");
+            self.is_told = true;
+        }
+        STUCK_RETRY
+    }
+}
+
+/// What a person can do about a settlement that the same attempt cannot mend; none when trying again may help.
+const fn way_out(error: &StoreError) -> Option<&'static str> {
+    match error {
+        StoreError::Gap { .. } => Some(
+            "the database is older than the spool, or spool files are missing: stop the server and restore the database or the files that belong together",
+        ),
+        StoreError::BadRecord { .. } => Some(
+            "a usage record of this spool cannot be booked: keep a copy of the spool folder and report this, with the sequence",
+        ),
+        StoreError::Corrupt(_) => Some("run `galerne ledger check`, then restore the newest backup"),
+        StoreError::NewerSchema { .. } | StoreError::OldSchema { .. } => {
+            Some("the database belongs to another version of Galerne: start that version")
+        }
+        StoreError::Busy(_)
+        | StoreError::DiskFull(_)
+        | StoreError::Database(_)
+        | StoreError::File { .. }
+        | StoreError::Backup(_)
+        | StoreError::Conflict { .. }
+        | StoreError::NotFound { .. }
+        | StoreError::Exists { .. }
+        | StoreError::Fenced { .. } => None,
     }
 }
 
@@ -130,13 +198,8 @@ async fn next<T>(channel: &mut mpsc::Receiver<T>, stop: &CancellationToken) -> O
     }
 }
 
-async fn read_energy(
-    control: galerne_control::Handle,
-    meter: Meter,
-    stop: CancellationToken,
-    readings: Counter,
-    joules: Joules,
-) {
+async fn read_energy(control: galerne_control::Handle, meter: Meter, stop: CancellationToken, metrics: LoopMetrics) {
+    let mut unbooked = VecDeque::new();
     let mut sample = meter.sample;
     let mut ticks = tokio::time::interval(Duration::from_millis(READING_INTERVAL_MS));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -146,6 +209,10 @@ async fn read_energy(
             _ = ticks.tick() => false,
             () = stop.cancelled() => true,
         };
+        if unbooked.len() >= UNBOOKED_MAX && !last {
+            book(&control, &mut unbooked, &metrics).await;
+            continue;
+        }
         // Counters are files and drivers: off the async threads.
         let taken = tokio::task::spawn_blocking(move || {
             let read = sample();
@@ -161,17 +228,44 @@ async fn read_energy(
                 return;
             }
         };
-        let energy = read.millijoules.0;
-        match control.book_reading(read).await {
-            Ok(()) => {
-                readings.inc();
-                joules.inc_by(f64::from(u32::try_from(energy).unwrap_or(u32::MAX)) / 1_000.0);
-            }
-            Err(error) => tracing::error!(error = %chain(&error), "an energy reading could not be booked"),
-        }
+        unbooked.push_back((ReadingId::from_uuid(Uuid::now_v7()), read));
+        book(&control, &mut unbooked, &metrics).await;
         if last {
+            if !unbooked.is_empty() {
+                let millijoules: i64 = unbooked.iter().map(|(_, sample)| sample.millijoules.0).sum();
+                tracing::error!(
+                    count = unbooked.len(),
+                    millijoules,
+                    "energy readings are lost: the database took none"
+                );
+            }
             return;
         }
+    }
+}
+
+/// Books samples, oldest first, until one cannot be booked now. Each keeps its id, so that none is booked twice.
+async fn book(
+    control: &galerne_control::Handle,
+    unbooked: &mut VecDeque<(ReadingId, EnergySample)>,
+    metrics: &LoopMetrics,
+) {
+    while let Some((id, sample)) = unbooked.front().copied() {
+        match control.book_reading(id, sample).await {
+            Ok(()) => {
+                metrics.readings.inc();
+                metrics.joules.inc_by(f64::from(u32::try_from(sample.millijoules.0).unwrap_or(u32::MAX)) / 1_000.0);
+            }
+            // A clock that was set back, or a broken meter: no later attempt can book this one, and others wait.
+            Err(error @ StoreError::BadRecord { .. }) => {
+                tracing::error!(error = %chain(&error), millijoules = sample.millijoules.0, "an energy reading is left out");
+            }
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), waiting = unbooked.len(), "an energy reading is booked later");
+                return;
+            }
+        }
+        unbooked.pop_front();
     }
 }
 
@@ -191,5 +285,23 @@ async fn keep_house(app: App, clock: Clock, stop: CancellationToken) {
         if let Err(error) = app.store().prune(now).await {
             tracing::warn!(error = %chain(&error), "old idempotency keys could not be forgotten");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_refused_for_good_is_told_once_and_tried_slowly() {
+        let stuck = Gauge::default();
+        let mut retry = Retry { pause: RETRY_MIN, is_told: false };
+        let gap = StoreError::Gap { spool: 1, expected: 2, got: 4 };
+        assert_eq!((retry.after(&gap, &stuck), stuck.get(), retry.is_told), (STUCK_RETRY, 1, true));
+        let bad = StoreError::BadRecord { sequence: 2, why: "negative".into() };
+        assert_eq!((retry.after(&bad, &stuck), stuck.get()), (STUCK_RETRY, 1));
+        let file = StoreError::File { path: "x".into(), error: std::io::Error::other("gone") };
+        assert_eq!((retry.after(&file, &stuck), stuck.get()), (RETRY_MIN, 0), "this one may pass");
+        assert_eq!(retry.after(&file, &stuck), RETRY_MIN * 2);
     }
 }
