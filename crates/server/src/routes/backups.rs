@@ -64,7 +64,14 @@ async fn create(
     // First the copy, which opens transactions of its own; then its event and the answer to the key, together.
     let manifest = app.store().backup(&folder.join(id.to_string()), id, App::now()).await?;
     let body = shown(&manifest);
-    let mut write = Write::begin(&app, &caller, &terms, &digest).await?;
+    let mut write = match Write::begin(&app, &caller, &terms, &digest).await {
+        Ok(write) => write,
+        Err(refusal) => {
+            // Made before under the same key, or not to be recorded: a copy nobody knows of only takes room.
+            discard(folder.join(id.to_string())).await;
+            return Err(refusal);
+        }
+    };
     write.record(Told {
         action: "backup.create".to_owned(),
         tenant_id: None,
@@ -75,6 +82,15 @@ async fn create(
         text: format!("backed the state up to `{}`", body.folder),
     });
     write.finish(StatusCode::CREATED, &body).await
+}
+
+async fn discard(folder: std::path::PathBuf) {
+    let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(folder)).await;
+    match removed {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(error = %chain(&error), "a backup that is not needed could not be removed"),
+        Err(error) => tracing::error!(error = %chain(&error), "removing a backup broke off"),
+    }
 }
 
 fn shown(manifest: &BackupManifest) -> Backup {

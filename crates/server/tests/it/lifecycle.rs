@@ -126,7 +126,13 @@ async fn a_head_that_never_ends_is_cut_off() {
 async fn a_backup_is_made_while_running_and_restores_into_an_empty_directory() {
     let site = Site::new().await;
     site.operator.made("/api/v1/projects", &json!({"name": "kept", "spec": {}})).await;
-    let made = site.operator.made("/api/v1/backups", &json!({})).await;
+    let once = [("idempotency-key", "once")];
+    let made = site.operator.call("POST", "/api/v1/backups", &once, Some(&json!({}))).await;
+    let again = site.operator.call("POST", "/api/v1/backups", &once, Some(&json!({}))).await;
+    assert_eq!((made.status, &made.json), (201, &again.json));
+    let made = made.json;
+    let folders = std::fs::read_dir(site.folder.path().join("backups")).expect("there").count();
+    assert_eq!(folders, 1, "the same request twice makes one backup");
     assert_eq!(site.operator.got("/api/v1/backups").await["items"][0]["id"], made["id"]);
     let source = site.folder.path().join(made["folder"].as_str().expect("a folder"));
     let target = tempfile::tempdir().expect("a temporary folder");
