@@ -6,7 +6,9 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{EndpointId, KeyId, NodeId, PriceBookId, PrincipalId, ProjectId, ReadingId, ReplicaId, RequestId, TenantId};
+use crate::ids::{
+    EndpointId, KeyId, NodeId, PriceBookId, PrincipalId, ProjectId, ReadingId, ReplicaId, RequestId, TenantId,
+};
 use crate::units::{MicrogramsCo2e, Micros, Millijoules, Picos, Tokens};
 
 /// How a quantity of energy was obtained.

@@ -33,7 +33,9 @@ pub struct Resource<I, S, T> {
 
 /// Why a name cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` cannot be a name: use 1 to 63 characters of a-z, A-Z, 0-9, `-`, `_`, `.`, `/`, beginning with a letter or digit")]
+#[error(
+    "`{0}` cannot be a name: use 1 to 63 characters of a-z, A-Z, 0-9, `-`, `_`, `.`, `/`, beginning with a letter or digit"
+)]
 pub struct BadName(pub String);
 
 /// Checks a resource name.
