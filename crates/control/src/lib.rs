@@ -1,7 +1,8 @@
 //! Where decisions meet the store and the neighbours: load → decide → record → act.
 //!
 //! [`start`] runs three loops until it is cancelled: the publisher (the gateway's view of the store), the endpoint
-//! loop (replicas), the pull loop (downloads). Usage and energy come in through [`Handle`].
+//! loop (replicas), the pull loop (downloads); beside them last uses of keys are written. Usage and energy come in
+//! through [`Handle`].
 //! INVARIANT: only these loops change a status, each change with its event in one transaction, before anything is done.
 //! INVARIANT: every loop looks only at recorded state and may be killed between any two lines.
 //! Deliberately absent: HTTP of our own, and the decisions themselves (`galerne_core`).
