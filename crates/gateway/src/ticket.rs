@@ -113,9 +113,10 @@ impl Ticket {
         self.open_mut().energy(counted)
     }
 
-    /// What these tokens cost here.
+    /// What the caller pays for these tokens: never more than was held.
     pub(crate) fn charge(&self, counted: Counted) -> Charge {
-        self.open().charge(counted)
+        let open = self.open();
+        open.money.bound(open.charge(counted)).charged
     }
 
     /// Ends the request: writes its usage record, frees what it reserved.

@@ -39,6 +39,18 @@ async fn a_budget_refuses_with_the_numbers_and_the_largest_answer_that_fits() {
     assert_eq!(site.chat(json!({"max_tokens": fits})).await.status, 200);
 }
 
+#[tokio::test]
+async fn the_cost_in_the_header_is_what_the_caller_pays_and_not_more() {
+    let engine = Engine::start(&TaskTracker::new()).await;
+    let site = Site::start(snapshot(&[&engine.url])).await;
+    // The engine says that it made more than it was allowed, which the provider bears.
+    let reply = site.chat(json!({"max_tokens": 8, "x_tokens": 2_000})).await;
+    let record = site.settled(1).await.swap_remove(0);
+    assert!(record.quantities.micros > record.held_micros, "{record:?}");
+    let held = record.held_micros.0;
+    assert_eq!(reply.header("x-galerne-cost-eur"), format!("0.{held:06}000000"));
+}
+
 /// Hammers a site from many clients and checks that no budget was overspent, by the ledger's count in picos.
 async fn hammer(limits: [i64; 3], requests: Vec<(u8, u32, bool, u8)>) {
     let engine = Engine::start(&TaskTracker::new()).await;
