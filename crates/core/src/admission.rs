@@ -3,7 +3,7 @@
 //! Each limit is a token bucket that holds one minute's worth, in integers: a bucket's level counts parts of
 //! 1/60 000 000, so that it refills by exactly `rate` parts per microsecond and no time is lost to rounding.
 //! All limits above a request are checked before any is touched.
-//! INVARIANT: requests in flight = permits not finished. A [`Permit`] cannot be cloned and `finish` consumes it.
+//! INVARIANT: requests in flight = permits not ended. A [`Permit`] cannot be cloned; `finish` and `cancel` consume it.
 //! Tokens are estimated at admission and corrected at the end; a bucket may then be in debt, which later
 //! requests wait off. A clock that jumps back refills nothing until it moves on from there.
 
@@ -52,7 +52,7 @@ pub struct RateRefused {
     pub retry_after_micros: Option<i64>,
 }
 
-/// The right to be in flight. Ends by [`RateBook::finish`].
+/// The right to be in flight. Ends by [`RateBook::finish`] or [`RateBook::cancel`].
 #[derive(Debug)]
 #[must_use = "a permit that is dropped counts as a request in flight for ever: finish it"]
 pub struct Permit {
@@ -130,6 +130,22 @@ impl RateBook {
                 limiter.in_flight = limiter.in_flight.saturating_sub(1);
                 if let Some(bucket) = &mut limiter.tokens {
                     bucket.give(correction);
+                }
+            }
+        }
+    }
+
+    /// Ends a request that was refused after all: request, tokens and seat are as if it had never come.
+    #[expect(clippy::needless_pass_by_value, reason = "consuming the permit is what forbids ending it twice")]
+    pub fn cancel(&mut self, permit: Permit) {
+        for subject in &permit.subjects {
+            if let Some(limiter) = self.limiters.get_mut(subject) {
+                limiter.in_flight = limiter.in_flight.saturating_sub(1);
+                if let Some(bucket) = &mut limiter.requests {
+                    bucket.give(1);
+                }
+                if let Some(bucket) = &mut limiter.tokens {
+                    bucket.give(i64::from(permit.estimated_tokens));
                 }
             }
         }
@@ -330,6 +346,17 @@ mod tests {
         assert_eq!(refused.retry_after_micros, Some(11_000_000), "110 tokens at ten per second");
         let never = book.admit(&[(key(1), limits)], 601, millis(0)).expect_err("more than a minute's worth");
         assert_eq!(never.retry_after_micros, None);
+    }
+
+    #[test]
+    fn a_cancelled_request_gives_back_its_request_its_tokens_and_its_seat() {
+        let limits =
+            RateLimits { requests_per_minute: Some(1), tokens_per_minute: Some(600), concurrent_requests: Some(1) };
+        let mut book = RateBook::new();
+        let permit = book.admit(&[(key(1), limits)], 500, millis(0)).expect("all of it is left");
+        book.cancel(permit);
+        assert_eq!(book.remaining(key(1)), Remaining { requests: Some(1), tokens: Some(600) });
+        assert_eq!(book.in_flight(key(1)), 0);
     }
 
     #[test]

@@ -84,7 +84,7 @@ pub(crate) fn admit(
         match books.budgets.try_hold(&budgets, &endpoint.price, asked.bound(endpoint.context_tokens), now) {
             Ok(hold) => (permit, hold, rate_headers),
             Err(error) => {
-                books.rates.finish(permit, 0);
+                books.rates.cancel(permit);
                 return Err(hold_refusal(&error));
             }
         }
@@ -110,7 +110,7 @@ pub(crate) fn admit(
 
 fn give_back(shared: &Shared, permit: Permit, hold: budget::Hold) {
     let mut books = shared.books();
-    books.rates.finish(permit, 0);
+    books.rates.cancel(permit);
     books.budgets.void(hold);
 }
 

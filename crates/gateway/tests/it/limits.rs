@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use galerne_gateway::SpoolLimits;
 use galerne_model::identity::RateLimits;
+use galerne_model::ids::KeyId;
+use galerne_model::money::BudgetSubject;
 use serde_json::json;
 use tokio_util::task::TaskTracker;
 
 use crate::engine::Engine;
-use crate::site::{Site, add_endpoint, add_key, chat_body, endpoint, key_entry, receive, snapshot};
+use crate::site::{Site, add_endpoint, add_key, budget, chat_body, endpoint, key_entry, receive, snapshot, uuid};
 
 #[tokio::test]
 async fn requests_per_minute_are_counted_and_said_in_headers() {
@@ -30,6 +32,21 @@ async fn requests_per_minute_are_counted_and_said_in_headers() {
     assert!((25..=30).contains(&wait), "{wait} seconds");
     assert_eq!(reply.header("x-should-retry"), "true");
     assert_eq!(site.settled(2).await.len(), 2, "a refusal leaves no record");
+}
+
+#[tokio::test]
+async fn a_refusal_by_a_budget_costs_nothing_of_the_rate() {
+    let engine = Engine::start(&TaskTracker::new()).await;
+    let mut snapshot = snapshot(&[&engine.url]);
+    let mut limited = key_entry(1);
+    limited.limits = RateLimits { requests_per_minute: Some(1), ..RateLimits::default() };
+    add_key(&mut snapshot, 1, limited);
+    snapshot.budgets.push(budget(1, BudgetSubject::Key { key_id: KeyId::from_uuid(uuid(1)) }, 1_000));
+    let site = Site::start(snapshot).await;
+    for _ in 0..2 {
+        assert_eq!(site.chat(json!({"max_tokens": 999})).await.status, 402);
+    }
+    assert_eq!(site.chat(json!({"max_tokens": 8})).await.status, 200);
 }
 
 #[tokio::test]
