@@ -77,7 +77,7 @@ pub(crate) fn admit(
     let subjects = subjects(snapshot, key, endpoint);
     let (permit, hold, rate_headers) = {
         let mut books = shared.books();
-        let permit = books.rates.admit(&subjects, asked.estimate(), now);
+        let permit = books.rates.admit(&subjects, asked.estimate(endpoint.context_tokens), now);
         let rate_headers = rate_headers(&books.rates, &subjects);
         let permit = permit.map_err(|refused| rate_refusal(refused, rate_headers.clone()))?;
         let budgets = budgets_above(snapshot, key);

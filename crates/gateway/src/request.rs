@@ -124,8 +124,9 @@ impl<'a> Asked<'a> {
         }
     }
 
-    /// A guess of the tokens for rate limits; the end of the request corrects it.
-    pub(crate) fn estimate(&self) -> u32 {
+    /// A guess of the tokens for rate limits on an endpoint with `context` tokens, never more than could be used there;
+    /// the end of the request corrects it.
+    pub(crate) fn estimate(&self, context: u32) -> u32 {
         let prompt = u32::try_from(self.body_bytes / BYTES_PER_TOKEN_ESTIMATE).unwrap_or(u32::MAX);
         let completion = match self.operation {
             Operation::Embedding => 0,
@@ -133,7 +134,8 @@ impl<'a> Asked<'a> {
                 self.max_tokens.unwrap_or(COMPLETION_ESTIMATE).saturating_mul(self.choices)
             }
         };
-        prompt.saturating_add(completion)
+        let most = u32::try_from(self.bound(context).total_max.0).unwrap_or(u32::MAX);
+        prompt.saturating_add(completion).min(most)
     }
 
     /// The body for the engine: its own name for the model, usage always asked for, dialects translated.

@@ -113,3 +113,13 @@ fn the_bound_counts_choices_prompts_and_the_context() {
     let inputs = Asked::parse(Operation::Embedding, r#"{"model":"m","input":["a","b"]}"#).expect("sound");
     assert_eq!((inputs.bound(512).completion_max.0, inputs.bound(8).prompt_max.0), (0, 16));
 }
+
+#[test]
+fn the_estimate_is_never_more_than_the_context_can_hold() {
+    let asked = chat(r#"{"model":"m","messages":[{}],"max_tokens":100000}"#);
+    assert_eq!(asked.estimate(2048), 2048);
+    let two = chat(r#"{"model":"m","messages":[{}],"max_tokens":100000,"n":2}"#);
+    assert_eq!(two.estimate(2048), 4096);
+    let little = chat(r#"{"model":"m","messages":[{}],"max_tokens":10}"#);
+    assert!((10..100).contains(&little.estimate(2048)), "{}", little.estimate(2048));
+}
