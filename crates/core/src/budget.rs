@@ -50,6 +50,17 @@ pub struct Hold {
     admitted_at: Timestamp,
 }
 
+/// Who pays for a request: every budget on one of the three counts it, also one that is made later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Payer {
+    /// The key's tenant.
+    pub tenant_id: TenantId,
+    /// The key's project.
+    pub project_id: ProjectId,
+    /// The key.
+    pub key_id: KeyId,
+}
+
 /// A charge held inside its hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounded {
@@ -113,6 +124,7 @@ pub struct BudgetRefused {
 
 #[derive(Debug)]
 struct Account {
+    subject: BudgetSubject,
     period_start: Timestamp,
     period_end: Option<Timestamp>,
     settled_picos: i128,
@@ -124,14 +136,14 @@ struct Account {
 struct Held {
     amount: Micros,
     admitted_at: Timestamp,
-    budgets: Vec<BudgetId>,
+    payer: Payer,
 }
 
 #[derive(Debug)]
 struct Spent {
     picos: i128,
     admitted_at: Timestamp,
-    budgets: Vec<BudgetId>,
+    payer: Payer,
 }
 
 /// Start and end of the period of a budget that contains `now`. A `Total` budget has one period without end.
@@ -155,6 +167,12 @@ pub fn applies(subject: &BudgetSubject, tenant: TenantId, project: ProjectId, ke
         BudgetSubject::Tenant { tenant_id } => *tenant_id == tenant,
         BudgetSubject::Project { project_id } => *project_id == project,
         BudgetSubject::Key { key_id } => *key_id == key,
+    }
+}
+
+impl Payer {
+    fn is_under(self, subject: &BudgetSubject) -> bool {
+        applies(subject, self.tenant_id, self.project_id, self.key_id)
     }
 }
 
@@ -187,6 +205,7 @@ impl BudgetBook {
     /// Reserves the worst case of a request in all `budgets`, or in none of them.
     pub fn try_hold(
         &mut self,
+        payer: Payer,
         budgets: &[&BudgetEntry],
         price: &TokenPrice,
         work: WorkBound,
@@ -203,15 +222,12 @@ impl BudgetBook {
         {
             return Err(HoldError::Refused(Box::new(self.refusal(entry, left, amount, price, work))));
         }
-        let ids: Vec<BudgetId> = budgets.iter().map(|entry| entry.id).collect();
-        for id in &ids {
-            if let Some(account) = self.accounts.get_mut(id) {
-                account.held_picos += micros_in_picos(amount);
-            }
+        for account in self.accounts_of(payer, admitted_at) {
+            account.held_picos += micros_in_picos(amount);
         }
         let id = self.next_hold;
         self.next_hold += 1;
-        self.holds.insert(id, Held { amount, admitted_at, budgets: ids });
+        self.holds.insert(id, Held { amount, admitted_at, payer });
         Ok(Hold { id, amount, admitted_at })
     }
 
@@ -224,7 +240,7 @@ impl BudgetBook {
         let Some(held) = self.release(hold.id) else { return };
         // The ledger may have been faster than this call; then it has counted the record already.
         if sequence > self.settled_sequence {
-            self.spend(sequence, Spent { picos, admitted_at: held.admitted_at, budgets: held.budgets });
+            self.spend(sequence, Spent { picos, admitted_at: held.admitted_at, payer: held.payer });
         }
     }
 
@@ -235,9 +251,9 @@ impl BudgetBook {
     }
 
     /// Counts a record that was in the spool when the gateway started and is not settled yet.
-    pub fn recover(&mut self, sequence: i64, admitted_at: Timestamp, charge: Charge, budgets: Vec<BudgetId>) {
+    pub fn recover(&mut self, sequence: i64, admitted_at: Timestamp, charge: Charge, payer: Payer) {
         if sequence > self.settled_sequence && !self.unsettled.contains_key(&sequence) {
-            self.spend(sequence, Spent { picos: charge.in_picos(), admitted_at, budgets });
+            self.spend(sequence, Spent { picos: charge.in_picos(), admitted_at, payer });
         }
     }
 
@@ -250,11 +266,9 @@ impl BudgetBook {
         let still_unsettled = self.unsettled.split_off(&spending.settled_sequence.saturating_add(1));
         let settled = std::mem::replace(&mut self.unsettled, still_unsettled);
         for record in settled.values() {
-            for id in &record.budgets {
-                if let Some(account) = self.accounts.get_mut(id).filter(|a| record.admitted_at >= a.period_start) {
-                    account.unsettled_picos -= record.picos;
-                    account.settled_picos += record.picos;
-                }
+            for account in self.accounts_of(record.payer, record.admitted_at) {
+                account.unsettled_picos -= record.picos;
+                account.settled_picos += record.picos;
             }
         }
         self.accounts.retain(|id, _| spending.spent.contains_key(id));
@@ -291,7 +305,8 @@ impl BudgetBook {
 
     fn hear(&mut self, id: BudgetId, news: PeriodSpending) {
         let settled = micros_in_picos(news.spent);
-        match self.accounts.get_mut(&id) {
+        // An account of another subject counted other requests.
+        match self.accounts.get_mut(&id).filter(|account| account.subject == news.subject) {
             Some(account) if account.period_start == news.period_start => account.settled_picos = settled,
             // A clock that jumped back speaks of a period that is over. `Total` budgets begin at the epoch.
             Some(account) if news.period_start < account.period_start && news.period_start != Timestamp::UNIX_EPOCH => {
@@ -302,11 +317,12 @@ impl BudgetBook {
 
     /// Begins a period: only what was admitted in it counts.
     fn open(&mut self, id: BudgetId, news: PeriodSpending, settled_picos: i128) {
-        let PeriodSpending { period_start, period_end, spent: _ } = news;
-        let counts = |at: Timestamp, budgets: &[BudgetId]| at >= period_start && budgets.contains(&id);
-        let held = self.holds.values().filter(|held| counts(held.admitted_at, &held.budgets));
-        let unsettled = self.unsettled.values().filter(|spent| counts(spent.admitted_at, &spent.budgets));
+        let PeriodSpending { subject, period_start, period_end, spent: _ } = news;
+        let counts = |at: Timestamp, payer: Payer| at >= period_start && payer.is_under(&subject);
+        let held = self.holds.values().filter(|held| counts(held.admitted_at, held.payer));
+        let unsettled = self.unsettled.values().filter(|spent| counts(spent.admitted_at, spent.payer));
         let account = Account {
+            subject,
             period_start,
             period_end,
             settled_picos,
@@ -318,23 +334,23 @@ impl BudgetBook {
 
     fn release(&mut self, id: u64) -> Option<Held> {
         let held = self.holds.remove(&id)?;
-        for budget in &held.budgets {
-            if let Some(account) = self.accounts.get_mut(budget).filter(|a| held.admitted_at >= a.period_start) {
-                account.held_picos -= micros_in_picos(held.amount);
-            }
+        for account in self.accounts_of(held.payer, held.admitted_at) {
+            account.held_picos -= micros_in_picos(held.amount);
         }
         Some(held)
     }
 
     fn spend(&mut self, sequence: i64, spent: Spent) {
-        for budget in &spent.budgets {
-            if let Some(account) = self.accounts.get_mut(budget).filter(|a| spent.admitted_at >= a.period_start) {
-                account.unsettled_picos += spent.picos;
-            }
+        for account in self.accounts_of(spent.payer, spent.admitted_at) {
+            account.unsettled_picos += spent.picos;
         }
-        if !spent.budgets.is_empty() {
-            self.unsettled.insert(sequence, spent);
-        }
+        self.unsettled.insert(sequence, spent);
+    }
+
+    /// The accounts that count a request: the same ones at its admission, at its end, and when one is opened between.
+    fn accounts_of(&mut self, payer: Payer, admitted_at: Timestamp) -> impl Iterator<Item = &mut Account> {
+        let all = self.accounts.values_mut();
+        all.filter(move |account| admitted_at >= account.period_start && payer.is_under(&account.subject))
     }
 
     fn refusal(

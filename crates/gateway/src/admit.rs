@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::http::{HeaderName, HeaderValue};
 use galerne_api::error::Code;
 use galerne_core::admission::{Limit, Permit, RateBook, RateRefused, Subject};
-use galerne_core::budget::{self, BudgetRefused, HoldError, applies};
+use galerne_core::budget::{self, BudgetRefused, HoldError, Payer, applies};
 use galerne_model::identity::RateLimits;
 use galerne_model::ids::RequestId;
 use galerne_model::inference::Visibility;
@@ -81,7 +81,8 @@ pub(crate) fn admit(
         let rate_headers = rate_headers(&books.rates, &subjects);
         let permit = permit.map_err(|refused| rate_refusal(refused, rate_headers.clone()))?;
         let budgets = budgets_above(snapshot, key);
-        match books.budgets.try_hold(&budgets, &endpoint.price, asked.bound(endpoint.context_tokens), now) {
+        let payer = Payer { tenant_id: key.tenant_id, project_id: key.project_id, key_id: key.id };
+        match books.budgets.try_hold(payer, &budgets, &endpoint.price, asked.bound(endpoint.context_tokens), now) {
             Ok(hold) => (permit, hold, rate_headers),
             Err(error) => {
                 books.rates.cancel(permit);

@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use galerne_core::admission::RateBook;
-use galerne_core::budget::BudgetBook;
-use galerne_core::budget::applies;
+use galerne_core::budget::{BudgetBook, Payer};
 use galerne_core::rating::Charge;
 use galerne_core::routing::ReplicaBook;
 use galerne_model::ids::EndpointId;
@@ -153,7 +152,7 @@ impl Gateway {
             Spool::open(&config.spool_dir, config.spool_limits, settled, now).map_err(GatewayError::Spool)?;
         let mut books = Books::default();
         books.hear(&config.spending);
-        books.recover(&recovered.unsettled, &config.snapshot.borrow());
+        books.recover(&recovered.unsettled);
         let shared = Arc::new(Shared {
             pepper: config.pepper,
             clock: config.clock,
@@ -267,13 +266,12 @@ impl Books {
     }
 
     /// Counts records that were on disk and not in the ledger when the gateway started.
-    fn recover(&mut self, unsettled: &[UsageRecord], snapshot: &Snapshot) {
+    fn recover(&mut self, unsettled: &[UsageRecord]) {
         for record in unsettled {
-            let budgets = snapshot.budgets.iter();
-            let above = budgets.filter(|b| applies(&b.subject, record.tenant_id, record.project_id, record.key_id));
+            let payer = Payer { tenant_id: record.tenant_id, project_id: record.project_id, key_id: record.key_id };
             let charge =
                 Charge { micros: record.quantities.micros.min(record.held_micros), picos: record.quantities.picos };
-            self.budgets.recover(record.sequence, record.started_at, charge, above.map(|budget| budget.id).collect());
+            self.budgets.recover(record.sequence, record.started_at, charge, payer);
         }
     }
 }

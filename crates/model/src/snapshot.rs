@@ -155,6 +155,8 @@ pub struct Spending {
 /// What was settled under a budget in one of its periods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeriodSpending {
+    /// Whose spending it is.
+    pub subject: BudgetSubject,
     /// Start of the period: a record counts in the period in which its request was admitted (`started_at`).
     pub period_start: Timestamp,
     /// When the period ends; absent when never. From then on nothing is granted until the next period is published.

@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 
-use galerne_model::ids::{BudgetId, KeyId};
+use galerne_model::ids::{BudgetId, KeyId, ProjectId, TenantId};
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -34,12 +34,30 @@ fn second(n: i64) -> Timestamp {
     Timestamp::from_second(1_780_000_000 + n).expect("in range")
 }
 
+/// Budget 1 is on a tenant, 2 and 3 are on projects, all others on keys.
+fn subject(n: u128) -> BudgetSubject {
+    let id = Uuid::from_u128(n);
+    match n {
+        1 => BudgetSubject::Tenant { tenant_id: TenantId::from_uuid(id) },
+        2 | 3 => BudgetSubject::Project { project_id: ProjectId::from_uuid(id) },
+        _ => BudgetSubject::Key { key_id: KeyId::from_uuid(id) },
+    }
+}
+
+/// Under budget 1, under budget 2 or 3, and under its own.
+fn payer(client: usize) -> Payer {
+    Payer {
+        tenant_id: TenantId::from_uuid(Uuid::from_u128(1)),
+        project_id: ProjectId::from_uuid(Uuid::from_u128(if client.is_multiple_of(2) { 2 } else { 3 })),
+        key_id: KeyId::from_uuid(Uuid::from_u128(10 + client as u128)),
+    }
+}
+
 fn entry(n: u128, limit: i64) -> BudgetEntry {
-    let subject = BudgetSubject::Key { key_id: KeyId::from_uuid(Uuid::from_u128(n)) };
     BudgetEntry {
         id: budget_id(n),
         name: format!("b{n}"),
-        subject,
+        subject: subject(n),
         limit: Micros(limit),
         period_start: Timestamp::UNIX_EPOCH,
         period_end: None,
@@ -52,7 +70,7 @@ fn month(n: u128, limit: i64, now: Timestamp) -> BudgetEntry {
 }
 
 fn period_spending(entry: &BudgetEntry, spent: Micros) -> PeriodSpending {
-    PeriodSpending { period_start: entry.period_start, period_end: entry.period_end, spent }
+    PeriodSpending { subject: entry.subject, period_start: entry.period_start, period_end: entry.period_end, spent }
 }
 
 fn spending(settled_sequence: i64, entries: &[(&BudgetEntry, i64)]) -> Spending {
@@ -71,7 +89,7 @@ fn work(micros: i64) -> (TokenPrice, WorkBound) {
 
 fn hold(book: &mut BudgetBook, budgets: &[&BudgetEntry], micros: i64, now: Timestamp) -> Result<Hold, HoldError> {
     let (price, work) = work(micros);
-    book.try_hold(budgets, &price, work, now)
+    book.try_hold(payer(0), budgets, &price, work, now)
 }
 
 fn micros(micros: i64) -> Charge {
@@ -124,9 +142,9 @@ fn a_record_the_ledger_has_counted_is_not_counted_again() {
     book.merge(&spending(0, &[(&budget, 0)]));
     assert_eq!(book.position(budget.id), Some((Micros(0), Micros(40))));
     // A record found in the spool at start counts once, settled or not.
-    book.recover(1, second(0), micros(40), vec![budget.id]);
-    book.recover(2, second(0), micros(5), vec![budget.id]);
-    book.recover(2, second(0), micros(5), vec![budget.id]);
+    book.recover(1, second(0), micros(40), payer(0));
+    book.recover(2, second(0), micros(5), payer(0));
+    book.recover(2, second(0), micros(5), payer(0));
     assert_eq!(book.position(budget.id), Some((Micros(0), Micros(45))));
 }
 
@@ -139,7 +157,7 @@ fn fractions_of_a_micro_add_up_to_a_refusal() {
     let one = WorkBound { prompt_max: Tokens(0), completion_max: Tokens(1), total_max: Tokens(100) };
     let used = rating::TokenCounts { completion: Tokens(1), ..rating::TokenCounts::default() };
     let mut admitted = 0;
-    while let Ok(hold) = book.try_hold(&[&budget], &PRICE, one, second(0)) {
+    while let Ok(hold) = book.try_hold(payer(0), &[&budget], &PRICE, one, second(0)) {
         admitted += 1;
         book.settle(hold, admitted, rating::charge(&PRICE, used).expect("small"));
         assert!(admitted < 10, "the budget never ends");
@@ -224,14 +242,45 @@ fn a_budget_changed_from_monthly_to_total_counts_everything() {
     book.void(open);
 }
 
+#[test]
+fn a_new_budget_counts_what_is_in_flight_and_what_the_ledger_has_not_settled() {
+    let budget = entry(1, 100);
+    let mut book = BudgetBook::new();
+    book.merge(&spending(0, &[]));
+    let open = hold(&mut book, &[], 30, second(0)).expect("no budget");
+    let over = hold(&mut book, &[], 50, second(0)).expect("no budget");
+    book.settle(over, 1, micros(50));
+    book.merge(&spending(0, &[(&budget, 0)]));
+    assert_eq!(book.position(budget.id), Some((Micros(30), Micros(50))));
+    refused(hold(&mut book, &[&budget], 21, second(1)));
+    book.settle(open, 2, micros(10));
+    assert_eq!(book.position(budget.id), Some((Micros(0), Micros(60))));
+}
+
 /// One step of the world around the book.
 #[derive(Debug, Clone)]
 enum Op {
-    Hold { client: usize, completion: i64 },
-    Settle { client: usize, share: i64 },
-    Void { client: usize },
-    Publish { behind: usize },
-    Clock { seconds: i64 },
+    Hold {
+        client: usize,
+        completion: i64,
+    },
+    Settle {
+        client: usize,
+        share: i64,
+    },
+    Void {
+        client: usize,
+    },
+    Publish {
+        behind: usize,
+    },
+    Clock {
+        seconds: i64,
+    },
+    /// The budget on the odd clients' project is there, or not.
+    Late {
+        there: bool,
+    },
     Restart,
 }
 
@@ -242,6 +291,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0usize..10).prop_map(|client| Op::Void { client }),
         2 => (0usize..8).prop_map(|behind| Op::Publish { behind }),
         1 => prop_oneof![Just(20 * 86_400), Just(-20 * 86_400), Just(60), Just(-60)].prop_map(|seconds| Op::Clock { seconds }),
+        1 => any::<bool>().prop_map(|there| Op::Late { there }),
         1 => Just(Op::Restart),
     ]
 }
@@ -251,7 +301,7 @@ fn op() -> impl Strategy<Value = Op> {
 struct Record {
     started_at: Timestamp,
     picos: i128,
-    budgets: Vec<BudgetId>,
+    payer: Payer,
 }
 
 struct World {
@@ -260,6 +310,7 @@ struct World {
     open: Vec<Option<Hold>>,
     records: Vec<Record>,
     settled: usize,
+    late: bool,
 }
 
 impl World {
@@ -269,6 +320,9 @@ impl World {
         if client.is_multiple_of(2) {
             all.push(month(2, 250, second(self.now)));
         }
+        if self.late && !client.is_multiple_of(2) {
+            all.push(entry(3, 200));
+        }
         all.push(entry(10 + client as u128, 150));
         all
     }
@@ -277,9 +331,20 @@ impl World {
         (0..10).flat_map(|client| self.budgets(client)).map(|entry| (entry.id, entry)).collect()
     }
 
-    fn spent_picos(&self, id: BudgetId, within: impl Fn(Timestamp) -> bool, count: usize) -> i128 {
-        let counted = self.records[..count].iter().filter(|r| r.budgets.contains(&id) && within(r.started_at));
+    fn spent_picos(&self, subject: &BudgetSubject, within: impl Fn(Timestamp) -> bool, count: usize) -> i128 {
+        let counted = self.records[..count].iter().filter(|r| r.payer.is_under(subject) && within(r.started_at));
         counted.map(|r| r.picos).sum()
+    }
+
+    /// What was spent before a budget was made may be above its limit; but then it grants nothing.
+    fn assert_nothing_is_promised_twice(&self, budgets: &[BudgetEntry]) {
+        for entry in budgets.iter().filter(|entry| entry.period_end.is_none()) {
+            let open = (0..).zip(&self.open).filter(|(client, _)| payer(*client).is_under(&entry.subject));
+            let held: i128 =
+                open.filter_map(|(_, hold)| hold.as_ref()).map(|hold| micros_in_picos(hold.amount())).sum();
+            let spent = self.spent_picos(&entry.subject, |_| true, self.records.len());
+            assert!(spent + held <= micros_in_picos(entry.limit), "budget {} granted too much", entry.name);
+        }
     }
 
     fn publish(&mut self, count: usize) {
@@ -288,7 +353,7 @@ impl World {
             .into_values()
             .map(|entry| {
                 let within = |at| at >= entry.period_start && entry.period_end.is_none_or(|end| at < end);
-                let spent = picos_up(self.spent_picos(entry.id, within, count));
+                let spent = picos_up(self.spent_picos(&entry.subject, within, count));
                 (entry.id, period_spending(&entry, spent))
             })
             .collect();
@@ -304,17 +369,21 @@ impl World {
                 let work =
                     WorkBound { prompt_max: Tokens(7), completion_max: Tokens(*completion), total_max: Tokens(100) };
                 if self.open[*client].is_none()
-                    && let Ok(hold) = self.book.try_hold(&refs, &PRICE, work, second(self.now))
+                    && let Ok(hold) = self.book.try_hold(payer(*client), &refs, &PRICE, work, second(self.now))
                 {
                     self.open[*client] = Some(hold);
+                    self.assert_nothing_is_promised_twice(&budgets);
                 }
             }
             Op::Settle { client, share } => {
                 if let Some(hold) = self.open[*client].take() {
                     let picos = micros_in_picos(hold.amount()) * i128::from(*share) / 100;
                     let charge = hold.bound(Charge::from_picos(picos).expect("small")).charged;
-                    let budgets = self.budgets(*client).iter().map(|entry| entry.id).collect();
-                    self.records.push(Record { started_at: hold.admitted_at(), picos: charge.in_picos(), budgets });
+                    self.records.push(Record {
+                        started_at: hold.admitted_at(),
+                        picos: charge.in_picos(),
+                        payer: payer(*client),
+                    });
                     let sequence = i64::try_from(self.records.len()).expect("small");
                     self.book.settle(hold, sequence, charge);
                 }
@@ -330,6 +399,7 @@ impl World {
                 self.settled = self.settled.max(count);
                 self.publish(count);
             }
+            Op::Late { there } => self.late = *there,
             Op::Clock { seconds } => self.now += seconds,
             Op::Restart => {
                 // kill -9: holds vanish with their requests; the spool and the ledger stay.
@@ -339,7 +409,7 @@ impl World {
                 for (index, record) in self.records.iter().enumerate().skip(self.settled) {
                     let charge = Charge::from_picos(record.picos).expect("small");
                     let sequence = i64::try_from(index + 1).expect("small");
-                    self.book.recover(sequence, record.started_at, charge, record.budgets.clone());
+                    self.book.recover(sequence, record.started_at, charge, record.payer);
                 }
             }
         }
@@ -351,13 +421,13 @@ proptest! {
 
     #[test]
     fn ten_interleaved_clients_never_overspend_a_budget(ops in proptest::collection::vec(op(), 1..300)) {
-        let mut world = World { book: BudgetBook::new(), now: 0, open: (0..10).map(|_| None).collect(), records: Vec::new(), settled: 0 };
+        let mut world = World { book: BudgetBook::new(), now: 0, open: (0..10).map(|_| None).collect(), records: Vec::new(), settled: 0, late: false };
         world.publish(0);
         let limits = world.every_budget();
         for op in &ops {
             world.apply(op);
-            for (id, entry) in &limits {
-                let total = |within: &dyn Fn(Timestamp) -> bool| world.spent_picos(*id, within, world.records.len());
+            for entry in limits.values() {
+                let total = |within: &dyn Fn(Timestamp) -> bool| world.spent_picos(&entry.subject, within, world.records.len());
                 let limit = micros_in_picos(entry.limit);
                 if entry.period_end.is_none() {
                     prop_assert!(total(&|_| true) <= limit, "budget {} is overspent", entry.name);

@@ -168,7 +168,8 @@ impl Ledger {
         let spent = budgets.iter().map(|budget| {
             let micros = (self.charged(&budget.subject) + PICOS - 1) / PICOS;
             let spent = Micros(i64::try_from(micros).expect("small"));
-            (budget.id, PeriodSpending { period_start: budget.period_start, period_end: None, spent })
+            let (subject, period_start) = (budget.subject, budget.period_start);
+            (budget.id, PeriodSpending { subject, period_start, period_end: None, spent })
         });
         Spending { settled_sequence: self.through(), spent: spent.collect() }
     }

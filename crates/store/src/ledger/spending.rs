@@ -103,7 +103,7 @@ impl Reader {
             Some(row) => rounded_up(row.try_get("micros")?, row.try_get("picos")?),
             None => Micros::ZERO,
         };
-        Ok(PeriodSpending { period_start, period_end, spent })
+        Ok(PeriodSpending { subject: *subject, period_start, period_end, spent })
     }
 
     /// What every living budget spent in its running period, and up to which record of a spool that is counted.
