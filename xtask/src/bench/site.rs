@@ -67,12 +67,13 @@ impl Site {
     /// An endpoint for this many sequences, on the model that the start has fetched.
     pub(super) fn endpoint_with(&self, sequences: u32) -> Result<Endpoint> {
         let models = self.cli(&["model", "list", "--output", "json"])?;
-        let model = models.as_array().and_then(|list| list.first()).context("a model is there")?;
+        let model = models["items"].as_array().and_then(|list| list.first()).context("a model is there")?;
         let field = |value: &Value| value.as_str().map(str::to_owned).context("a text");
         let (model_name, blob) = (field(&model["name"])?, field(&model["status"]["blob"])?);
         let endpoints = self.cli(&["endpoint", "list", "--output", "json"])?;
         let name = "measured".to_owned();
-        let exists = endpoints.as_array().is_some_and(|list| list.iter().any(|one| one["name"] == name.as_str()));
+        let exists =
+            endpoints["items"].as_array().is_some_and(|list| list.iter().any(|one| one["name"] == name.as_str()));
         if !exists {
             let count = sequences.to_string();
             let create = ["endpoint", "create", &name, "--model", &model_name, "--sequences", &count];
