@@ -1,5 +1,5 @@
 //! The embedded inference engine: one model, one process, an OpenAI-speaking port.
-//! Read in this order: `serve` wires it; a request passes `http` → `request`, `template` → `job` → `engine`, where `schedule`,
+//! Read in this order: `serve` wires it; a request passes `http` → `request`, `markup`, `template` → `job` → `engine`, where `schedule`,
 //! `prefix`, `sample`, `text` and `share` decide. Before a model is loaded, `gguf` and `memory` say whether it can be.
 //! Without the feature `llama` all of it builds and is tested but the engine itself; the worker then refuses to serve.
 //! Deliberately absent: tenants, money, durable state.
@@ -11,6 +11,7 @@ pub mod refusal;
 pub mod serve;
 
 mod http;
+mod markup;
 mod request;
 mod template;
 

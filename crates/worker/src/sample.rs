@@ -290,8 +290,11 @@ mod tests {
     proptest! {
         #[test]
         fn the_nucleus_is_the_one_of_a_full_sort(
-            weights in prop::collection::vec(0.001_f32..10.0, 1..300), top_p in 0.01_f32..0.999
+            weights in prop::collection::vec(1_u16..10_000, 1..300), top_p in 10_u16..999
         ) {
+            // Whole thousandths: proptest's own ranges of floats panic once in some ten thousand draws.
+            let weights: Vec<f32> = weights.into_iter().map(|weight| f32::from(weight) / 1000.0).collect();
+            let top_p = f32::from(top_p) / 1000.0;
             let all: Vec<Candidate> = weights.iter().enumerate().map(|(token, &weight)| Candidate { token, weight }).collect();
             let mut kept = all.clone();
             keep_nucleus(&mut kept, top_p);

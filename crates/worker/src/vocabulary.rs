@@ -3,10 +3,15 @@
 
 use std::fmt::Debug;
 
+use crate::markup::{Markup, Specials, stretches};
+
 /// A tokeniser. Immutable, so any thread may use it.
 pub(crate) trait Vocabulary: Debug + Send + Sync {
-    /// Tokens of `text`, special tokens in it recognised; with `special`, the ones that the model wants around every text.
-    fn tokenize(&self, text: &str, special: bool) -> Vec<i32>;
+    /// Tokens of `text`.
+    fn tokenize(&self, text: &str, frame: Frame, markup: Markup) -> Vec<i32>;
+
+    /// Texts that stand for control tokens.
+    fn controls(&self) -> &Specials;
 
     /// The number of tokens; valid ones are below.
     fn size(&self) -> usize;
@@ -15,22 +20,20 @@ pub(crate) trait Vocabulary: Debug + Send + Sync {
     fn longest(&self) -> usize;
 }
 
+/// Whether the tokens that a model wants around every text are added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Frame {
+    Added,
+    Left,
+}
+
 /// Cuts a text before every `every`th special token in it. llama.cpp's time grows with the square of their number in one
 /// text (2 MB of them: 95 s); a special token never joins with what stands before it, so the parts give the same tokens.
-pub(crate) fn parts<'t>(text: &'t str, specials: &[String], every: usize) -> Vec<&'t str> {
-    let mut begins = [false; 256];
-    for special in specials {
-        if let Some(first) = special.bytes().next() {
-            begins[usize::from(first)] = true;
-        }
-    }
+pub(crate) fn parts<'t>(text: &'t str, specials: &Specials, every: usize) -> Vec<&'t str> {
     let bytes = text.as_bytes();
     let (mut parts, mut from, mut at, mut met) = (vec![], 0, 0, 0);
     while at < bytes.len() {
-        let is_candidate = begins[usize::from(bytes[at])];
-        let special =
-            specials.iter().filter(|_| is_candidate).find(|s| !s.is_empty() && bytes[at..].starts_with(s.as_bytes()));
-        let Some(special) = special else {
+        let Some(length) = specials.at(bytes, at) else {
             at += 1;
             continue;
         };
@@ -39,26 +42,63 @@ pub(crate) fn parts<'t>(text: &'t str, specials: &[String], every: usize) -> Vec
             (from, met) = (at, 0);
         }
         met += 1;
-        at += special.len();
+        at += length;
     }
     parts.push(&text[from..]);
     parts
 }
 
 /// The tokens of a rendered chat prompt: templates write the first special token themselves, and twice confuses models.
+/// What messages say is plain text (`markup`).
 pub(crate) fn tokenize_prompt(vocabulary: &dyn Vocabulary, text: &str, bos: &str) -> Vec<i32> {
-    vocabulary.tokenize(text, bos.is_empty() || !text.starts_with(bos))
+    let mut frame = if bos.is_empty() || !text.starts_with(bos) { Frame::Added } else { Frame::Left };
+    let mut tokens = vec![];
+    for (markup, stretch) in stretches(text, vocabulary.controls()) {
+        tokens.extend(vocabulary.tokenize(&stretch, frame, markup));
+        frame = Frame::Left;
+    }
+    tokens
 }
 
-/// One token per byte.
+/// One token per byte, but for the control token `<end>`.
 #[cfg(test)]
 #[derive(Debug)]
-pub(crate) struct Bytes;
+pub(crate) struct Bytes {
+    controls: Specials,
+}
+
+#[cfg(test)]
+impl Bytes {
+    pub(crate) const END: i32 = 1;
+
+    pub(crate) fn new() -> Self {
+        Self { controls: Specials::new([b"<end>".to_vec()]) }
+    }
+}
 
 #[cfg(test)]
 impl Vocabulary for Bytes {
-    fn tokenize(&self, text: &str, special: bool) -> Vec<i32> {
-        special.then_some(0).into_iter().chain(text.bytes().map(i32::from)).collect()
+    fn tokenize(&self, text: &str, frame: Frame, markup: Markup) -> Vec<i32> {
+        let bytes = text.as_bytes();
+        let mut tokens = if frame == Frame::Added { vec![0] } else { vec![] };
+        let mut at = 0;
+        while at < bytes.len() {
+            match self.controls.at(bytes, at).filter(|_| markup == Markup::Obeyed) {
+                Some(length) => {
+                    tokens.push(Self::END);
+                    at += length;
+                }
+                None => {
+                    tokens.push(i32::from(bytes[at]));
+                    at += 1;
+                }
+            }
+        }
+        tokens
+    }
+
+    fn controls(&self) -> &Specials {
+        &self.controls
     }
 
     fn size(&self) -> usize {
@@ -76,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_text_is_cut_before_special_tokens_only() {
-        let specials = ["<s>".to_owned(), "é!".to_owned()];
+        let specials = Specials::new(["<s>", "é!"].map(|text| text.as_bytes().to_vec()));
         assert_eq!(parts("a<s>b<s><s>é!ec", &specials, 2), ["a<s>b<s>", "<s>é!ec"]);
         assert_eq!(parts("aé<é", &specials, 1), ["aé<é"]);
         assert_eq!(parts("", &specials, 1), [""]);
@@ -87,8 +127,8 @@ mod tests {
 
     #[test]
     fn the_first_special_token_comes_once() {
-        assert_eq!(tokenize_prompt(&Bytes, "<s>a", "<s>").len(), 4);
-        assert_eq!(tokenize_prompt(&Bytes, "a", "<s>"), [0, 97]);
-        assert_eq!(tokenize_prompt(&Bytes, "a", ""), [0, 97]);
+        assert_eq!(tokenize_prompt(&Bytes::new(), "<s>a", "<s>").len(), 4);
+        assert_eq!(tokenize_prompt(&Bytes::new(), "a", "<s>"), [0, 97]);
+        assert_eq!(tokenize_prompt(&Bytes::new(), "a", ""), [0, 97]);
     }
 }

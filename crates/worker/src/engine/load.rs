@@ -11,14 +11,16 @@ use llama_cpp_2::llama_backend::{LlamaBackend, load_backends_from_path};
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::token::LlamaToken;
+use llama_cpp_2::token_type::LlamaTokenAttr;
 
 use super::{Baseline, Settings, native};
 use crate::gguf::Header;
 use crate::limits;
 use crate::loaded::{Loaded, Task};
+use crate::markup::{Markup, Specials};
 use crate::refusal::Refusal;
 use crate::template::ChatTemplate;
-use crate::vocabulary::{self, Vocabulary};
+use crate::vocabulary::{self, Frame, Vocabulary};
 
 /// A model in memory. The back end must outlive it.
 pub(super) struct Opened {
@@ -158,24 +160,31 @@ pub(super) fn describe(opened: &Opened, settings: &Settings, header: &Header, lo
 
 struct LlamaVocabulary {
     model: Arc<LlamaModel>,
-    /// Texts of the tokens that are recognised inside a text.
-    specials: Vec<String>,
+    /// Texts that stand for control tokens where markup is obeyed.
+    controls: Specials,
+    /// Texts that are one token wherever they stand.
+    defined: Specials,
     longest: usize,
 }
 
 impl LlamaVocabulary {
     fn new(model: Arc<LlamaModel>) -> Self {
         let vocab = model.vocab();
-        let (mut specials, mut longest, mut piece) = (vec![], 1, vec![]);
+        let (mut controls, mut defined, mut longest, mut piece) = (vec![], vec![], 1, vec![]);
         for token in vocab.tokens() {
             piece.clear();
             vocab.token_to_piece_into(token, &mut piece, true, None);
             longest = longest.max(piece.len());
-            if vocab.is_control(token) && !piece.is_empty() {
-                specials.push(String::from_utf8_lossy(&piece).into_owned());
+            let kind = vocab.attr(token);
+            let text = || vocab.text(token).map(|text| text.to_bytes().to_vec());
+            // As llama.cpp reads them: both kinds stand for themselves only where markup is obeyed.
+            if kind.contains(LlamaTokenAttr::Control) || kind.contains(LlamaTokenAttr::Unknown) {
+                controls.extend(text());
+            } else if kind.contains(LlamaTokenAttr::UserDefined) {
+                defined.extend(text());
             }
         }
-        Self { model, specials, longest }
+        Self { model, controls: Specials::new(controls), defined: Specials::new(defined), longest }
     }
 
     fn special_text(&self, token: LlamaToken) -> String {
@@ -193,15 +202,28 @@ impl std::fmt::Debug for LlamaVocabulary {
 }
 
 impl Vocabulary for LlamaVocabulary {
-    fn tokenize(&self, text: &str, special: bool) -> Vec<i32> {
+    fn tokenize(&self, text: &str, frame: Frame, markup: Markup) -> Vec<i32> {
         let vocab = self.model.vocab();
+        let is_framed = frame == Frame::Added;
         // A token that ends every text must come once: such models (encoders) have short contexts, their texts stay whole.
-        let every = if vocab.should_add_eos() { usize::MAX } else { limits::SPECIALS_AT_ONCE };
+        let every = if is_framed && vocab.should_add_eos() { usize::MAX } else { limits::SPECIALS_AT_ONCE };
         let mut tokens = Vec::with_capacity(text.len() / 2 + 8);
-        for (i, part) in vocabulary::parts(text, &self.specials, every).into_iter().enumerate() {
-            vocab.tokenize_into(part.as_bytes(), &mut tokens, special && i == 0, true);
+        let mut first = is_framed;
+        for part in vocabulary::parts(text, &self.defined, every) {
+            let inner = match markup {
+                Markup::Obeyed => vocabulary::parts(part, &self.controls, every),
+                Markup::Plain => vec![part],
+            };
+            for part in inner {
+                vocab.tokenize_into(part.as_bytes(), &mut tokens, first, markup == Markup::Obeyed);
+                first = false;
+            }
         }
         tokens.into_iter().map(|token| token.0).collect()
+    }
+
+    fn controls(&self) -> &Specials {
+        &self.controls
     }
 
     fn longest(&self) -> usize {

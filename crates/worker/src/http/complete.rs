@@ -16,8 +16,9 @@ use super::{App, read};
 use crate::job::{self, Event, Generate, Job};
 use crate::limits;
 use crate::loaded::{Loaded, Task};
+use crate::markup::{self, Markup};
 use crate::request::{self, Refused, Wish};
-use crate::vocabulary;
+use crate::vocabulary::{self, Frame};
 
 pub(super) async fn chat(State(app): State<Arc<App>>, http: Request) -> Result<Response, Problem> {
     app.ready_for(Task::Generate)?;
@@ -109,13 +110,16 @@ async fn answer(
 }
 
 async fn chat_tokens(app: &Arc<App>, messages: Vec<ChatMessage>) -> Result<Vec<i32>, Problem> {
-    let messages = request::template_messages(&messages)?;
+    let mut messages = request::template_messages(&messages)?;
     let bytes = messages.iter().map(|message| message["content"].as_str().map_or(0, str::len)).sum();
     prepared(app, "messages", bytes, move |loaded| {
         let Some(template) = &loaded.template else {
             let text = "this model has no chat template; use /v1/completions";
             return Err(Problem::bad_request(text).code("no_chat_template"));
         };
+        for message in &mut messages {
+            markup::mark(message, loaded.vocabulary.controls());
+        }
         let prompt = template.render(&messages)?;
         Ok(vocabulary::tokenize_prompt(&*loaded.vocabulary, &prompt, &loaded.bos))
     })
@@ -131,7 +135,8 @@ async fn text_tokens(app: &Arc<App>, prompt: Prompt) -> Result<Vec<i32>, Problem
         Prompt::TokenLists(mut lists) if lists.len() == 1 => return known_tokens(app, lists.remove(0), "prompt"),
         Prompt::Texts(_) | Prompt::TokenLists(_) => return Err(several().into()),
     };
-    prepared(app, "prompt", text.len(), move |loaded| Ok(loaded.tokens(&text))).await
+    // Whoever writes a bare prompt writes its markup too, as with llama-server and vLLM.
+    prepared(app, "prompt", text.len(), move |loaded| Ok(loaded.tokens(&text, Markup::Obeyed))).await
 }
 
 /// Tokens given as numbers, all of them in the vocabulary: the engine would end the process otherwise.
@@ -177,7 +182,7 @@ fn refuse_unsupported(request: &CompletionRequest) -> Result<(), Refused> {
 
 impl Loaded {
     /// Tokens of a bare text.
-    pub(super) fn tokens(&self, text: &str) -> Vec<i32> {
-        self.vocabulary.tokenize(text, true)
+    pub(super) fn tokens(&self, text: &str, markup: Markup) -> Vec<i32> {
+        self.vocabulary.tokenize(text, Frame::Added, markup)
     }
 }

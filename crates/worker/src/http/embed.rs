@@ -15,7 +15,8 @@ use super::problem::Problem;
 use super::{App, complete, read};
 use crate::job::{Embed, Job};
 use crate::limits;
-use crate::loaded::Task;
+use crate::loaded::{Loaded, Task};
+use crate::markup::Markup;
 use crate::request;
 
 #[derive(Clone, Copy)]
@@ -94,7 +95,10 @@ async fn tokens(app: &Arc<App>, input: EmbeddingInput) -> Result<Vec<Vec<i32>>, 
         if text.is_empty() {
             return Err(Problem::bad_request("`input` holds an empty text").param("input"));
         }
-        inputs.push(complete::prepared(app, "input", text.len(), move |loaded| Ok(loaded.tokens(&text))).await?);
+        let bytes = text.len();
+        // What is embedded is data: a `[SEP]` in it is five letters.
+        let tokens = move |loaded: &Loaded| Ok(loaded.tokens(&text, Markup::Plain));
+        inputs.push(complete::prepared(app, "input", bytes, tokens).await?);
     }
     for list in lists {
         inputs.push(complete::known_tokens(app, list, "input")?);
