@@ -108,6 +108,7 @@ CREATE TABLE event (
 CREATE INDEX event_tenant ON event (tenant_id, sequence);
 CREATE INDEX event_project ON event (project_id, sequence);
 CREATE INDEX event_resource ON event (resource, sequence);
+CREATE INDEX event_request ON event (request_id) WHERE request_id IS NOT NULL;
 
 -- Who may act (lease), what is still to be done (outbox), what was answered already (idempotency).
 
@@ -115,7 +116,8 @@ CREATE TABLE lease (
     name TEXT NOT NULL PRIMARY KEY,
     holder TEXT NOT NULL,
     epoch BIGINT NOT NULL,
-    expires_at BIGINT NOT NULL
+    expires_at BIGINT NOT NULL,
+    since BIGINT NOT NULL DEFAULT 0
 );
 
 CREATE TABLE outbox (
@@ -287,3 +289,12 @@ CREATE TABLE reversal (
     at BIGINT NOT NULL,
     UNIQUE (of_source, of_sequence)
 );
+
+-- Keys that follow others by rotation. A line is named by its first key, which has no row here. Budgets on a key count
+-- all keys of its line; rows outlive their keys, as what was spent does.
+
+CREATE TABLE key_line (
+    key_id TEXT NOT NULL PRIMARY KEY,
+    line_id TEXT NOT NULL
+);
+CREATE INDEX key_line_members ON key_line (line_id);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use futures_util::TryStreamExt;
 use galerne_model::ids::BackupId;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -19,6 +19,7 @@ use tokio::fs;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, BufWriter};
 
 use crate::error::StoreError;
+use crate::lease::{Lease, SERVER_LEASE};
 use crate::ledger::bulk::rows_text;
 use crate::migration::SCHEMA_VERSION;
 use crate::store::{Reader, Store, Tx};
@@ -32,6 +33,8 @@ const MANIFEST: &str = "manifest.json";
 const ROWS: &str = "rows.jsonl";
 /// Rows inserted together: 64 of the widest table are 1,728 values, far below both engines' limits.
 const ROWS_AT_ONCE: usize = 64;
+/// Time without a sign of life after which a restore is taken for dead.
+const RESTORE_LEASE: SignedDuration = SignedDuration::from_secs(30);
 /// Version of this format.
 const FORMAT: i64 = 1;
 
@@ -119,8 +122,37 @@ pub async fn restore(src: &Path, target: &StoreUrl) -> Result<BackupManifest, St
     Ok(manifest)
 }
 
+/// Fills a database while nobody serves it, and keeps everybody from serving it meanwhile.
 async fn load(src: &Path, manifest: &BackupManifest, target: &StoreUrl) -> Result<(), StoreError> {
     let store = Store::open(target).await?;
+    let holder = format!("`galerne restore` (process {})", std::process::id());
+    let Some(lease) = store.lease_acquire(SERVER_LEASE, &holder, RESTORE_LEASE, Timestamp::now()).await? else {
+        return Err(match store.lease(SERVER_LEASE, Timestamp::now()).await? {
+            Some(Lease { holder, since, .. }) => StoreError::Served { holder, since },
+            None => StoreError::Backup("another server or restore had this database a moment ago".to_owned()),
+        });
+    };
+    let filled = tokio::select! {
+        filled = fill(src, manifest, target, &store) => filled,
+        lost = keep(&store, lease.epoch) => lost,
+    };
+    store.lease_release(SERVER_LEASE, lease.epoch).await?;
+    store.close().await;
+    filled
+}
+
+/// Renews the lease until it is lost.
+async fn keep(store: &Store, epoch: i64) -> Result<(), StoreError> {
+    let pause = RESTORE_LEASE.unsigned_abs() / 3;
+    loop {
+        tokio::time::sleep(pause).await;
+        if !store.lease_renew(SERVER_LEASE, epoch, RESTORE_LEASE, Timestamp::now()).await? {
+            return Err(StoreError::Fenced { name: SERVER_LEASE.to_owned(), epoch });
+        }
+    }
+}
+
+async fn fill(src: &Path, manifest: &BackupManifest, target: &StoreUrl, store: &Store) -> Result<(), StoreError> {
     let mut tx = store.begin().await?;
     if last_event(&mut tx).await? != 0 || !tables::is_empty(tx.conn()).await? {
         return Err(StoreError::Backup(format!("`{target}` holds data: restore into an empty database")));
@@ -132,7 +164,6 @@ async fn load(src: &Path, manifest: &BackupManifest, target: &StoreUrl) -> Resul
     }
     tx.commit().await?;
     let report = store.ledger_check().await?;
-    store.close().await;
     match report.findings.first() {
         None => Ok(()),
         Some(finding) => Err(StoreError::Backup(format!("the ledger in the backup does not close: {}", finding.text))),

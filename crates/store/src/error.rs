@@ -37,6 +37,14 @@ pub enum StoreError {
         /// The epoch that was believed.
         epoch: i64,
     },
+    /// Another Galerne serves this database.
+    #[error("the database is served by {holder} since {since}")]
+    Served {
+        /// Which one.
+        holder: String,
+        /// Since when.
+        since: jiff::Timestamp,
+    },
     /// Usage records before these are missing.
     #[error("usage record {expected} of spool {spool} is missing: the batch goes on with {got}")]
     Gap {

@@ -1,11 +1,13 @@
 //! The event log: gapless, append-only, written with the change it tells of.
 
 use galerne_model::event::{Actor, Decision, Event};
-use galerne_model::ids::{EventId, PrincipalId, ProjectId, TenantId};
+use galerne_model::ids::{EventId, PrincipalId, ProjectId, RequestId, TenantId};
 use galerne_model::limits::PAGE_MAX;
+use jiff::Timestamp;
 use sqlx::AnyConnection;
 use sqlx::Row;
 use sqlx::any::AnyRow;
+use uuid::Uuid;
 
 use crate::error::StoreError;
 use crate::resource::instant;
@@ -40,6 +42,13 @@ const OLDEST: &str = select!("ASC");
 
 const BY_ID: &str = "SELECT sequence, id, at, action, decision, tenant_id, project_id, resource, principal_id, key_id, \
     component, address, request_id, before_digest, after_digest, text FROM event WHERE id = $1";
+const DENIED: &str = "SELECT sequence, id, at, action, decision, tenant_id, project_id, resource, principal_id, key_id, \
+    component, address, request_id, before_digest, after_digest, text FROM event \
+    WHERE request_id = $1 AND decision = 'denied' ORDER BY sequence LIMIT 1";
+/// Ids sort by the time they were made at, so the index over them is one over time.
+const DENIED_BY: &str = "SELECT sequence, id, at, action, decision, tenant_id, project_id, resource, principal_id, key_id, \
+    component, address, request_id, before_digest, after_digest, text FROM event \
+    WHERE id >= $1 AND id < $2 AND decision = 'denied' AND component = $3 ORDER BY id LIMIT $4";
 
 /// Which events; absent means any.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -97,6 +106,30 @@ impl Reader {
         row.as_ref().map(read).transpose()
     }
 
+    /// The event that tells that a request was denied.
+    pub async fn denial_of(&mut self, request_id: RequestId) -> Result<Option<Event>, StoreError> {
+        let row = sqlx::query(DENIED).bind(request_id.to_string()).fetch_optional(self.conn()).await?;
+        row.as_ref().map(read).transpose()
+    }
+
+    /// What a part of Galerne told of denials, made from `from` on and before `until`; the oldest first.
+    pub async fn denials_told(
+        &mut self,
+        component: &str,
+        from: Timestamp,
+        until: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<Event>, StoreError> {
+        let rows = sqlx::query(DENIED_BY)
+            .bind(first_id(from).to_string())
+            .bind(first_id(until).to_string())
+            .bind(component.to_owned())
+            .bind(i64::from(limit.clamp(1, PAGE_MAX)))
+            .fetch_all(self.conn())
+            .await?;
+        rows.iter().map(read).collect()
+    }
+
     /// The newest events first, at most `limit` of them; go on with `before` = the last number seen.
     pub async fn events(&mut self, filter: &EventFilter, limit: u32) -> Result<Vec<Event>, StoreError> {
         self.select_events(NEWEST, filter, limit).await
@@ -139,6 +172,12 @@ impl Store {
     pub async fn events_forward(&self, filter: &EventFilter, limit: u32) -> Result<Vec<Event>, StoreError> {
         self.read_once().await?.events_forward(filter, limit).await
     }
+}
+
+/// The least id an event made at `at` or later can have.
+fn first_id(at: Timestamp) -> EventId {
+    let millis = u128::try_from(at.as_millisecond()).unwrap_or(0);
+    EventId::from_uuid(Uuid::from_u128(millis << 80))
 }
 
 fn read(row: &AnyRow) -> Result<Event, StoreError> {

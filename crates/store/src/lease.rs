@@ -11,13 +11,19 @@ use crate::resource::instant;
 use crate::store::{Store, Tx};
 
 // A holder that comes back under its own name need not wait for its own lease to end: the epoch fences its past.
-const ACQUIRE: &str = "INSERT INTO lease (name, holder, epoch, expires_at) VALUES ($1, $2, 1, $4) \
-    ON CONFLICT (name) DO UPDATE SET holder = $2, epoch = lease.epoch + 1, expires_at = $4 \
+const ACQUIRE: &str = "INSERT INTO lease (name, holder, epoch, expires_at, since) VALUES ($1, $2, 1, $4, $3) \
+    ON CONFLICT (name) DO UPDATE SET holder = $2, epoch = lease.epoch + 1, expires_at = $4, since = $3 \
     WHERE lease.expires_at <= $3 OR lease.holder = $2 RETURNING epoch";
+const READ: &str = "SELECT holder, epoch, expires_at, since FROM lease WHERE name = $1 AND expires_at > $2";
 const RENEW: &str = "UPDATE lease SET expires_at = $4 WHERE name = $1 AND epoch = $2 AND expires_at > $3";
+const RETAKE: &str = "UPDATE lease SET epoch = epoch + 1, expires_at = $5, since = $4 \
+    WHERE name = $1 AND holder = $2 AND epoch = $3 AND expires_at <= $4 RETURNING epoch";
 const RELEASE: &str = "UPDATE lease SET expires_at = 0 WHERE name = $1 AND epoch = $2";
 // A write, not a read: it holds the row until the transaction ends, so nobody takes the lease meanwhile.
 const REQUIRE: &str = "UPDATE lease SET epoch = epoch WHERE name = $1 AND epoch = $2";
+
+/// The lease of whoever serves a database: budgets are kept in one process, so there is one.
+pub const SERVER_LEASE: &str = "server";
 
 /// A lease held.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +36,8 @@ pub struct Lease {
     pub epoch: i64,
     /// When it ends unless renewed.
     pub expires_at: Timestamp,
+    /// When it came to this holder.
+    pub since: Timestamp,
 }
 
 impl Store {
@@ -55,8 +63,24 @@ impl Store {
         let Some(row) = row else { return Ok(None) };
         let epoch = row.try_get("epoch")?;
         tx.commit().await?;
-        let expires_at = instant(expires)?;
-        Ok(Some(Lease { name: name.to_owned(), holder: holder.to_owned(), epoch, expires_at }))
+        let (expires_at, since) = (instant(expires)?, instant(now)?);
+        Ok(Some(Lease { name: name.to_owned(), holder: holder.to_owned(), epoch, expires_at, since }))
+    }
+
+    /// The lease as it stands, while somebody holds it.
+    pub async fn lease(&self, name: &str, now: Timestamp) -> Result<Option<Lease>, StoreError> {
+        let engine = self.engine();
+        let mut reader = self.read_once().await?;
+        let now = engine_sql::shared_now(engine, reader.conn(), now.as_microsecond()).await?;
+        let row = sqlx::query(READ).bind(name.to_owned()).bind(now).fetch_optional(reader.conn()).await?;
+        let Some(row) = row else { return Ok(None) };
+        Ok(Some(Lease {
+            name: name.to_owned(),
+            holder: row.try_get("holder")?,
+            epoch: row.try_get("epoch")?,
+            expires_at: instant(row.try_get("expires_at")?)?,
+            since: instant(row.try_get("since")?)?,
+        }))
     }
 
     /// Extends a lease; false when it is over or went to somebody else.
@@ -79,6 +103,34 @@ impl Store {
             .await?;
         tx.commit().await?;
         Ok(done.rows_affected() == 1)
+    }
+
+    /// Takes a lease again that ended at this epoch, if nobody had it since.
+    pub async fn lease_retake(
+        &self,
+        name: &str,
+        holder: &str,
+        epoch: i64,
+        ttl: SignedDuration,
+        now: Timestamp,
+    ) -> Result<Option<Lease>, StoreError> {
+        let engine = self.engine();
+        let mut tx = self.begin().await?;
+        let now = engine_sql::shared_now(engine, tx.conn(), now.as_microsecond()).await?;
+        let expires = now.saturating_add(micros(ttl));
+        let row = sqlx::query(RETAKE)
+            .bind(name.to_owned())
+            .bind(holder.to_owned())
+            .bind(epoch)
+            .bind(now)
+            .bind(expires)
+            .fetch_optional(tx.conn())
+            .await?;
+        let Some(row) = row else { return Ok(None) };
+        let epoch = row.try_get("epoch")?;
+        tx.commit().await?;
+        let (expires_at, since) = (instant(expires)?, instant(now)?);
+        Ok(Some(Lease { name: name.to_owned(), holder: holder.to_owned(), epoch, expires_at, since }))
     }
 
     /// Gives a lease back, so that the next holder need not wait; false when it was not held any more.

@@ -9,6 +9,7 @@ pub(crate) mod refs;
 pub(crate) mod settle;
 
 pub(crate) mod bulk;
+pub(crate) mod line;
 mod spending;
 
 pub(crate) mod reading;

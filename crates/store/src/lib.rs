@@ -26,7 +26,7 @@ pub use error::{StoreError, retry};
 pub use event::EventFilter;
 pub use idempotency::Idempotency;
 pub use kind::Kind;
-pub use lease::Lease;
+pub use lease::{Lease, SERVER_LEASE};
 pub use ledger::check::{CheckReport, Finding};
 pub use ledger::cost::{CostFilter, CostGroup, CostRow};
 pub use ledger::listing::{ListedTransfer, TransferKey};

@@ -12,6 +12,8 @@ use sqlx::{Connection, Row};
 use crate::engine_sql::{self, Engine};
 use crate::error::StoreError;
 
+mod key_lines;
+
 /// One schema change.
 struct Migration {
     version: i64,
@@ -19,11 +21,14 @@ struct Migration {
     sql: &'static str,
 }
 
-const MIGRATIONS: [Migration; 4] = [
+const MIGRATIONS: [Migration; 7] = [
     Migration { version: 1, name: "resources", sql: include_str!("../migrations/0001_resources.sql") },
     Migration { version: 2, name: "events", sql: include_str!("../migrations/0002_events.sql") },
     Migration { version: 3, name: "coordination", sql: include_str!("../migrations/0003_coordination.sql") },
     Migration { version: 4, name: "ledger", sql: include_str!("../migrations/0004_ledger.sql") },
+    Migration { version: 5, name: "key lines", sql: include_str!("../migrations/0005_key_lines.sql") },
+    Migration { version: 6, name: "lease since", sql: include_str!("../migrations/0006_lease_since.sql") },
+    Migration { version: 7, name: "event request", sql: include_str!("../migrations/0007_event_request.sql") },
 ];
 
 /// The newest schema version this program knows.
@@ -50,18 +55,22 @@ pub(crate) async fn version(engine: Engine, conn: &mut AnyConnection) -> Result<
     if !engine_sql::has_table(engine, conn, "schema_version").await? {
         return Ok(0);
     }
-    let mut found = 0;
+    let mut applied = Vec::new();
     for row in sqlx::query(VERSIONS).fetch_all(&mut *conn).await? {
-        let version: i64 = row.try_get("version")?;
-        let applied: String = row.try_get("digest")?;
-        let known = MIGRATIONS.iter().find(|migration| migration.version == version);
-        if known.is_some_and(|migration| digest(migration.sql) != applied) {
-            return Err(StoreError::Corrupt(format!("schema change {version} was applied with another text")));
-        }
-        found = version;
+        applied.push((row.try_get::<i64, _>("version")?, row.try_get::<String, _>("digest")?));
     }
+    let found = applied.last().map_or(0, |(version, _)| *version);
+    // First: a newer program may also have replaced an older text, and what a person must do is start that program.
     if found > SCHEMA_VERSION {
         return Err(StoreError::NewerSchema { found, known: SCHEMA_VERSION });
+    }
+    for (version, text) in applied {
+        let known = MIGRATIONS.iter().find(|migration| migration.version == version);
+        if known.is_some_and(|migration| digest(migration.sql) != text) {
+            return Err(StoreError::Corrupt(format!(
+                "schema change {version} was applied with another text: the database was made by another build of Galerne"
+            )));
+        }
     }
     Ok(found)
 }
@@ -98,6 +107,9 @@ pub(crate) async fn migrate(
                 .bind(Timestamp::now().as_microsecond())
                 .execute(&mut *tx)
                 .await?;
+            if migration.version == key_lines::VERSION {
+                key_lines::fill(&mut tx).await?;
+            }
         }
     }
     tx.commit().await?;
@@ -128,18 +140,10 @@ fn digest(sql: &str) -> String {
     hex::encode(Sha256::digest(sql.as_bytes()))
 }
 
-/// Takes the newest schema change back, as if this database were an older release's.
+/// Takes all schema changes after the ledger back, as if this database were an older release's.
 #[cfg(test)]
-pub(crate) async fn forget_newest(conn: &mut AnyConnection) {
-    let newest = &MIGRATIONS[MIGRATIONS.len() - 1];
-    for line in newest.sql.lines() {
-        if let Some(table) = line.strip_prefix("CREATE TABLE ").and_then(|rest| rest.split(' ').next()) {
-            let drop = sqlx::AssertSqlSafe(format!("DROP TABLE {table}"));
-            sqlx::raw_sql(drop).execute(&mut *conn).await.expect("drops");
-        }
-    }
-    let counters = "DELETE FROM counter WHERE name IN ('ledger_ref', 'reading', 'reversal')";
-    sqlx::raw_sql(counters).execute(&mut *conn).await.expect("deletes");
-    let version = "DELETE FROM schema_version WHERE version = (SELECT MAX(version) FROM schema_version)";
-    sqlx::raw_sql(version).execute(conn).await.expect("deletes");
+pub(crate) async fn forget_all_after_the_ledger(conn: &mut AnyConnection) {
+    let undo = "DROP INDEX event_request; DROP TABLE key_line; ALTER TABLE lease DROP COLUMN since; \
+        DELETE FROM schema_version WHERE version > 4";
+    sqlx::raw_sql(undo).execute(conn).await.expect("undoes");
 }

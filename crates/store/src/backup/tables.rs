@@ -75,9 +75,16 @@ const OTHERS: &[Table] = &[
     },
     Table {
         name: "lease",
-        columns: &[Text, Text, Number, Number],
-        select: "SELECT name, holder, epoch, expires_at FROM lease ORDER BY name",
-        insert: "INSERT INTO lease (name, holder, epoch, expires_at) VALUES ($1, $2, $3, $4)",
+        columns: &[Text, Text, Number, Number, Number],
+        // Who serves the database is true of this database only.
+        select: "SELECT name, holder, epoch, expires_at, since FROM lease WHERE name <> 'server' ORDER BY name",
+        insert: "INSERT INTO lease (name, holder, epoch, expires_at, since) VALUES ($1, $2, $3, $4, $5)",
+    },
+    Table {
+        name: "key_line",
+        columns: &[Text, Text],
+        select: "SELECT key_id, line_id FROM key_line ORDER BY key_id",
+        insert: "INSERT INTO key_line (key_id, line_id) VALUES ($1, $2)",
     },
     Table {
         name: "outbox",

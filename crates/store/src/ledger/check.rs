@@ -2,7 +2,8 @@
 //! none counted twice, every hold freed once.
 //!
 //! All of it is read at one moment. Sums are compared first; only where two differ are the rows searched, so that a
-//! ledger of ten million records is proved in seconds and a finding still names its row.
+//! ledger of ten million records is proved in seconds and a finding still names its row. Sums by day are compared with
+//! the records by a fingerprint (`fingerprint`), what budgets see is compared with the sums by day.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,6 +21,11 @@ use super::{add, negated, read_quantities, transfer_id, values};
 use crate::error::StoreError;
 use crate::store::{Reader, Store};
 
+use beside::Reversed;
+use fingerprint::Fingerprint;
+
+mod beside;
+mod fingerprint;
 mod sql;
 
 /// Rows named for one difference; more would not help a person.
@@ -67,6 +73,7 @@ struct UsageSums {
     held: i64,
     overrun: (i64, i64),
     quantities: Quantities,
+    fingerprint: i64,
 }
 
 /// Sums of the transfers from one owner to another.
@@ -78,8 +85,9 @@ struct TransferSums {
 }
 
 /// Everything the comparison needs.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Sums {
+    fingerprint: Fingerprint,
     usage: BTreeMap<i64, UsageSums>,
     spools: BTreeMap<i64, (i64, i64)>,
     /// By (to, from).
@@ -91,10 +99,10 @@ impl Store {
     /// Proves that the ledger closes, or says what does not.
     pub async fn ledger_check(&self) -> Result<CheckReport, StoreError> {
         let (mut reader, second) = self.reader_pair().await?;
-        let mut sums = Sums::default();
+        let mut sums = Sums::new();
         match second {
             Some(mut other) => {
-                let mut transfers = Sums::default();
+                let mut transfers = Sums::new();
                 tokio::try_join!(sums.read_usage(&mut reader), transfers.read_transfers(&mut other))?;
                 sums.transfers = transfers.transfers;
                 sums.duplicates = transfers.duplicates;
@@ -109,16 +117,27 @@ impl Store {
         check.requests_counted_twice();
         check.spools().await?;
         let balances = check.balances().await?;
-        check.sums_beside(&balances).await?;
-        check.reversals().await?;
+        let reversed = check.reversals().await?;
+        check.sums_beside(&balances, &reversed).await?;
         let readings = check.energy().await?;
         check.report(&balances, readings)
     }
 }
 
 impl Sums {
+    fn new() -> Self {
+        Self {
+            fingerprint: Fingerprint::draw(),
+            usage: BTreeMap::new(),
+            spools: BTreeMap::new(),
+            transfers: BTreeMap::new(),
+            duplicates: Vec::new(),
+        }
+    }
+
     async fn read_usage(&mut self, reader: &mut Reader) -> Result<(), StoreError> {
-        for row in sqlx::query(sql::USAGE).fetch_all(reader.conn()).await? {
+        let query = self.fingerprint.multipliers().fold(sqlx::query(sql::USAGE), |query, value| query.bind(value));
+        for row in query.fetch_all(reader.conn()).await? {
             let (count, last): (i64, i64) = (row.try_get("n")?, row.try_get("last_sequence")?);
             let project = self.usage.entry(row.try_get("project_no")?).or_default();
             project.count += count;
@@ -126,6 +145,7 @@ impl Sums {
             project.overrun.0 += row.try_get::<i64, _>("overrun_micros")?;
             project.overrun.1 += row.try_get::<i64, _>("overrun_picos")?;
             add(&mut project.quantities, &read_quantities(&row)?)?;
+            project.fingerprint = Fingerprint::sum(project.fingerprint, row.try_get("fingerprint")?);
             let spool = self.spools.entry(row.try_get("source")?).or_default();
             *spool = (spool.0 + count, spool.1.max(last));
         }
@@ -280,41 +300,13 @@ impl Check {
         Ok(computed)
     }
 
-    /// Compares the sums by day and by spender with the balances of the projects.
-    async fn sums_beside(&mut self, balances: &BTreeMap<i64, Quantities>) -> Result<(), StoreError> {
-        let daily = keyed(self.reader.conn(), sql::DAILY).await?;
-        let mut spent = BTreeMap::new();
-        for row in sqlx::query(sql::SPENDING).fetch_all(self.reader.conn()).await? {
-            let subject: i64 = row.try_get("subject_no")?;
-            let total: (i64, i64) = (row.try_get("micros")?, row.try_get("picos")?);
-            let months: (i64, i64) = (row.try_get("month_micros")?, row.try_get("month_picos")?);
-            spent.insert(subject, total);
-            if total != months {
-                let name = refs::name_uncached(self.reader.conn(), subject).await?;
-                self.find("spending", format!("what `{name}` spent by month is not what it spent in all"));
-            }
+    /// Compares what projects gave back with what was reversed; returns each reversed charge.
+    async fn reversals(&mut self) -> Result<Vec<Reversed>, StoreError> {
+        let reversed = beside::reversed(&mut self.reader).await?;
+        let mut expected = Quantities::default();
+        for one in &reversed {
+            add(&mut expected, &one.charged)?;
         }
-        let projects: BTreeSet<i64> =
-            balances.keys().filter(|owner| **owner > OVERRUN).chain(daily.keys()).copied().collect();
-        for no in projects {
-            let (balance, daily) = (at(balances, no), at(&daily, no));
-            let total = spent.get(&no).copied().unwrap_or_default();
-            let owed = (balance.micros.0, balance.picos.0);
-            if balance != daily || total != owed {
-                let name = refs::name_uncached(self.reader.conn(), no).await?;
-                self.same("daily", &format!("the days of `{name}`"), &daily, "its transfers", &balance);
-                if total != owed {
-                    let text = format!("`{name}` spent {owed:?} micros and picos, budgets see {total:?}");
-                    self.find("spending", text);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn reversals(&mut self) -> Result<(), StoreError> {
-        let row = sqlx::query(sql::REVERSED).fetch_one(self.reader.conn()).await?;
-        let expected = read_quantities(&row)?;
         let mut booked = Quantities::default();
         for ((_, from), sums) in &self.sums.transfers {
             if *from > OVERRUN {
@@ -322,7 +314,7 @@ impl Check {
             }
         }
         self.same("reversal", "what projects gave back", &booked, "what was reversed", &expected);
-        Ok(())
+        Ok(reversed)
     }
 
     /// Compares the energy of requests, readings and transfers; returns the number of readings.

@@ -25,7 +25,7 @@ const ADD_PENDING: &str = "INSERT INTO energy_pending (node_no, millijoules, co2
     ON CONFLICT (node_no) DO UPDATE SET millijoules = energy_pending.millijoules + excluded.millijoules, \
     co2e_micrograms = energy_pending.co2e_micrograms + excluded.co2e_micrograms";
 
-const MICROS_PER_DAY: i64 = 86_400_000_000;
+pub(crate) const MICROS_PER_DAY: i64 = 86_400_000_000;
 
 /// What a settlement did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -19,11 +19,14 @@ use crate::error::StoreError;
 use crate::resource::Filter;
 use crate::store::{Reader, Store};
 
-const READ: &str = "SELECT micros, picos FROM spending \
-    JOIN ledger_ref ON ledger_ref.no = spending.subject_no WHERE ledger_ref.id = $1 AND period_start = $2";
+// Tenants and projects are in no line, so one text serves them and keys.
+const READ: &str = "SELECT CAST(COALESCE(SUM(micros), 0) AS BIGINT) AS micros, \
+    CAST(COALESCE(SUM(picos), 0) AS BIGINT) AS picos FROM spending \
+    JOIN ledger_ref ON ledger_ref.no = spending.subject_no WHERE period_start = $2 AND ledger_ref.id IN \
+    (SELECT CAST($1 AS TEXT) UNION ALL SELECT key_id FROM key_line WHERE line_id = $1)";
 
 /// `period_start` of what is never counted anew.
-const TOTAL: i64 = 0;
+pub(super) const TOTAL: i64 = 0;
 
 /// What one transaction adds to spending.
 #[derive(Debug, Default)]
@@ -69,7 +72,7 @@ impl Spent {
 }
 
 /// The calendar month in UTC that holds an instant: its start and its end.
-fn month_of(at: Timestamp) -> (Timestamp, Timestamp) {
+pub(super) fn month_of(at: Timestamp) -> (Timestamp, Timestamp) {
     let first = at.to_zoned(TimeZone::UTC).date().first_of_month();
     let next = first.last_of_month().tomorrow();
     let instant =
@@ -78,14 +81,19 @@ fn month_of(at: Timestamp) -> (Timestamp, Timestamp) {
 }
 
 impl Reader {
-    /// What a subject spent in the period that is running at `now`; what is below a micro is rounded up.
+    /// What a subject spent in the period that is running at `now`; what is below a micro is rounded up. Keys of one
+    /// line spend together: the answer is about the line, under the name of its first key.
     pub async fn spent(
         &mut self,
         subject: &BudgetSubject,
         period: BudgetPeriod,
         now: Timestamp,
     ) -> Result<PeriodSpending, StoreError> {
-        let id = match *subject {
+        let subject = match *subject {
+            BudgetSubject::Key { key_id } => BudgetSubject::Key { key_id: self.key_line(key_id).await? },
+            other @ (BudgetSubject::Tenant { .. } | BudgetSubject::Project { .. }) => other,
+        };
+        let id = match subject {
             BudgetSubject::Tenant { tenant_id } => RefId::from(tenant_id),
             BudgetSubject::Project { project_id } => RefId::from(project_id),
             BudgetSubject::Key { key_id } => RefId::from(key_id),
@@ -94,16 +102,10 @@ impl Reader {
             BudgetPeriod::Total => (Timestamp::UNIX_EPOCH, None),
             BudgetPeriod::Month => (month_of(now).0, Some(month_of(now).1)),
         };
-        let row = sqlx::query(READ)
-            .bind(id.to_string())
-            .bind(period_start.as_microsecond())
-            .fetch_optional(self.conn())
-            .await?;
-        let spent = match row {
-            Some(row) => rounded_up(row.try_get("micros")?, row.try_get("picos")?),
-            None => Micros::ZERO,
-        };
-        Ok(PeriodSpending { subject: *subject, period_start, period_end, spent })
+        let row =
+            sqlx::query(READ).bind(id.to_string()).bind(period_start.as_microsecond()).fetch_one(self.conn()).await?;
+        let spent = rounded_up(row.try_get("micros")?, row.try_get("picos")?);
+        Ok(PeriodSpending { subject, period_start, period_end, spent })
     }
 
     /// What every living budget spent in its running period, and up to which record of a spool that is counted.

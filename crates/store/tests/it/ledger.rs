@@ -138,6 +138,31 @@ pub(crate) async fn spending_is_counted_by_month_of_admission_and_in_all(bed: &B
     closes(bed).await;
 }
 
+pub(crate) async fn a_budget_on_a_key_counts_its_whole_line(bed: &Bed) {
+    let key = |n: u64| KeyId::from_uuid(uuid(n));
+    let mut tx = bed.store.begin().await.expect("begins");
+    let first = tx.insert(&sample::api_key(1)).await.expect("inserts");
+    tx.follow_key(key(2), key(1)).await.expect("follows");
+    tx.follow_key(key(3), key(2)).await.expect("follows");
+    let budget = tx.insert(&sample::budget(1, BudgetSubject::Key { key_id: key(3) }, BudgetPeriod::Total)).await;
+    let budget = budget.expect("inserts");
+    tx.delete::<galerne_model::identity::ApiKey>(first.id, None, later(1)).await.expect("deletes");
+    tx.commit().await.expect("commits");
+    let by = |n: i64, who: u64| galerne_model::ledger::UsageRecord { key_id: key(who), ..record(n) };
+    bed.store.settle_batch(1, &[by(1, 1), by(2, 2), by(3, 3), by(4, 9)]).await.expect("settles");
+    let mut reader = bed.store.reader().await.expect("reads");
+    assert_eq!(reader.keys_of_line(key(2)).await.expect("reads"), [key(1), key(2), key(3)]);
+    for asked in [key(1), key(2), key(3)] {
+        let spent = reader.spent(&BudgetSubject::Key { key_id: asked }, BudgetPeriod::Total, now()).await;
+        let spent = spent.expect("reads");
+        assert_eq!((spent.spent, spent.subject), (Micros(121), BudgetSubject::Key { key_id: key(1) }));
+    }
+    let spending = reader.spending(1, now()).await.expect("reads");
+    assert_eq!(spending.spent[&budget.id].spent, Micros(121), "whichever key of the line it was made for");
+    drop(reader);
+    closes(bed).await;
+}
+
 pub(crate) async fn a_reading_is_shared_out_to_the_last_millijoule(bed: &Bed) {
     on_a_node(bed).await;
     settle(bed, 1, 4).await;

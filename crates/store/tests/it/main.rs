@@ -68,6 +68,7 @@ contract! {
     ledger::a_charge_above_its_hold_is_the_providers;
     ledger::an_interrupted_request_costs_nothing_and_frees_its_hold;
     ledger::spending_is_counted_by_month_of_admission_and_in_all;
+    ledger::a_budget_on_a_key_counts_its_whole_line;
     ledger::a_reading_is_shared_out_to_the_last_millijoule;
     ledger::a_reading_below_its_requests_is_apportioned;
     ledger::a_reversal_gives_money_back_and_leaves_energy_idle;
@@ -83,9 +84,12 @@ contract! {
     planted::a_changed_balance_is_found;
     planted::energy_from_nowhere_is_found;
     planted::spending_that_budgets_do_not_see_is_found;
+    planted::what_was_moved_between_two_spenders_is_found;
+    planted::what_was_moved_between_two_days_keys_or_endpoints_is_found;
     migration::migrating_twice_changes_nothing;
     migration::a_newer_schema_is_refused;
     migration::an_older_schema_is_migrated_at_start_or_on_command;
+    migration::keys_rotated_before_lines_get_their_line_and_lose_their_copied_budgets;
     migration::the_schema_is_the_committed_one;
     backup::a_backup_restores_into_either_engine;
     backup::a_backup_that_was_touched_is_refused;

@@ -1,10 +1,13 @@
 //! Schema versions.
 
-use galerne_store::{Engine, SCHEMA_VERSION, Store, StoreError, StoreUrl};
+use galerne_model::identity::ApiKey;
+use galerne_model::ids::KeyId;
+use galerne_model::money::{Budget, BudgetPeriod, BudgetSubject};
+use galerne_store::{Engine, EventFilter, Filter, SCHEMA_VERSION, Store, StoreError, StoreUrl};
 use sqlx::{AnyConnection, AssertSqlSafe, Connection, Row};
 
 use crate::bed::{Bed, connection};
-use crate::sample;
+use crate::sample::{self, later, uuid};
 
 /// Every column and index of a database, one line each, in an order that does not depend on how they were made.
 async fn catalogue(conn: &mut AnyConnection, engine: Engine) -> Vec<String> {
@@ -64,8 +67,19 @@ pub(crate) async fn a_newer_schema_is_refused(bed: &Bed) {
     assert!(matches!(Store::open(&bed.url).await, Err(StoreError::Corrupt(_))), "another text was applied");
 }
 
+/// Back to the schema that ended with the ledger.
+async fn undo_after_the_ledger(bed: &Bed) {
+    let undo = ["DROP INDEX event_request", "ALTER TABLE lease DROP COLUMN since", "DROP TABLE key_line"];
+    assert_eq!(SCHEMA_VERSION, 4 + i64::try_from(undo.len()).expect("few"), "each schema change is undone here");
+    for sql in undo {
+        bed.damage(sql).await;
+    }
+    bed.damage("DELETE FROM schema_version WHERE version > 4").await;
+}
+
 pub(crate) async fn an_older_schema_is_migrated_at_start_or_on_command(bed: &Bed) {
     bed.store.close().await;
+    undo_after_the_ledger(bed).await;
     // Back to the schema before the ledger.
     for table in [
         "ledger_ref",
@@ -92,6 +106,50 @@ pub(crate) async fn an_older_schema_is_migrated_at_start_or_on_command(bed: &Bed
     }
     let store = Store::open(&bed.url).await.expect("opens");
     assert!(store.ledger_check().await.expect("checks").closes());
+    store.close().await;
+}
+
+pub(crate) async fn keys_rotated_before_lines_get_their_line_and_lose_their_copied_budgets(bed: &Bed) {
+    let key_id = |n: u64| KeyId::from_uuid(uuid(n));
+    let key = |n: u64, made_at: u32, next: Option<u64>| {
+        let mut key = sample::api_key(n);
+        key.created_at = later(made_at.into());
+        key.status.rotated_to = next.map(key_id);
+        key
+    };
+    let budget = |n: u64, on: u64, made_at: u32| {
+        let subject = BudgetSubject::Key { key_id: key_id(on) };
+        let mut budget = sample::budget(n, subject, BudgetPeriod::Total);
+        budget.created_at = later(made_at.into());
+        budget
+    };
+    let mut tx = bed.store.begin().await.expect("begins");
+    // 1 → 2 → 3, and a line of its own: 9. Deleted keys stay in their line.
+    for made in [key(1, 0, Some(2)), key(2, 10, Some(3)), key(3, 20, None), key(9, 0, None)] {
+        tx.insert(&made).await.expect("inserts");
+    }
+    tx.delete::<ApiKey>(key_id(1), None, later(30)).await.expect("deletes");
+    // An original, its copies made with keys 2 and 3, and one that a person set on key 3 later.
+    for made in [budget(1, 1, 5), budget(2, 2, 10), budget(3, 3, 20), budget(4, 3, 21)] {
+        tx.insert(&made).await.expect("inserts");
+    }
+    let changed = budget(5, 2, 10);
+    tx.insert(&changed).await.expect("inserts");
+    tx.update_spec::<Budget>(changed.id, 1, &changed.spec, later(40)).await.expect("changes");
+    tx.commit().await.expect("commits");
+    bed.store.close().await;
+    undo_after_the_ledger(bed).await;
+    Store::migrate(&bed.url).await.expect("migrates");
+    let store = Store::open(&bed.url).await.expect("opens");
+    let mut reader = store.reader().await.expect("reads");
+    assert_eq!(reader.keys_of_line(key_id(3)).await.expect("reads"), [key_id(1), key_id(2), key_id(3)]);
+    assert_eq!(reader.key_line(key_id(9)).await.expect("reads"), key_id(9));
+    let left = reader.list_all::<Budget>(&Filter::default()).await.expect("lists");
+    let names: Vec<&str> = left.iter().map(|budget| budget.name.as_str()).collect();
+    assert_eq!(names, ["budget-1", "budget-4", "budget-5"], "untouched copies are gone, nothing else");
+    let gone = EventFilter { action: Some("budget.delete".to_owned()), ..EventFilter::default() };
+    assert_eq!(reader.events(&gone, 10).await.expect("lists").len(), 2, "each with its event");
+    drop(reader);
     store.close().await;
 }
 

@@ -99,7 +99,14 @@ pub(crate) fn model(n: u64) -> Model {
 
 pub(crate) fn pull(n: u64) -> Pull {
     let spec = PullSpec { source: "smol".to_owned(), sha256: None, requantise: Some(Quantisation::Q8_0) };
-    let status = PullStatus { state: PullState::Pending, done: Bytes(0), total: None, model_id: None, reason: None };
+    let status = PullStatus {
+        state: PullState::Pending,
+        reach: Reach::Public,
+        done: Bytes(0),
+        total: None,
+        model_id: None,
+        reason: None,
+    };
     resource(PullId::from_uuid(uuid(n)), &format!("pull-{n}"), spec, status)
 }
 

@@ -12,11 +12,25 @@ macro_rules! commodities {
     };
 }
 
+use super::fingerprint::of_record;
+
 pub(super) const USAGE: &str = concat!(
     "SELECT project_no, source, COUNT(*) AS n, MAX(sequence) AS last_sequence",
     sum!("held_micros", "overrun_micros", "overrun_picos"),
     commodities!(),
-    " FROM usage GROUP BY project_no, source"
+    ", CAST(COALESCE(SUM(",
+    of_record!(),
+    "), 0) AS BIGINT) AS fingerprint FROM usage GROUP BY project_no, source"
+);
+
+/// The sums of days that the records of one project make. Sorts them all: only for a project whose fingerprint differs.
+pub(super) const GROUPED: &str = concat!(
+    "SELECT day, key_no, endpoint_no, principal_no, tenant_no, COUNT(*) AS requests",
+    commodities!(),
+    " FROM (SELECT started_at / 86400000000 AS day, key_no, endpoint_no, principal_no, tenant_no, prompt_tokens, ",
+    "cached_tokens, completion_tokens, micros - overrun_micros AS micros, picos - overrun_picos AS picos, millijoules, ",
+    "co2e_micrograms FROM usage WHERE project_no = $1) AS records ",
+    "GROUP BY day, key_no, endpoint_no, principal_no, tenant_no"
 );
 
 pub(super) const TRANSFERS: &str = concat!(
@@ -51,27 +65,20 @@ pub(super) const FIRST_GAP: &str = "SELECT u.sequence + 1 AS missing FROM usage 
 pub(super) const BALANCES: &str = "SELECT owner_no AS no, prompt_tokens, cached_tokens, completion_tokens, micros, \
     picos, millijoules, co2e_micrograms FROM balance";
 
-pub(super) const DAILY: &str =
-    concat!("SELECT project_no AS no", commodities!(), " FROM usage_daily GROUP BY project_no");
+pub(super) const DAILY: &str = "SELECT project_no, day, key_no, endpoint_no, principal_no, tenant_no, requests, \
+    prompt_tokens, cached_tokens, completion_tokens, micros, picos, millijoules, co2e_micrograms FROM usage_daily \
+    WHERE CAST($1 AS BIGINT) IS NULL OR project_no = $1";
 
-pub(super) const SPENDING: &str = "SELECT subject_no, \
-    CAST(SUM(CASE WHEN period_start = 0 THEN micros ELSE 0 END) AS BIGINT) AS micros, \
-    CAST(SUM(CASE WHEN period_start = 0 THEN picos ELSE 0 END) AS BIGINT) AS picos, \
-    CAST(SUM(CASE WHEN period_start = 0 THEN 0 ELSE micros END) AS BIGINT) AS month_micros, \
-    CAST(SUM(CASE WHEN period_start = 0 THEN 0 ELSE picos END) AS BIGINT) AS month_picos \
-    FROM spending GROUP BY subject_no";
+pub(super) const SPENDING: &str = "SELECT subject_no, period_start, micros, picos FROM spending";
 
 /// From the few reversals to their records: `CROSS JOIN` keeps SQLite from walking all transfers instead.
-pub(super) const REVERSED: &str = concat!(
-    "SELECT COUNT(*) AS n",
-    commodities!(),
-    " FROM (SELECT transfer.prompt_tokens, transfer.cached_tokens, ",
-    "transfer.completion_tokens, transfer.micros, transfer.picos, transfer.millijoules, transfer.co2e_micrograms ",
-    "FROM reversal CROSS JOIN usage CROSS JOIN transfer ",
-    "WHERE usage.source = reversal.of_source AND usage.sequence = reversal.of_sequence ",
-    "AND transfer.to_no = usage.project_no AND transfer.from_no = 1 ",
-    "AND transfer.source = usage.source AND transfer.sequence = usage.sequence AND transfer.part = 0) AS reversed"
-);
+pub(super) const REVERSED: &str = "SELECT usage.project_no, usage.started_at / 86400000000 AS day, usage.key_no, \
+    usage.endpoint_no, usage.principal_no, usage.tenant_no, CAST(0 AS BIGINT) AS requests, transfer.prompt_tokens, \
+    transfer.cached_tokens, transfer.completion_tokens, transfer.micros, transfer.picos, transfer.millijoules, \
+    transfer.co2e_micrograms FROM reversal CROSS JOIN usage CROSS JOIN transfer \
+    WHERE usage.source = reversal.of_source AND usage.sequence = reversal.of_sequence \
+    AND transfer.to_no = usage.project_no AND transfer.from_no = 1 \
+    AND transfer.source = usage.source AND transfer.sequence = usage.sequence AND transfer.part = 0";
 
 pub(super) const READINGS: &str = concat!(
     "SELECT COUNT(*) AS n",
