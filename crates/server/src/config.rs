@@ -5,17 +5,16 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use galerne_model::inference::Reach;
 use galerne_model::units::Milliwatts;
 use galerne_store::StoreUrl;
 
 mod keys;
 mod layers;
 mod meaning;
-mod nearest;
 
 pub use keys::{KEYS, Key};
 pub use layers::{Layers, Origin, environment};
-pub use nearest::nearest;
 
 /// What is meant.
 #[derive(Debug, Clone)]
@@ -38,6 +37,8 @@ pub struct Config {
     pub power: StatedPower,
     /// How log lines are written.
     pub log: LogFormat,
+    /// What everybody's downloads may connect to; those of operators may connect to anything.
+    pub reach: Reach,
     /// The worker program; absent means beside this one.
     pub worker: Option<PathBuf>,
 }

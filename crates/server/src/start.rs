@@ -130,7 +130,8 @@ pub async fn start(
 
     progress(Progress::Begun(Phase::StartLoops));
     let (loops, stop_loops) = (TaskTracker::new(), CancellationToken::new());
-    let fetch = FetchSettings::from_environment(|name| environment.get(name).cloned());
+    let fetch =
+        FetchSettings { reach: config.reach, ..FetchSettings::from_environment(|name| environment.get(name).cloned()) };
     let ground = Ground { config, data: &data, store: &store, pepper: &pepper, clock: &clock, node_id, grid, fetch };
     let planes = start_planes(ground, &loops, &stop_loops).await?;
     let Planes { control, gateway, woken, used } = planes;

@@ -107,6 +107,7 @@ codes! {
     SourceInvalid = "source_invalid", 422, Invalid, Never, Caller, "the model source cannot be read";
     SourceNotFound = "source_not_found", 422, NotFound, Never, Caller, "the model source has no such file";
     SourceForbidden = "source_forbidden", 422, Refused, Never, Caller, "the model source wants a login, or another one";
+    SourcePrivate = "source_private", 422, Refused, Never, Caller, "the model source is not on the public internet";
     SourceUnreachable = "source_unreachable", 502, Unavailable, Later, Unexpected, "the model source does not answer";
     DigestMismatch = "digest_mismatch", 422, Invalid, Never, Unexpected, "the bytes are not the ones that were expected";
     GgufInvalid = "gguf_invalid", 422, Invalid, Never, Caller, "the file is not a sound GGUF model";

@@ -7,11 +7,13 @@ use std::time::Duration;
 use galerne_drivers::catalogue::{self, CatalogueError, Entry, Wanted};
 use galerne_drivers::engine::{self, EngineError};
 use galerne_drivers::fetch::{
-    BadDigest, Blobs, Expected, FetchError, Fetched, Fetcher, Progress, Sha256Digest, Source,
+    BadDigest, Blobs, Expected, FetchError, Fetched, Fetcher, Here, Progress, Sha256Digest, Source,
 };
 use galerne_drivers::gguf::{self, GgufError};
 use galerne_model::ids::ModelId;
-use galerne_model::inference::{Model, ModelFacts, ModelSpec, ModelStatus, Pull, PullState, PullStatus, Quantisation};
+use galerne_model::inference::{
+    Model, ModelFacts, ModelSpec, ModelStatus, Pull, PullState, PullStatus, Quantisation, Reach,
+};
 use galerne_model::reason::{NextStep, Reason};
 use galerne_model::units::Bytes;
 use galerne_store::{Filter, Store, StoreError, retry};
@@ -35,6 +37,11 @@ pub(super) struct Import {
     pub(super) logs: PathBuf,
 }
 
+/// A quantisation that CPUs have no fast kernel for.
+const SLOW_HERE: &str = "Q4_1";
+const SLOW_NOTE: &str = "Q4_1 has no fast CPU kernel and answers at about half the speed of Q4_0 and Q8_0: pull it under \
+    another name with `--requantise q4_0` (smallest, some loss) or `--requantise q8_0` (hardly any loss)";
+
 /// Why a download made no model.
 #[derive(Debug, thiserror::Error)]
 enum ImportError {
@@ -52,6 +59,8 @@ enum ImportError {
     NameTaken(String),
     #[error("the state could not be written")]
     Store(#[from] StoreError),
+    #[error("what an interrupted requantisation left behind could not be removed")]
+    Leftover(#[source] std::io::Error),
     #[error("reading the file was interrupted")]
     Interrupted(#[from] tokio::task::JoinError),
     /// Somebody cancelled the download or this process ends; its row says what holds.
@@ -125,7 +134,9 @@ impl Import {
         order: &Order,
         stop: &CancellationToken,
     ) -> Result<(Source, Fetched), ImportError> {
-        let expected = Expected { digest: order.digest };
+        let is_public = order.entry.is_some_and(|entry| entry.sha256 == order.digest);
+        let here = if is_public || pull.status.reach == Reach::Anywhere { Here::Taken } else { Here::Nothing };
+        let expected = Expected { digest: order.digest, here };
         let mut last = ImportError::Stopped;
         for source in &order.sources {
             match self.fetch_from(pull, source, expected, stop).await {
@@ -147,7 +158,7 @@ impl Import {
         let seen: Arc<Mutex<Option<Progress>>> = Arc::default();
         let writer = Arc::clone(&seen);
         let on_progress: galerne_drivers::fetch::OnProgress = Arc::new(move |progress| *lock(&writer) = Some(progress));
-        let fetching = self.fetcher.fetch(source, expected, &on_progress, stop);
+        let fetching = self.fetcher.fetch(source, pull.status.reach, expected, &on_progress, stop);
         tokio::pin!(fetching);
         let mut tick = tokio::time::interval(PROGRESS_INTERVAL);
         let mut written = None;
@@ -190,9 +201,11 @@ impl Import {
         let facts = read_header(&fetched.path).await?;
         let mut notes: Vec<String> = order.entry.map(|entry| entry.notes.clone()).unwrap_or_default();
         let Some(to) = order.requantise.filter(|to| !facts.quantisation.eq_ignore_ascii_case(word(*to))) else {
+            notes.extend((facts.quantisation == SLOW_HERE).then(|| SLOW_NOTE.to_owned()));
             return Ok(Weights { source, served: fetched.clone(), fetched, facts, notes });
         };
-        let output = self.fetcher.blobs().scratch(&format!("{} {}", fetched.digest, word(to)));
+        let output = self.fetcher.blobs().scratch(&format!("{} {}", pull.id, word(to)));
+        remove_leftover(&output).await?;
         let log = self.logs.join(format!("{}.log", pull.id));
         engine::quantise(&self.worker, &fetched.path, &output, to, &log, REQUANTISE_DEADLINE, stop).await?;
         let blobs: Blobs = self.fetcher.blobs().clone();
@@ -273,6 +286,7 @@ impl Import {
         let size = bytes(weights.fetched.bytes);
         let status = PullStatus {
             state: PullState::Done,
+            reach: before.status.reach,
             done: size,
             total: Some(size),
             model_id: Some(model.id),
@@ -298,6 +312,14 @@ fn order(pull: &Pull) -> Result<Order, ImportError> {
         Wanted::Place(source) => {
             Ok(Order { sources: vec![source], digest: asked, requantise: pull.spec.requantise, entry: None })
         }
+    }
+}
+
+/// Removes what a process that was killed has written: the worker writes no file that exists.
+async fn remove_leftover(output: &Path) -> Result<(), ImportError> {
+    match tokio::fs::remove_file(output).await {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(ImportError::Leftover(error)),
+        _ => Ok(()),
     }
 }
 
@@ -331,6 +353,7 @@ fn reason_of(error: &ImportError) -> Reason {
         ImportError::NameTaken(_) => {
             ("already_exists", Some("pull it under another name, or delete that model".to_owned()))
         }
+        ImportError::Leftover(_) => ("data_dir_unusable", None),
         ImportError::Store(_) => ("store_unavailable", Some("pull it again".to_owned())),
         ImportError::Interrupted(_) | ImportError::Stopped => ("cancelled", Some("pull it again".to_owned())),
     };

@@ -3,7 +3,7 @@
 use std::fs;
 
 use galerne_model::ids::PullId;
-use galerne_model::inference::{Model, Pull, PullSpec, PullState, PullStatus, Quantisation};
+use galerne_model::inference::{Model, Pull, PullSpec, PullState, PullStatus, Quantisation, Reach};
 use galerne_model::units::Bytes;
 use galerne_store::{Filter, StoreError};
 use uuid::Uuid;
@@ -39,7 +39,7 @@ fn gguf(architecture: &str) -> Vec<u8> {
 
 async fn pull(site: &Site, name: &str, spec: PullSpec, state: PullState) -> PullId {
     let id = PullId::from_uuid(Uuid::now_v7());
-    let status = PullStatus { state, done: Bytes(0), total: None, model_id: None, reason: None };
+    let status = PullStatus { state, reach: Reach::Public, done: Bytes(0), total: None, model_id: None, reason: None };
     let pull: Pull = row(id, (Some(site.tenant_id), Some(site.project_id)), name, spec, status);
     site.insert(&pull).await;
     id
@@ -156,6 +156,40 @@ async fn requantised_weights_say_so_on_the_model_card() {
     let model = site.store.get::<Model>(done.status.model_id.expect("it made one")).await.expect("a row");
     assert!(model.spec.notes[0].starts_with("requantised at import from F32"), "{:?}", model.spec.notes);
     assert!(model.spec.source_sha256.is_some_and(|source| source != model.spec.sha256));
+    loops.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_requantisation_that_was_cut_off_by_a_kill_is_done_again() {
+    let site = Site::new().await;
+    fs::write(site.directory.path().join("m.gguf"), gguf("llama")).expect("a file");
+    // As the real worker: it writes no file that exists.
+    site.worker(r#"[ -e "$3" ] && exit 3; { cat "$2"; echo; } > "$3""#);
+    let spec = PullSpec { requantise: Some(Quantisation::Q8_0), ..from(&site, "m.gguf") };
+    let id = pull(&site, "mine", spec, PullState::Importing).await;
+    let blobs = galerne_drivers::fetch::Blobs::open(&site.directory.path().join("blobs"), 0).expect("the store");
+    fs::write(blobs.scratch(&format!("{id} Q8_0")), b"half a model").expect("a leftover");
+    let loops = site.start().await;
+    let done = ended(&site, id).await;
+    assert_eq!(done.status.state, PullState::Done, "{:?}", done.status.reason);
+    loops.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn weights_that_are_slow_here_say_so_on_the_model_card() {
+    let site = Site::new().await;
+    // 32 weights as Q4_1: type 3, one block of 20 bytes.
+    let mut bytes = gguf("llama");
+    let kind_at = bytes.len() - 128 - 12;
+    let kind_at = (0..=kind_at).rev().find(|at| bytes[*at..].starts_with(&32u64.to_le_bytes())).expect("the size") + 8;
+    bytes[kind_at..kind_at + 4].copy_from_slice(&3u32.to_le_bytes());
+    fs::write(site.directory.path().join("m.gguf"), bytes).expect("a file");
+    let loops = site.start().await;
+    let id = pull(&site, "mine", from(&site, "m.gguf"), PullState::Pending).await;
+    let done = ended(&site, id).await;
+    let model = site.store.get::<Model>(done.status.model_id.expect("it made one")).await.expect("a row");
+    assert_eq!(model.spec.facts.quantisation, "Q4_1");
+    assert!(model.spec.notes.iter().any(|note| note.contains("--requantise q8_0")), "{:?}", model.spec.notes);
     loops.stop().await;
 }
 

@@ -30,6 +30,14 @@ pub enum FetchError {
         /// HTTP status.
         status: u16,
     },
+    /// The place lies inside the site, and whoever asked may only reach the public internet.
+    #[error("`{place}` may not be fetched from: {what}")]
+    Private {
+        /// Where.
+        place: String,
+        /// Which address it led to.
+        what: String,
+    },
     /// The place did not answer, as often as it was asked.
     #[error("`{place}` could not be reached in {attempts} attempts: {last}")]
     Unreachable {
@@ -135,6 +143,7 @@ impl FetchError {
             }
             Self::NotFound { .. } => "source_not_found",
             Self::Forbidden { .. } => "source_forbidden",
+            Self::Private { .. } => "source_private",
             Self::Unreachable { .. } | Self::NoIndex { .. } | Self::WrongLength { .. } => "source_unreachable",
             Self::DigestMismatch { .. } => "digest_mismatch",
             Self::DiskFull { .. } => "not_enough_disk",
@@ -152,6 +161,9 @@ impl FetchError {
             Self::NotFound { .. } => Some("check the spelling and the revision"),
             Self::Forbidden { .. } => {
                 Some("set HF_TOKEN for a gated repository, or accept its licence in a browser first")
+            }
+            Self::Private { .. } => {
+                Some("ask an operator to pull it, or to allow it for everyone with `private_sources = \"everyone\"`")
             }
             Self::Unreachable { .. } => Some(
                 "check the network; behind a mirror set HF_ENDPOINT or PIP_INDEX_URL, or bring the file and use `file:///path`",

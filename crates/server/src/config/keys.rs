@@ -57,6 +57,12 @@ pub const KEYS: &[Key] = &[
         "power of one busy processor thread above idle, in watts; unset means by a stated model",
     ),
     key("log", "GALERNE_LOG", "auto", "`json`, `text`, or `auto`: text at a terminal, JSON elsewhere"),
+    key(
+        "private_sources",
+        "GALERNE_PRIVATE_SOURCES",
+        "operators",
+        "who may pull models from addresses outside the public internet: `operators` or `everyone`",
+    ),
     key("worker", "GALERNE_WORKER", "", "the worker program; unset means `galerne-worker` beside this one"),
 ];
 

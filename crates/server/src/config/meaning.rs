@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use galerne_api::error::Code;
+use galerne_model::inference::Reach;
 use galerne_model::units::Milliwatts;
 use galerne_store::StoreUrl;
 
@@ -48,6 +49,7 @@ pub(super) fn of(layers: &Layers) -> Result<Config, BadConfig> {
     let idle = reader.read("idle_watts", "write watts, such as `35` or `12.5`", watts);
     let active = reader.read("active_watts", "write watts, such as `6.5`", watts);
     let log = reader.read("log", "one of `auto`, `json`, `text`", log);
+    let reach = reader.read("private_sources", "one of `operators`, `everyone`", private_sources);
     let (worker, grid) = (reader.path("worker"), reader.path("grid"));
     if let (Some(address), None) = (listen, &tls)
         && !address.ip().is_loopback()
@@ -64,9 +66,9 @@ pub(super) fn of(layers: &Layers) -> Result<Config, BadConfig> {
             Code::PublicBindNeedsTls,
         );
     }
-    let whole = (data, listen, database, zone, pue, log);
+    let whole = (data, listen, database, zone, pue, log, reach);
     match whole {
-        (Some(data), Some(listen), Some(database), Some(zone), Some(pue_thousandths), Some(log))
+        (Some(data), Some(listen), Some(database), Some(zone), Some(pue_thousandths), Some(log), Some(reach))
             if reader.problems.is_empty() =>
         {
             Ok(Config {
@@ -79,6 +81,7 @@ pub(super) fn of(layers: &Layers) -> Result<Config, BadConfig> {
                 pue_thousandths,
                 power: StatedPower { idle, active },
                 log,
+                reach,
                 worker,
             })
         }
@@ -169,6 +172,14 @@ fn log(text: &str) -> Result<LogFormat, String> {
         "json" => Ok(LogFormat::Json),
         "text" => Ok(LogFormat::Text),
         _ => Err(format!("`{text}` is not a log format")),
+    }
+}
+
+fn private_sources(text: &str) -> Result<Reach, String> {
+    match text {
+        "operators" => Ok(Reach::Public),
+        "everyone" => Ok(Reach::Anywhere),
+        _ => Err(format!("`{text}` is nobody who could be allowed")),
     }
 }
 

@@ -52,7 +52,7 @@ pub(crate) trait Managed: ApiKind + StoreKind<Id = Id<Self>, Spec = Spec<Self>, 
         owner_scope(self.resource())
     }
 
-    /// Sets tenant and project where the spec decides them.
+    /// Sets tenant and project where the spec decides them, and in the status what the caller's rights decide.
     fn settle_owner(
         _tx: &mut Tx,
         _caller: &Caller,

@@ -9,7 +9,8 @@ use galerne_core::authorize::{Denial, Noun, Verb};
 use galerne_drivers::catalogue::{self, Wanted};
 use galerne_model::identity::Scope;
 use galerne_model::ids::PullId;
-use galerne_model::inference::{Pull, PullSpec, PullState, PullStatus};
+use galerne_model::inference::{Pull, PullSpec, PullState, PullStatus, Reach};
+use galerne_model::resource::Resource;
 use galerne_model::units::Bytes;
 use galerne_store::Tx;
 use http::StatusCode;
@@ -42,7 +43,20 @@ impl Managed for Pull {
     }
 
     fn initial(_now: Timestamp) -> PullStatus {
-        PullStatus { state: PullState::Pending, done: Bytes::ZERO, total: None, model_id: None, reason: None }
+        let (state, reach) = (PullState::Pending, Reach::Public);
+        PullStatus { state, reach, done: Bytes::ZERO, total: None, model_id: None, reason: None }
+    }
+
+    async fn settle_owner(
+        _tx: &mut Tx,
+        caller: &Caller,
+        draft: &mut Resource<PullId, PullSpec, PullStatus>,
+    ) -> Result<(), Refusal> {
+        // The download runs later, when nobody's rights are at hand.
+        if runs_the_site(caller) {
+            draft.status.reach = Reach::Anywhere;
+        }
+        std::future::ready(Ok(())).await
     }
 
     async fn check(_tx: &mut Tx, caller: &Caller, draft: &Self, _before: Option<&PullSpec>) -> Result<(), Refusal> {
@@ -66,9 +80,7 @@ fn check(caller: &Caller, draft: &Pull) -> Result<(), Refusal> {
             None => refusal,
         }
     })?;
-    if matches!(wanted, Wanted::Place(source) if source.is_local())
-        && !caller.can(Verb::Update, Noun::Node, Scope::Site)
-    {
+    if matches!(wanted, Wanted::Place(source) if source.is_local()) && !runs_the_site(caller) {
         // The server would read its own files, or its own ports, for the caller.
         let about = About { noun: "pull", verb: "create", name: &draft.name, id: None };
         let denial = Denial {
@@ -79,6 +91,10 @@ fn check(caller: &Caller, draft: &Pull) -> Result<(), Refusal> {
         return Err(caller.forbid(&denial, draft.change_scope(), &about));
     }
     Ok(())
+}
+
+fn runs_the_site(caller: &Caller) -> bool {
+    caller.can(Verb::Update, Noun::Node, Scope::Site)
 }
 
 pub(crate) fn routes(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
