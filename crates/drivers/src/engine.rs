@@ -9,7 +9,6 @@ mod log_file;
 mod probe;
 mod quantise;
 mod replica;
-mod usage;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,7 +17,6 @@ pub use exit::Exit;
 pub use probe::{Health, ProbeTarget, Prober};
 pub use quantise::quantise;
 pub use replica::RunningReplica;
-pub use usage::ProcessUsage;
 
 /// What to start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,7 +135,7 @@ pub enum EngineError {
         /// The end of its log.
         last_lines: Vec<String>,
     },
-    /// Requantising failed.
+    /// Requantising ended without a word.
     #[error("requantising failed: {exit}")]
     Quantise {
         /// How the worker ended.
@@ -190,11 +188,16 @@ impl EngineError {
 /// The public code for a worker's refusal.
 fn public_code(worker_code: &str) -> &'static str {
     match worker_code {
-        "engine_memory" | "engine_context" | "engine_sequences" => "not_enough_memory",
+        "engine_memory" | "engine_buffers" => "not_enough_memory",
+        "engine_context" | "engine_sequences" => "invalid_value",
         "engine_baseline_cpu" => "engine_too_slow",
         "engine_absent" | "engine_backend" => "worker_missing",
+        "engine_load" | "engine_abort" | "engine_warm_up" | "model_template" => "model_unsupported",
+        "model_missing" | "model_unreadable" => "weights_unreadable",
+        "model_invalid" => "gguf_invalid",
+        "quantize_failed" => "requantise_failed",
         "port_in_use" | "listen_failed" => "address_in_use",
-        code if code.starts_with("model_") => "gguf_invalid",
+        // `engine_runtime` (threads, signals), `log_filter`, and what a newer worker may say.
         _ => "replica_failed",
     }
 }

@@ -6,6 +6,7 @@
 #![cfg_attr(not(feature = "llama"), allow(dead_code, reason = "what the engine uses is tested without it"))]
 
 pub mod bench;
+pub mod complaint;
 pub mod quantize;
 pub mod refusal;
 pub mod serve;

@@ -6,11 +6,14 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use galerne_worker::bench::{self, Mode};
+use galerne_worker::complaint::Complaints;
 use galerne_worker::quantize::{self, Format};
 use galerne_worker::refusal::Refusal;
 use galerne_worker::serve::{self, Ended, Options};
 use serde_json::{Value, json};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Serves one model in one process over an OpenAI-compatible port.
 #[derive(Debug, Parser)]
@@ -125,7 +128,8 @@ fn main() -> ExitCode {
             ));
         }
     };
-    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let log = tracing_subscriber::fmt::layer().json().with_writer(std::io::stderr).with_filter(filter);
+    tracing_subscriber::registry().with(log).with(Complaints).init();
     match arguments.command {
         Command::Serve(serve) => match serve::serve(serve.into()) {
             Ok(Ended::Asked) => ExitCode::SUCCESS,
@@ -157,7 +161,7 @@ fn report(outcome: Result<Value, Refusal>) -> ExitCode {
 
 fn refuse(refusal: &Refusal) -> ExitCode {
     let Refusal { code, message, hint } = refusal;
-    tracing::error!(code, %message, %hint, "refused");
+    tracing::error!(code, why = %message, %hint, "refused");
     serve::say(&json!({"ready": false, "code": code, "message": message, "hint": hint}));
     ExitCode::from(REFUSED)
 }

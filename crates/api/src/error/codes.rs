@@ -111,6 +111,8 @@ codes! {
     SourceUnreachable = "source_unreachable", 502, Unavailable, Later, Unexpected, "the model source does not answer";
     DigestMismatch = "digest_mismatch", 422, Invalid, Never, Unexpected, "the bytes are not the ones that were expected";
     GgufInvalid = "gguf_invalid", 422, Invalid, Never, Caller, "the file is not a sound GGUF model";
+    ModelUnsupported = "model_unsupported", 422, Invalid, Never, Caller, "the engine cannot run this model";
+    WeightsUnreadable = "weights_unreadable", 500, Local, Later, Broken, "the weights of a model cannot be read";
     NotEnoughDisk = "not_enough_disk", 507, Local, Later, Broken, "the disk has no room for this";
     NotEnoughMemory = "not_enough_memory", 507, Local, Later, Unexpected, "the model does not fit into memory";
     RequantiseFailed = "requantise_failed", 500, Failed, Later, Broken, "the weights could not be requantised";

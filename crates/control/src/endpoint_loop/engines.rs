@@ -235,6 +235,7 @@ impl Engines {
         let Some(slot) = self.slots.get_mut(&news.replica).filter(|slot| slot.process == news.process) else { return };
         match news.what {
             What::Started(running) => {
+                tracing::info!(replica_id = %news.replica, pid = running.pid(), "worker is ready");
                 // It was told to stop while it became ready.
                 let is_unwanted = matches!(&slot.stage, Stage::Starting(cancel) if cancel.is_cancelled());
                 slot.stage = Stage::Running(running);

@@ -41,7 +41,13 @@ impl fmt::Display for Exit {
 fn telling(line: &str) -> Option<String> {
     let Ok(entry) = serde_json::from_str::<LogLine>(line) else { return Some(line.to_owned()) };
     match entry.level.as_str() {
-        "WARN" | "ERROR" => Some(entry.fields.message),
+        "WARN" | "ERROR" => {
+            let LogFields { message, why } = entry.fields;
+            Some(match why {
+                Some(why) => format!("{message}: {why}"),
+                None => message,
+            })
+        }
         _ => None,
     }
 }
@@ -55,6 +61,8 @@ struct LogLine {
 #[derive(serde::Deserialize)]
 struct LogFields {
     message: String,
+    #[serde(alias = "error")]
+    why: Option<String>,
 }
 
 /// The signals that end engines.
@@ -88,6 +96,8 @@ mod tests {
             exit(vec![line("ERROR", "no batch"), line("INFO", "ready")]),
             format!("{killed}; its last words: no batch")
         );
+        let abort = r#"{"level":"ERROR","fields":{"message":"it gives up","why":"a.cpp:1: no"}}"#;
+        assert_eq!(exit(vec![abort.into()]), format!("{killed}; its last words: it gives up: a.cpp:1: no"));
         assert_eq!(
             exit(vec![line("INFO", "ready"), "GGML_ASSERT".into()]),
             format!("{killed}; its last words: GGML_ASSERT")

@@ -50,7 +50,9 @@ impl Prober {
     /// A prober that waits at most `limit` for an answer.
     pub fn new(limit: Duration) -> Result<Self, reqwest::Error> {
         crate::tls::install_provider();
-        let client = Client::builder().timeout(limit).connect_timeout(limit).no_proxy().build()?;
+        // A server that sends elsewhere would send requests there too, which the gateway does not follow.
+        let redirect = reqwest::redirect::Policy::none();
+        let client = Client::builder().redirect(redirect).timeout(limit).connect_timeout(limit).no_proxy().build()?;
         Ok(Self { client })
     }
 

@@ -10,6 +10,7 @@ use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
 use super::log_file::{LineSplitter, LogFile};
+use super::replica::{read_line, refusal};
 use super::{EngineError, Exit};
 
 /// Reads `input`, writes `output`, which is whole only when this returns without an error.
@@ -32,15 +33,16 @@ pub async fn quantise(
         .args([input, output])
         .args(["--type", kind])
         .stdin(Stdio::piped())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true)
         .spawn()
         .map_err(|source| EngineError::Spawn { program: program.to_owned(), source })?;
     let stdin = child.stdin.take();
-    let stderr = child.stderr.take();
-    let work = async {
+    let (mut stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let listen = read_line(&mut stdout);
+    let log = async {
         if let Some(mut stderr) = stderr {
             let mut splitter = LineSplitter::default();
             let mut buffer = vec![0u8; 8 * 1024];
@@ -49,14 +51,20 @@ pub async fn quantise(
             }
             splitter.finish(|line| lines.write(line));
         }
-        let status = child.wait().await;
-        (status, lines.last_lines())
     };
-    let (status, last_lines) = tokio::select! {
+    let work = async {
+        let (line, ()) = tokio::join!(listen, log);
+        (line, child.wait().await)
+    };
+    let (line, status) = tokio::select! {
         done = tokio::time::timeout(deadline, work) => done.map_err(|_| EngineError::QuantiseTimeout { deadline })?,
         () = cancel.cancelled() => return Err(EngineError::Cancelled),
     };
     drop(stdin);
+    if let Some(refused) = refusal(&line) {
+        return Err(refused);
+    }
+    let last_lines = lines.last_lines();
     let exit = match status {
         Ok(status) => Exit::new(status, false, last_lines),
         Err(error) => Exit { code: None, signal: None, was_asked: false, last_lines: vec![error.to_string()] },

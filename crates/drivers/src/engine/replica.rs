@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::log_file::{LineSplitter, LogFile};
-use super::{EngineError, Exit, ProcessUsage, Ready, WorkerSpec, WorkerTask};
+use super::{EngineError, Exit, Ready, WorkerSpec, WorkerTask};
 
 /// Longest ready line: a refusal with its numbers is below 1 kB.
 const READY_LINE_MAX_BYTES: u64 = 64 * 1024;
@@ -85,14 +85,6 @@ impl RunningReplica {
         self.pid
     }
 
-    /// What it has used so far; nothing once it has ended.
-    pub fn usage(&self) -> Option<ProcessUsage> {
-        if self.exited.borrow().is_some() {
-            return None;
-        }
-        ProcessUsage::read(self.pid)
-    }
-
     /// Shows how it ended, once it has.
     pub fn exited(&self) -> watch::Receiver<Option<Exit>> {
         self.exited.clone()
@@ -130,6 +122,8 @@ fn command(spec: &WorkerSpec) -> Command {
         command.arg("--embeddings");
     }
     command
+        // An abort's last words are its message, not the addresses of a program without symbols.
+        .env("GGML_NO_BACKTRACE", "1")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -140,7 +134,7 @@ fn command(spec: &WorkerSpec) -> Command {
 }
 
 /// The first line, without its end; empty when the stream ends first.
-async fn read_line(stream: &mut Option<impl AsyncRead + Unpin>) -> Vec<u8> {
+pub(super) async fn read_line(stream: &mut Option<impl AsyncRead + Unpin>) -> Vec<u8> {
     let mut line = Vec::new();
     let Some(stream) = stream else { return line };
     // One byte at a time: what follows the line stays in the pipe, and it is one short line per start.
@@ -165,11 +159,16 @@ struct FirstLine {
 
 /// Ready, or the worker's refusal, or nothing that was agreed.
 fn judge_line(line: &[u8]) -> Result<Ready, Option<EngineError>> {
-    let first: FirstLine = serde_json::from_slice(line).map_err(|_| None)?;
-    if !first.ready {
-        return Err(Some(EngineError::Refused { code: first.code, message: first.message, hint: first.hint }));
+    match refusal(line) {
+        Some(refused) => Err(Some(refused)),
+        None => serde_json::from_slice(line).map_err(|_| None),
     }
-    serde_json::from_slice(line).map_err(|_| None)
+}
+
+/// The refusal that a worker's line states, if it is one.
+pub(super) fn refusal(line: &[u8]) -> Option<EngineError> {
+    let FirstLine { ready, code, message, hint } = serde_json::from_slice(line).ok()?;
+    (!ready).then_some(EngineError::Refused { code, message, hint })
 }
 
 fn cut(line: &[u8]) -> String {

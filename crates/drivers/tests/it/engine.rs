@@ -74,12 +74,10 @@ async fn a_worker_is_ready_when_it_says_so_and_stops_when_told() {
         bench.start(&format!("echo \"args: $*\" >&2\n{READY}\nexec cat >/dev/null")).await.expect("it is ready");
     assert_eq!(replica.url(), "http://127.0.0.1:4242");
     assert_eq!((replica.ready().context, replica.ready().sequences), (2048, 4));
-    assert!(replica.usage().is_some_and(|usage| usage.resident_bytes > 0));
     assert!(replica.exited().borrow().is_none());
     let exit = replica.stop(Duration::from_secs(10)).await;
     assert_eq!((exit.signal, exit.was_asked), (Some(15), true));
     assert!(!is_alive(replica.pid()));
-    assert_eq!(replica.usage(), None);
     assert!(bench.log().contains("args: serve --model /models/tiny.gguf --name tiny --context 2048 --threads 1"));
     bench.settled().await;
 }
@@ -198,6 +196,10 @@ async fn requantising_is_the_workers_command_and_its_failure_is_told() {
     };
     let error = run("echo 'not a model' >&2; exit 1").await.expect_err("it fails");
     assert_eq!(error.to_string(), "requantising failed: it ended with exit code 1; its last words: not a model");
+    let refused =
+        r#"echo '{"ready":false,"code":"quantize_failed","message":"the disk is full","hint":"free some"}'; exit 3"#;
+    let error = run(refused).await.expect_err("it refuses");
+    assert_eq!((error.code(), error.to_string().as_str()), ("requantise_failed", "the disk is full"));
     run(r#"[ "$1 $4 $5" = "quantize --type q4_0" ] && echo new > "$3""#).await.expect("it writes the file");
     assert_eq!(fs::read_to_string(&output).expect("the new file"), "new\n");
 }
@@ -231,15 +233,9 @@ async fn the_real_worker_serves_is_probed_and_stops() {
     assert!(matches!(known, Health::Ready { .. }), "{known:?}");
     let other = prober.probe(&replica.url(), ProbeTarget::External { model: "large", key: None }).await;
     assert_eq!(other, Health::Unready { why: "it does not know the model `large`; it knows `tiny`".to_owned() });
-    assert!(replica.usage().is_some_and(|usage| usage.cpu_micros > 0 && usage.resident_bytes > 50_000_000));
     let exit = replica.stop(Duration::from_secs(20)).await;
     assert_eq!((exit.code, exit.was_asked), (Some(0), true), "{exit}: {:?}", exit.last_lines);
     assert!(matches!(prober.probe(&replica.url(), ProbeTarget::Worker).await, Health::Unready { .. }));
-
-    let cut = bench.directory.path().join("cut.gguf");
-    fs::write(&cut, &fs::read(&model).expect("the model")[..1_000_000]).expect("a file");
-    let error = RunningReplica::start(&WorkerSpec { model: cut, ..spec }, &bench.tasks).await.expect_err("truncated");
-    assert!(matches!(error, EngineError::Refused { .. }), "{error}");
 
     let output = bench.directory.path().join("q4_0.gguf");
     let log = bench.directory.path().join("logs/quantise.log");
@@ -249,5 +245,83 @@ async fn the_real_worker_serves_is_probed_and_stops() {
         .expect("it is written");
     let facts = gguf::read_file(&output).expect("a sound model");
     assert_eq!((facts.quantisation.as_str(), facts.parameter_count), ("Q4_0", 134_515_008));
+    bench.settled().await;
+}
+
+/// The model with one of its parts changed, or cut.
+fn damaged(bench: &Bench, name: &str, damage: impl FnOnce(Vec<u8>) -> Vec<u8>) -> PathBuf {
+    let (_, model) = real_engine().expect("asked before");
+    let path = bench.directory.path().join(name);
+    fs::write(&path, damage(fs::read(model).expect("the model"))).expect("a file");
+    path
+}
+
+/// The text in the head of the file replaced by one as long.
+fn renamed(mut bytes: Vec<u8>, from: &str, to: &str) -> Vec<u8> {
+    let head_end = bytes.windows(21).position(|part| part == b"tokenizer.ggml.tokens").expect("its vocabulary");
+    for at in 0..head_end - from.len() {
+        if bytes[at..].starts_with(from.as_bytes()) {
+            bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+        }
+    }
+    bytes
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_real_worker_refuses_has_a_public_code_the_numbers_and_a_next_step() {
+    let Some((program, model)) = real_engine() else {
+        eprintln!("skipped: GALERNE_TEST_WORKER and GALERNE_TEST_MODEL are not set");
+        return;
+    };
+    let bench = Bench::new();
+    let spec = WorkerSpec { program, start_deadline: Duration::from_secs(120), sequences: Some(1), ..bench.spec("") };
+    let with = |model: PathBuf| WorkerSpec { model, ..spec.clone() };
+    let cut = damaged(&bench, "cut.gguf", |bytes| bytes[..1_000_000].to_vec());
+    let other = damaged(&bench, "other.gguf", |bytes| renamed(bytes, "llama", "alien"));
+    let hostile = damaged(&bench, "hostile.gguf", |mut bytes| {
+        bytes[8..16].fill(0xff);
+        bytes
+    });
+    let huge = WorkerSpec { context_tokens: Some(8_192), sequences: Some(256), ..with(model.clone()) };
+    let long = WorkerSpec { context_tokens: Some(100_000), ..with(model.clone()) };
+    for (spec, code, words) in [
+        (with(cut), "gguf_invalid", "1000000"),
+        (with(hostile), "gguf_invalid", "tensors"),
+        (with(other), "model_unsupported", "unknown model architecture: 'alien'"),
+        (with("/nowhere/m.gguf".into()), "weights_unreadable", "/nowhere/m.gguf"),
+        (huge, "not_enough_memory", "MiB are available"),
+        (long, "invalid_value", "the model was trained for 8192"),
+    ] {
+        let error = RunningReplica::start(&spec, &bench.tasks).await.expect_err(code);
+        assert_eq!(error.code(), code, "{error}");
+        assert!(error.to_string().contains(words), "{code}: {error}");
+        assert!(error.hint().is_some_and(|hint| !hint.is_empty()) && !error.is_retryable(), "{code}");
+    }
+    let output = bench.directory.path().join("q8_0.gguf");
+    let (log, cancel) = (bench.directory.path().join("logs/quantise.log"), CancellationToken::new());
+    let cut = damaged(&bench, "cut.gguf", |bytes| bytes[..1_000_000].to_vec());
+    let error = quantise(&spec.program, &cut, &output, Quantisation::Q8_0, &log, Duration::from_secs(60), &cancel)
+        .await
+        .expect_err("cut off");
+    assert_eq!(error.code(), "gguf_invalid", "{error}");
+    bench.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_abort_of_the_real_worker_is_told_as_one() {
+    let Some((program, model)) = real_engine() else {
+        eprintln!("skipped: GALERNE_TEST_WORKER and GALERNE_TEST_MODEL are not set");
+        return;
+    };
+    let bench = Bench::new();
+    let spec =
+        WorkerSpec { program, model, sequences: Some(1), start_deadline: Duration::from_secs(120), ..bench.spec("") };
+    let replica = RunningReplica::start(&spec, &bench.tasks).await.expect("it is ready");
+    let pid = i32::try_from(replica.pid()).ok().and_then(rustix::process::Pid::from_raw).expect("a process");
+    rustix::process::kill_process(pid, rustix::process::Signal::ABORT).expect("our own child");
+    let mut exited = replica.exited();
+    let exit = exited.wait_for(Option::is_some).await.expect("its end is told").clone().expect("just waited for");
+    assert_eq!((exit.signal, exit.was_asked), (Some(6), false));
+    assert!(exit.to_string().starts_with("signal 6 (abort: the engine found an error of its own) ended it"), "{exit}");
     bench.settled().await;
 }

@@ -8,6 +8,7 @@ use llama_cpp_2::token::LlamaToken;
 use tokio::sync::mpsc;
 
 use super::Settings;
+use crate::complaint;
 use crate::job::{Embed, Embedded, Failure, Job};
 use crate::machine;
 use crate::metrics::Metrics;
@@ -45,7 +46,9 @@ impl<'m> Embedder<'m> {
 
     pub(super) fn warm_up(&mut self) -> Result<(), Refusal> {
         self.embed(&[&[0]]).map(drop).ok_or_else(|| {
-            Refusal::new("engine_warm_up", "the first embedding cannot be computed", "see the log on stderr")
+            let why = complaint::since_last(&"the model does not give any");
+            let hint = "serve a model that was made for embeddings; the log has the details";
+            Refusal::new("engine_warm_up", format!("the first embedding cannot be computed: {why}"), hint)
         })
     }
 

@@ -15,6 +15,7 @@ use llama_cpp_2::vocab::LlamaVocab;
 use tokio::sync::mpsc;
 
 use super::Settings;
+use crate::complaint;
 use crate::job::{Done, Event, Failure, Generate, Job};
 use crate::limits;
 use crate::machine;
@@ -96,8 +97,8 @@ impl<'m> Generator<'m> {
         let refusal = |why: String| {
             Refusal::new(
                 "engine_warm_up",
-                format!("the first token cannot be computed: {why}"),
-                "see the log on stderr",
+                format!("the first token cannot be computed: {}", complaint::since_last(&why)),
+                "try another quantisation of the model; the log has the details",
             )
         };
         self.batch.clear();

@@ -14,6 +14,7 @@ use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::token_type::LlamaTokenAttr;
 
 use super::{Baseline, Settings, native};
+use crate::complaint;
 use crate::gguf::Header;
 use crate::limits;
 use crate::loaded::{Loaded, Task};
@@ -38,8 +39,8 @@ pub(super) fn open(settings: &Settings) -> Result<Opened, Refusal> {
     let model = LlamaModel::load_from_file(&backend, &settings.model, &LlamaModelParams::default()).map_err(|e| {
         Refusal::new(
             "engine_load",
-            format!("llama.cpp cannot load `{}`: {e}", settings.model.display()),
-            "the log on stderr says which part it does not know; try another quantisation or a newer Galerne",
+            format!("llama.cpp cannot load the model: {}", complaint::since_last(&e)),
+            "try another quantisation of it or a newer Galerne; the log has the details",
         )
     })?;
     Ok(Opened { model: Arc::new(model), backend, backend_name })
@@ -118,9 +119,14 @@ pub(super) fn context<'m>(opened: &'m Opened, settings: &Settings) -> Result<Lla
     };
     opened.model.new_context(&opened.backend, parameters).map_err(|e| {
         Refusal::new(
-            "engine_context",
-            format!("llama.cpp cannot create a context: {e}"),
-            "the log on stderr has the reason; lower --context or --sequences",
+            "engine_buffers",
+            format!(
+                "llama.cpp cannot set up {} sequences of {} tokens: {}",
+                settings.sequences,
+                settings.context,
+                complaint::since_last(&e)
+            ),
+            "lower the context or the number of sequences; the log has the details",
         )
     })
 }
@@ -144,7 +150,7 @@ pub(super) fn describe(opened: &Opened, settings: &Settings, header: &Header, lo
     let template = template.map_err(|e| {
         Refusal::new(
             "model_template",
-            format!("the chat template of `{}` cannot be used: {e}", settings.model.display()),
+            format!("the model's chat template cannot be used: {e}"),
             "report the model: its Jinja template uses what Galerne does not know",
         )
     })?;

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use llama_cpp_sys_2 as sys;
 
+use crate::complaint;
+
 static IS_READY: AtomicBool = AtomicBool::new(false);
 
 /// From here on an abort is no refusal to start.
@@ -29,7 +31,7 @@ extern "C" fn on_abort(message: *const c_char) {
         // SAFETY: ggml passes a NUL-terminated string that lives until this function returns.
         unsafe { CStr::from_ptr(message) }.to_string_lossy()
     };
-    tracing::error!(message = %text, "llama.cpp gives up and ends the process");
+    tracing::error!(why = %without_path(text.trim()), "llama.cpp gives up and ends the process");
     if !IS_READY.load(Ordering::Relaxed) {
         let line = serde_json::json!({
             "ready": false,
@@ -90,8 +92,8 @@ pub(super) fn cpu_variant() -> Option<String> {
 pub(crate) enum QuantizeError {
     #[error("the path `{0}` holds a zero byte")]
     Path(String),
-    #[error("llama.cpp refused with code {0}")]
-    Failed(u32),
+    #[error("{0}")]
+    Failed(String),
 }
 
 /// Target of a quantisation: the two formats with repacked kernels (Q4_1 has none and runs at half their speed).
@@ -118,7 +120,11 @@ pub(crate) fn quantize(input: &Path, output: &Path, to: Quantization, threads: u
         parameters.nthread = i32::try_from(threads).unwrap_or(1);
         sys::llama_model_quantize(input.as_ptr(), output.as_ptr(), &raw const parameters)
     };
-    if code == 0 { Ok(()) } else { Err(QuantizeError::Failed(code)) }
+    if code == 0 {
+        return Ok(());
+    }
+    let otherwise = format!("llama.cpp refused with code {code}");
+    Err(QuantizeError::Failed(complaint::since_last(&otherwise)))
 }
 
 #[cfg(test)]
