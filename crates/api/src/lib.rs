@@ -3,6 +3,7 @@
 //! Deliberately absent: how anything is done.
 
 pub mod error;
+pub mod nearest;
 pub mod openai;
 pub mod v1;
 

@@ -4,12 +4,12 @@
 //! unique, and every source reads as one (a test holds both).
 //! Deliberately absent: judgement of what a model is good for.
 
-mod nearest;
 #[cfg(test)]
 mod tests;
 
 use std::sync::LazyLock;
 
+use galerne_api::nearest::nearest;
 use galerne_model::inference::Quantisation;
 use serde::Deserialize;
 
@@ -105,7 +105,7 @@ pub enum Wanted {
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogueError {
     /// No entry has this name.
-    #[error("the catalogue has no model `{name}`{}", nearest::question(.nearest))]
+    #[error("the catalogue has no model `{name}`{}", question(.nearest))]
     Unknown {
         /// The name given.
         name: String,
@@ -154,8 +154,13 @@ pub fn resolve(text: &str) -> Result<Wanted, CatalogueError> {
     }
     find(text).map(Wanted::Listed).ok_or_else(|| CatalogueError::Unknown {
         name: text.chars().filter(|c| !c.is_control()).take(80).collect(),
-        nearest: nearest::nearest(text, ENTRIES.iter().flat_map(names)),
+        nearest: nearest(text, ENTRIES.iter().flat_map(names)).into_iter().map(str::to_owned).collect(),
     })
+}
+
+/// `; did you mean …?` for the end of a message.
+fn question(nearest: &[String]) -> String {
+    if nearest.is_empty() { String::new() } else { format!("; did you mean `{}`?", nearest.join("` or `")) }
 }
 
 fn names(entry: &Entry) -> impl Iterator<Item = &str> {

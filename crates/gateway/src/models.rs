@@ -1,6 +1,7 @@
 //! `/v1/models`: the endpoints a key may call, in the union of OpenAI's and Mistral's shapes.
 
 use galerne_api::error::Code;
+use galerne_api::nearest::distance;
 use galerne_model::snapshot::{EndpointEntry, KeyEntry, Snapshot};
 use serde::Serialize;
 
@@ -9,8 +10,8 @@ use crate::refusal::Refusal;
 
 /// Names offered when one is not found.
 const SUGGESTIONS_MAX: usize = 3;
-/// Longest name compared: the distance costs the product of the lengths.
-const COMPARED_MAX_CHARS: usize = 64;
+/// Longest name shown.
+const SHOWN_MAX_CHARS: usize = 64;
 
 #[derive(Debug, Serialize)]
 pub(crate) struct ModelList<'a> {
@@ -65,7 +66,7 @@ pub(crate) fn find<'a>(snapshot: &'a Snapshot, key: &'a KeyEntry, name: &str) ->
 
 /// The refusal for a name nobody has, with the nearest ones this key may see.
 pub(crate) fn not_found(snapshot: &Snapshot, key: &KeyEntry, name: &str) -> Refusal {
-    let shown: String = name.chars().take(COMPARED_MAX_CHARS).collect();
+    let shown: String = name.chars().take(SHOWN_MAX_CHARS).collect();
     let mut near: Vec<(usize, &str)> =
         visible(snapshot, key).map(|endpoint| (distance(&shown, &endpoint.name), endpoint.name.as_str())).collect();
     near.sort_unstable();
@@ -99,34 +100,5 @@ fn card(endpoint: &EndpointEntry) -> ModelCard<'_> {
         name: &endpoint.name,
         root: &endpoint.name,
         kind: "base",
-    }
-}
-
-/// Levenshtein's distance, upper and lower case alike, of the first characters.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().take(COMPARED_MAX_CHARS).flat_map(char::to_lowercase).collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, left) in a.chars().flat_map(char::to_lowercase).enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, right) in b.iter().enumerate() {
-            let changed = diagonal + usize::from(left != *right);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn distances_count_changes() {
-        assert_eq!(distance("smolm2", "smollm2"), 1);
-        assert_eq!(distance("SMOL", "smol"), 0);
-        assert_eq!(distance("", "abc"), 3);
-        assert_eq!(distance("kitten", "sitting"), 3);
     }
 }

@@ -2,6 +2,7 @@
 //! INVARIANT: no parameter is dropped in silence. It has a field, or it is in `HARMLESS` with a value that asks for nothing,
 //! or the answer is 400 with its name.
 
+use galerne_api::nearest::distance;
 use galerne_api::openai::{ChatMessage, MessageContent, Parameters, Stop};
 use serde_json::Value;
 
@@ -201,23 +202,6 @@ fn unknown(name: &str) -> Refused {
     let nearest = known.map(|known| (distance(name, known), known)).min().filter(|(steps, _)| *steps <= 3);
     let hint = nearest.map(|(_, known)| format!("; did you mean `{known}`?")).unwrap_or_default();
     Refused::new(name, "unknown_parameter", format!("unknown parameter `{}`{hint}", shorten(name)))
-}
-
-/// Edits from one name to the other.
-#[must_use]
-pub(crate) fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().take(64).collect(), b.chars().take(64).collect());
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut before = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let change = before + usize::from(x != y);
-            before = row[j + 1];
-            row[j + 1] = change.min(row[j] + 1).min(before + 1);
-        }
-    }
-    row[b.len()]
 }
 
 fn shorten(text: &str) -> String {

@@ -3,6 +3,7 @@
 use clap::Args;
 use galerne_api::client::encode_segment;
 use galerne_api::error::Code;
+use galerne_api::nearest::nearest;
 use galerne_api::v1::why::Why;
 
 use crate::commands::values::split_reference;
@@ -70,7 +71,7 @@ impl ExplainArguments {
 fn explain(output: &mut Output, text: &str) -> Result<(), Failure> {
     let Some(code) = Code::parse(text.trim_matches(['[', ']'])) else {
         let failure = Failure::new(Code::NotFound, format!("there is no code `{text}`"));
-        return Err(match nearest(text) {
+        return Err(match near(text) {
             Some(near) => failure.hint(format!("did you mean `{near}`? galerne explain {near}")),
             None => failure.hint("see all of them: galerne explain"),
         });
@@ -101,8 +102,12 @@ fn list(output: &mut Output) -> Result<(), Failure> {
     table.write(output, "")
 }
 
-/// The code that shares the most words with what was typed; the first word says what it is about and counts double.
-fn nearest(text: &str) -> Option<Code> {
+/// The code that is spelt nearly so, else the one that shares the most words with what was typed; the first word says
+/// what it is about and counts double.
+fn near(text: &str) -> Option<Code> {
+    if let [spelt, ..] = nearest(text, Code::ALL.iter().map(|code| code.as_str())).as_slice() {
+        return Code::parse(spelt);
+    }
     let words: Vec<&str> = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| word.len() > 2).collect();
     let shared = |code: &Code| {
         let hits = |words: &[&str]| words.iter().filter(|word| code.as_str().contains(**word)).count();
@@ -126,7 +131,8 @@ mod tests {
 
     #[test]
     fn a_misspelt_code_is_answered_with_the_nearest() {
-        assert_eq!(nearest("budget-exceeded"), Some(Code::BudgetExhausted));
-        assert_eq!(nearest("zzz"), None);
+        assert_eq!(near("budget-exceeded"), Some(Code::BudgetExhausted));
+        assert_eq!(near("not_fond"), Some(Code::NotFound));
+        assert_eq!(near("zzz"), None);
     }
 }

@@ -5,9 +5,9 @@ use std::fmt;
 use std::path::Path;
 
 use galerne_api::error::Code;
+use galerne_api::nearest::nearest;
 
 use super::keys::{KEYS, find};
-use super::nearest::nearest;
 use super::{BadConfig, ConfigProblem};
 
 /// Where a value came from.
@@ -153,7 +153,7 @@ fn user_data(environment: &BTreeMap<String, String>) -> Option<String> {
 
 fn unknown(name: &str, origin: Origin) -> ConfigProblem {
     let near = nearest(name, KEYS.iter().map(|key| key.name));
-    let hint = near.map_or_else(
+    let hint = near.first().map_or_else(
         || "`galerne config show` lists every option".to_owned(),
         |near| format!("did you mean `{near}`?"),
     );

@@ -5,6 +5,7 @@ use axum::extract::State;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use galerne_api::error::Code;
+use galerne_api::nearest::nearest;
 use http::{StatusCode, header};
 use utoipa_axum::router::OpenApiRouter;
 
@@ -43,7 +44,7 @@ async fn explain(Segment(code): Segment) -> Result<Response, Refusal> {
     let known = Code::ALL.iter().map(|code| code.as_str());
     let found = page.ok_or_else(|| {
         let refusal = Refusal::new(Code::NotFound, "there is no such error code");
-        match crate::config::nearest(&code, known) {
+        match nearest(&code, known).first() {
             Some(near) => refusal.hint(format!("did you mean `{near}`?")),
             None => refusal,
         }
