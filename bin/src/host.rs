@@ -7,7 +7,7 @@ use galerne_api::error::Code;
 use galerne_cli::{Failure, hardware_line};
 use galerne_model::ledger::EnergyMethod;
 use galerne_server::config::Config;
-use galerne_server::{EnergySample, Meter};
+use galerne_server::{Counted, EnergySample, Meter};
 
 /// What is known of this host.
 pub(crate) struct ThisHost {
@@ -23,7 +23,8 @@ pub(crate) fn read(config: &Config) -> ThisHost {
     let facts = facts::read(&host, meter.gpus(), &meter);
     let hardware = hardware_line(&facts);
     let active = meter.active_power();
-    let method = if meter.sources().contains(&"estimate") { EnergyMethod::Estimated } else { EnergyMethod::Measured };
+    // Counters show nothing before their first interval has passed.
+    let method = EnergyMethod::Estimated;
     let mut watch = Watch::new(host, &config.data);
     let sample = move || {
         watch.look();
@@ -35,6 +36,13 @@ pub(crate) fn read(config: &Config) -> ThisHost {
             method: read.method,
             busy_cpu_micros: read.busy_cpu_micros,
             active: meter.active_power(),
+            counted: read.processors.map(|processors| Counted {
+                processors,
+                awake_micros: read.awake_micros,
+                busy_cpu_micros: read.busy_cpu_micros,
+                idle: meter.model().idle_processors,
+                active: meter.active_power(),
+            }),
         }
     };
     ThisHost {

@@ -35,6 +35,10 @@ pub struct EnergySample {
     pub method: EnergyMethod,
     /// CPU time in which the node's processors were busy.
     pub busy_cpu_micros: i64,
+    /// Energy of its processors alone, where their counters could be read.
+    pub processors: Option<Millijoules>,
+    /// Time it was awake, in microseconds.
+    pub awake_micros: i64,
     /// Where each part comes from: `nvml`, `rapl`, `estimate`.
     pub sources: Vec<&'static str>,
     /// The parts in words, for people and for the reading.

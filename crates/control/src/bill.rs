@@ -4,6 +4,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use galerne_core::energy::{self, Counted};
 use galerne_drivers::grid::{Grid, Scope};
 use galerne_model::ids::{NodeId, ReadingId};
 use galerne_model::ledger::{EnergyMethod, Reading, UsageRecord};
@@ -32,8 +33,10 @@ pub struct EnergySample {
     pub method: EnergyMethod,
     /// CPU time the node was busy in it, in microseconds.
     pub busy_cpu_micros: i64,
-    /// Power of one busy CPU above idle, from now on the rate of requests.
+    /// Power of one busy CPU above idle, by the node's model.
     pub active: Milliwatts,
+    /// What the counters of its processors said, where they could be read.
+    pub counted: Option<Counted>,
 }
 
 /// Settles usage and books energy.
@@ -94,7 +97,12 @@ impl Bill {
             intensity_source: signal.1,
         };
         self.store.post_reading(&reading, self.pue_thousandths).await?;
-        self.set_rate(sample.active, of_requests(sample.method));
+        // From now on the rate of requests. Where processors are counted, by their counters; GPUs may still be estimated,
+        // and then all of the reading is.
+        match sample.counted.as_ref().and_then(energy::measured_rate) {
+            Some(rate) => self.set_rate(rate, of_requests(sample.method)),
+            None => self.set_rate(sample.active, of_the_model(sample.method)),
+        }
         Ok(())
     }
 
@@ -120,6 +128,14 @@ impl Bill {
             Ok(signal) => (signal.mg_per_kwh, signal.words()),
             Err(error) => (0, format!("unknown: {error}")),
         }
+    }
+}
+
+/// Without counters of the processors a request's energy is the model's, whatever else of the node was measured.
+fn of_the_model(method: EnergyMethod) -> EnergyMethod {
+    match method {
+        EnergyMethod::Measured | EnergyMethod::Apportioned | EnergyMethod::Estimated => EnergyMethod::Estimated,
+        EnergyMethod::Unknown => EnergyMethod::Unknown,
     }
 }
 

@@ -25,5 +25,6 @@ mod snapshot;
 pub mod node;
 
 pub use bill::EnergySample;
+pub use galerne_core::energy::Counted;
 pub use handle::{Activity, ActivityFeed, Handle};
 pub use start::{ControlError, Inputs, start};

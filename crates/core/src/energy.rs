@@ -1,10 +1,9 @@
-//! Energy and carbon: CPU time → energy → CO₂e, and the split of a node's energy among those who held its GPUs.
+//! Energy and carbon: CPU time → energy → CO₂e, at the power that a node's counters show.
 //!
 //! All quantities are integers; every division rounds down once, and what it leaves is booked: a request's
-//! fraction of a millijoule stays in the reading and becomes idle, an allocation's remainder goes to the provider.
-//! INVARIANT: Σ of an allocation = the node's energy.
+//! fraction of a millijoule stays in the reading and becomes idle.
 //! Deliberately absent: meters and models of power (the agent's), what the grid emits (drivers'), the rest of a
-//! reading after its requests (the store's, in the transaction that books it).
+//! reading after its requests (the store's, in the transaction that books it), GPUs, which nobody holds yet.
 
 use galerne_model::units::{MILLIJOULES_PER_KWH, MicrogramsCo2e, Millijoules, Milliwatts};
 
@@ -12,26 +11,6 @@ use galerne_model::units::{MILLIJOULES_PER_KWH, MicrogramsCo2e, Millijoules, Mil
 const NANOJOULES_PER_MILLIJOULE: i128 = 1_000_000;
 /// Micrograms in one milligram.
 const MICROGRAMS_PER_MILLIGRAM: i128 = 1_000;
-
-/// Energy of one GPU over an interval, and who held it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct GpuEnergy<H> {
-    /// The GPU's own energy.
-    pub energy: Millijoules,
-    /// Who held it; absent when it was free.
-    pub holder: Option<H>,
-}
-
-/// A node's energy, given to those who held its GPUs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Allocation<H> {
-    /// Per GPU in the order given: its holder and its energy with its share of the rest of the node.
-    pub shares: Vec<(H, Millijoules)>,
-    /// Free GPUs with their shares, and what division left over.
-    pub provider: Millijoules,
-    /// Whether the GPUs claimed more than the node's meter; their claims were then scaled down to it.
-    pub scaled: bool,
-}
 
 /// Energy of CPU time at the power of one busy CPU.
 pub fn from_cpu(cpu_micros: i64, active: Milliwatts) -> Millijoules {
@@ -49,25 +28,30 @@ pub fn carbon(energy: Millijoules, intensity_mg_per_kwh: i64) -> MicrogramsCo2e 
     MicrogramsCo2e(held(micrograms / i128::from(MILLIJOULES_PER_KWH)))
 }
 
-/// Gives a node's energy to the holders of its GPUs: each GPU's own energy, and an equal share of the rest of the
-/// node (fans, CPU, NICs) per GPU. Free GPUs and remainders go to the provider.
-pub fn allocate<H: Copy>(node: Millijoules, gpus: &[GpuEnergy<H>]) -> Allocation<H> {
-    let node = i128::from(node.0.max(0));
-    let claimed: i128 = gpus.iter().map(|gpu| i128::from(gpu.energy.0.max(0))).sum();
-    let scaled = claimed > node;
-    let count = i128::try_from(gpus.len()).unwrap_or(i128::MAX).max(1);
-    let share_of_rest = if scaled { 0 } else { (node - claimed) / count };
-    let mut given = 0;
-    let mut shares = Vec::with_capacity(gpus.len());
-    for gpu in gpus {
-        let own = i128::from(gpu.energy.0.max(0));
-        let own = if scaled { own * node / claimed } else { own };
-        if let Some(holder) = gpu.holder {
-            given += own + share_of_rest;
-            shares.push((holder, Millijoules(held(own + share_of_rest))));
-        }
-    }
-    Allocation { shares, provider: Millijoules(held(node - given)), scaled }
+/// What the counters of a node's processors said over an interval, and how its model divides that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counted {
+    /// Energy by the counters.
+    pub processors: Millijoules,
+    /// Time the node was awake in it.
+    pub awake_micros: i64,
+    /// CPU time in which its processors were busy.
+    pub busy_cpu_micros: i64,
+    /// Power of its processors at rest, by the model.
+    pub idle: Milliwatts,
+    /// Power of one busy CPU above rest, by the model.
+    pub active: Milliwatts,
+}
+
+/// Power of one busy CPU above rest, by the counters: they say how much energy there was, the model only how it divides
+/// between resting and working. Nothing when the model gives the interval no energy to divide.
+/// INVARIANT: requests that used at most the busy time of the interval are given at most what was counted.
+pub fn measured_rate(counted: &Counted) -> Option<Milliwatts> {
+    let product = |micros: i64, power: Milliwatts| i128::from(micros.max(0)) * i128::from(power.0.max(0));
+    let modelled = product(counted.awake_micros, counted.idle) + product(counted.busy_cpu_micros, counted.active);
+    let nanojoules = i128::from(counted.processors.0.max(0)) * NANOJOULES_PER_MILLIJOULE;
+    let rate = i128::from(counted.active.0.max(0)).checked_mul(nanojoules)?.checked_div(modelled)?;
+    Some(Milliwatts(held(rate)))
 }
 
 fn at_power(micros: i64, power: Milliwatts) -> Millijoules {
@@ -88,17 +72,20 @@ mod tests {
     const KWH: i64 = MILLIJOULES_PER_KWH;
 
     #[test]
-    fn the_published_vector_of_an_eight_gpu_node_is_reproduced() {
-        // sovereignty notes, formula 10: node 8 kWh, GPUs 4×0.7 (A), 2×0.5 (B), 2×0.1 (free) → A 4.8, B 2.0, provider 1.2.
-        let gpu = |tenths: i64, holder| GpuEnergy { energy: Millijoules(KWH / 10 * tenths), holder };
-        let (a, b, free) = (gpu(7, Some('A')), gpu(5, Some('B')), gpu(1, None));
-        let allocation = allocate(Millijoules(8 * KWH), &[a, a, a, a, b, b, free, free]);
-        let of =
-            |who| allocation.shares.iter().filter(|(holder, _)| *holder == who).map(|(_, e)| *e).sum::<Millijoules>();
-        assert_eq!(of('A'), Millijoules(KWH / 10 * 48));
-        assert_eq!(of('B'), Millijoules(KWH / 10 * 20));
-        assert_eq!(allocation.provider, Millijoules(KWH / 10 * 12));
-        assert!(!allocation.scaled);
+    fn the_counters_say_how_much_and_the_model_how_it_divides() {
+        // Ten seconds, two CPUs at 0.74 W at rest, five CPU-seconds at 2.76 W above: 14.8 J + 13.8 J modelled.
+        let counted = |millijoules: i64| Counted {
+            processors: Millijoules(millijoules),
+            awake_micros: 10_000_000,
+            busy_cpu_micros: 5_000_000,
+            idle: Milliwatts(1_480),
+            active: Milliwatts(2_760),
+        };
+        assert_eq!(measured_rate(&counted(28_600)), Some(Milliwatts(2_760)), "as modelled");
+        assert_eq!(measured_rate(&counted(286_000)), Some(Milliwatts(27_600)), "ten times as much");
+        assert_eq!(measured_rate(&counted(0)), Some(Milliwatts(0)));
+        let nothing = Counted { awake_micros: 0, busy_cpu_micros: 0, ..counted(5) };
+        assert_eq!(measured_rate(&nothing), None);
     }
 
     #[test]
@@ -113,13 +100,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_allocation_conserves_the_nodes_energy(node in 0i64..1 << 45, gpus in proptest::collection::vec((0i64..1 << 42, proptest::option::of(0u8..4)), 0..12)) {
-            let gpus: Vec<_> = gpus.into_iter().map(|(energy, holder)| GpuEnergy { energy: Millijoules(energy), holder }).collect();
-            let allocation = allocate(Millijoules(node), &gpus);
-            let given: Millijoules = allocation.shares.iter().map(|(_, energy)| *energy).sum();
-            prop_assert_eq!(given + allocation.provider, Millijoules(node));
-            prop_assert!(allocation.provider.0 >= 0);
-            prop_assert_eq!(allocation.shares.len(), gpus.iter().filter(|gpu| gpu.holder.is_some()).count());
+        fn requests_are_given_at_most_what_was_counted(
+            processors in 0i64..1 << 45, awake in 0i64..1 << 40, shares in proptest::collection::vec(0i64..1 << 34, 0..20),
+            other in 0i64..1 << 34, idle in 0i64..1_000_000, active in 0i64..1_000_000,
+        ) {
+            let counted = Counted {
+                processors: Millijoules(processors),
+                awake_micros: awake,
+                busy_cpu_micros: shares.iter().sum::<i64>() + other,
+                idle: Milliwatts(idle),
+                active: Milliwatts(active),
+            };
+            if let Some(rate) = measured_rate(&counted) {
+                let given: Millijoules = shares.iter().map(|micros| from_cpu(*micros, rate)).sum();
+                prop_assert!(given <= Millijoules(processors), "{given:?} of {processors} mJ");
+            }
         }
 
         #[test]

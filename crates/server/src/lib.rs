@@ -14,7 +14,7 @@ pub(crate) mod http;
 pub(crate) mod routes;
 
 pub use data_dir::DataDirError;
-pub use galerne_control::EnergySample;
+pub use galerne_control::{Counted, EnergySample};
 pub use galerne_store::{BackupManifest, Migrated, StoreError, StoreUrl, restore};
 pub use routes::document;
 

@@ -46,7 +46,9 @@ pub(super) fn between(
     let passed_nanos = (after.at.since_boot_nanos - before.at.since_boot_nanos).max(awake_nanos);
     let busy_cpu_micros = busy(before, after, model, awake_nanos);
     let mut shares = gpu_shares(before, after, awake_nanos);
-    shares.push(processor_share(before, after, model, awake_nanos, busy_cpu_micros));
+    let processors = processor_share(before, after, model, awake_nanos, busy_cpu_micros);
+    let counted = processors.is_measured.then_some(processors.picojoules / PICOJOULES_PER_MILLIJOULE);
+    shares.push(processors);
     let total = shares.iter().map(|share| share.picojoules).sum::<i128>() + carry.picojoules;
     let millijoules = i64::try_from(total / PICOJOULES_PER_MILLIJOULE).unwrap_or(i64::MAX);
     let mut sources: Vec<_> = shares.iter().map(|share| share.source).collect();
@@ -60,6 +62,8 @@ pub(super) fn between(
         millijoules: Millijoules(millijoules),
         method: if is_measured { EnergyMethod::Measured } else { EnergyMethod::Estimated },
         busy_cpu_micros,
+        processors: counted.map(|millijoules| Millijoules(i64::try_from(millijoules).unwrap_or(i64::MAX))),
+        awake_micros: i64::try_from(awake_nanos / 1_000).unwrap_or(i64::MAX),
         sources,
         explanation: shares.into_iter().map(|share| share.words).collect::<Vec<_>>().join("; "),
         clock_jump_ms,

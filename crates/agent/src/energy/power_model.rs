@@ -22,6 +22,8 @@ const MICROWATTS_PER_GIGABYTE: i64 = 392_000;
 pub struct PowerModel {
     /// The whole host at rest.
     pub idle: Milliwatts,
+    /// Its processors at rest: the part of `idle` that their own counters would show.
+    pub idle_processors: Milliwatts,
     /// One busy logical processor, above idle.
     pub active_per_cpu: Milliwatts,
     /// Logical processors the model was made for; more CPU time than they have is not believed.
@@ -42,9 +44,10 @@ impl PowerModel {
     pub fn for_size(cpu_count: i64, memory_bytes: i64) -> Self {
         let memory_milliwatts = i128::from(memory_bytes) * i128::from(MICROWATTS_PER_GIGABYTE) / 1_000_000_000_000;
         let memory_milliwatts = i64::try_from(memory_milliwatts).unwrap_or(i64::MAX);
-        let idle = cpu_count.saturating_mul(IDLE_MILLIWATTS_PER_CPU).saturating_add(memory_milliwatts);
+        let idle_processors = cpu_count.saturating_mul(IDLE_MILLIWATTS_PER_CPU);
         Self {
-            idle: Milliwatts(idle),
+            idle: Milliwatts(idle_processors.saturating_add(memory_milliwatts)),
+            idle_processors: Milliwatts(idle_processors),
             active_per_cpu: Milliwatts(BUSY_MILLIWATTS_PER_CPU - IDLE_MILLIWATTS_PER_CPU),
             cpu_count,
             words: format!(
@@ -53,10 +56,12 @@ impl PowerModel {
         }
     }
 
-    /// A model the operator states, from a meter at the wall for example.
+    /// A model the operator states, from a meter at the wall for example. What of its idle power the processors draw is
+    /// not stated; all of it is taken, which gives requests rather too little than too much.
     pub fn stated(idle: Milliwatts, active_per_cpu: Milliwatts, cpu_count: i64) -> Self {
         let words = format!("stated by the operator: {} mW idle, {} mW per busy CPU", idle.0, active_per_cpu.0);
-        Self { idle: Milliwatts(idle.0.max(0)), active_per_cpu: Milliwatts(active_per_cpu.0.max(0)), cpu_count, words }
+        let idle = Milliwatts(idle.0.max(0));
+        Self { idle, idle_processors: idle, active_per_cpu: Milliwatts(active_per_cpu.0.max(0)), cpu_count, words }
     }
 }
 

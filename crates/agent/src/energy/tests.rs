@@ -134,6 +134,42 @@ fn more_cpu_time_than_there_is_is_not_believed() {
     assert_eq!(difference(&look(0), &fell).busy_cpu_micros, 0);
 }
 
+/// A host laid out in files, as recorded on a machine with two processor packages.
+#[test]
+fn recorded_counters_of_a_host_become_the_energy_of_its_processors() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let file = |path: &str, text: &str| {
+        let path = root.path().join(path);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        std::fs::write(path, text).expect("written");
+    };
+    let at = |seconds: i64| look(seconds).at;
+    let recorded = |seconds: i64, busy_ticks: i64, packages: [u64; 2]| {
+        file("proc/stat", &format!("cpu  {busy_ticks} 0 0 9000 10 0 0 0 0 0\ncpu0 1 0 0 0\ncpu1 1 0 0 0\n"));
+        for (number, energy) in packages.iter().enumerate() {
+            let zone = format!("sys/class/powercap/intel-rapl:{number}");
+            file(&format!("{zone}/name"), &format!("package-{number}\n"));
+            file(&format!("{zone}/energy_uj"), &format!("{energy}\n"));
+            file(&format!("{zone}/max_energy_range_uj"), "262143328850\n");
+        }
+        let read = Counters::read(&Host::below(root.path()), &Gpus::none());
+        Counters { at: at(seconds), ..read }
+    };
+    let before = recorded(0, 1_000, [262_143_000_000, 5_000_000]);
+    // 500 ticks are 5 CPU-seconds; the first package's counter starts again from 0.
+    let after = recorded(10, 1_500, [31_671_150, 33_000_000]);
+    let model = PowerModel::of(&Host::below(root.path()));
+    assert_eq!((model.cpu_count, model.idle_processors), (2, Milliwatts(1_480)));
+    let sample = between(&before, &after, &model, Balance::default()).0;
+    assert_eq!((sample.method, sample.sources.as_slice()), (EnergyMethod::Measured, ["rapl"].as_slice()));
+    assert_eq!(sample.processors, Some(Millijoules(32_000 + 28_000)));
+    assert_eq!((sample.awake_micros, sample.busy_cpu_micros), (10_000_000, 5_000_000));
+    file("sys/class/powercap/intel-rapl:1/energy_uj", "");
+    let unreadable = Counters { at: at(20), ..Counters::read(&Host::below(root.path()), &Gpus::none()) };
+    let sample = between(&after, &unreadable, &model, Balance::default()).0;
+    assert_eq!((sample.method, sample.processors), (EnergyMethod::Estimated, None), "half a host is no measurement");
+}
+
 #[test]
 fn a_real_meter_reads_this_host() {
     let mut meter = EnergyMeter::with_gpus(Host::this(), Gpus::discover(), None);

@@ -1,7 +1,7 @@
 //! Usage and energy on their way into the ledger.
 
-use galerne_control::EnergySample;
 use galerne_control::clock::Clock;
+use galerne_control::{Counted, EnergySample};
 use galerne_model::identity::ApiKey;
 use galerne_model::ids::{BudgetId, EndpointId, ReadingId, ReplicaId, RequestId};
 use galerne_model::ledger::{EnergyMethod, Operation, Outcome, Quantities, UsageRecord};
@@ -122,18 +122,27 @@ async fn a_reading_closes_the_ledger_and_sets_the_rate_of_requests() {
     let replica_id = loops.ready(endpoint_id).await.replicas[0].id;
     loops.handle.accept(vec![record(&site, 1, replica_id)]).await.expect("settled");
     let ended_at = now();
+    // The counters show five times what the model divides: 20 J at rest and 30 J for two busy CPU-seconds.
+    let counted = Counted {
+        processors: Millijoules(50_000),
+        awake_micros: 10_000_000,
+        busy_cpu_micros: 2_000_000,
+        idle: Milliwatts(400),
+        active: Milliwatts(3_000),
+    };
     let sample = EnergySample {
         started_at: ended_at - SignedDuration::from_secs(10),
         ended_at,
         millijoules: Millijoules(50_000),
         method: EnergyMethod::Measured,
-        busy_cpu_micros: 1_000,
-        active: Milliwatts(9_000),
+        busy_cpu_micros: 2_000_000,
+        active: Milliwatts(3_000),
+        counted: Some(counted),
     };
     let reading_id = ReadingId::from_uuid(Uuid::now_v7());
     loops.handle.book_reading(reading_id, sample).await.expect("booked");
     loops.handle.book_reading(reading_id, sample).await.expect("again, and booked once");
-    let snapshot = loops.view("with the rate", |snapshot| snapshot.energy.active == Milliwatts(9_000)).await;
+    let snapshot = loops.view("with the rate", |snapshot| snapshot.energy.active == Milliwatts(15_000)).await;
     let energy = &snapshot.energy;
     assert_eq!(energy.method, Some(EnergyMethod::Apportioned), "a share of what was measured");
     assert!(energy.intensity_mg_per_kwh > 0 && energy.intensity_source.contains("lifecycle"), "{energy:?}");
@@ -142,5 +151,27 @@ async fn a_reading_closes_the_ledger_and_sets_the_rate_of_requests() {
     assert_eq!(report.readings, 1);
     let last = site.store.last_reading(site.node_id).await.expect("read").expect("booked");
     assert_eq!((last.millijoules, last.zone.as_str()), (Millijoules(50_000), "FR"));
+    assert!(last.intensity_source.contains("lifecycle"), "{}", last.intensity_source);
+    // A request of the next interval is charged at the measured rate, and its own reading closes over it.
+    let mut next = record(&site, 2, replica_id);
+    next.quantities.millijoules = galerne_core::energy::from_cpu(1_500_000, snapshot.energy.active);
+    next.energy_method = EnergyMethod::Apportioned;
+    assert_eq!(next.quantities.millijoules, Millijoules(22_500));
+    loops.handle.accept(vec![next]).await.expect("settled");
+    let later = EnergySample {
+        started_at: ended_at,
+        ended_at: ended_at + SignedDuration::from_secs(10),
+        method: EnergyMethod::Estimated,
+        counted: None,
+        ..sample
+    };
+    loops.handle.book_reading(ReadingId::from_uuid(Uuid::now_v7()), later).await.expect("booked");
+    let report = site.store.ledger_check().await.expect("checked");
+    assert!(report.closes(), "{:?}", report.findings);
+    // Without counters it is the model's power again, and said to be.
+    let of_the_model = |snapshot: &galerne_model::snapshot::Snapshot| {
+        (snapshot.energy.active, snapshot.energy.method) == (Milliwatts(3_000), Some(EnergyMethod::Estimated))
+    };
+    loops.view("with the model's rate", of_the_model).await;
     loops.stop().await;
 }

@@ -48,6 +48,7 @@ pub(crate) fn host() -> Host {
             method: EnergyMethod::Estimated,
             busy_cpu_micros: 10,
             active: Milliwatts(5_000),
+            counted: None,
         }
     };
     Host {
