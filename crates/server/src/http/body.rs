@@ -87,6 +87,9 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
             format!("the body is not JSON: it breaks at line {} column {}", error.line(), error.column()),
         )
     })?;
+    if has_nul(text) {
+        return Err(Refusal::new(Code::InvalidValue, "the body contains a NUL character, which no text may hold"));
+    }
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();
@@ -134,7 +137,7 @@ impl<T: DeserializeOwned> FromRequestParts<App> for Params<T> {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Refusal> {
         match Query::<T>::from_request_parts(parts, app).await {
-            Ok(Query(value)) => Ok(Self(value)),
+            Ok(Query(value)) => no_nul(parts).map(|()| Self(value)),
             Err(rejection) => {
                 let text = rejection.body_text();
                 let text = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text);
@@ -152,10 +155,10 @@ impl FromRequestParts<App> for Segment {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Refusal> {
-        axum::extract::Path::<String>::from_request_parts(parts, app)
+        let axum::extract::Path(text) = axum::extract::Path::<String>::from_request_parts(parts, app)
             .await
-            .map(|axum::extract::Path(text)| Self(text))
-            .map_err(|_| Refusal::new(Code::RouteNotFound, "the path is not UTF-8 after decoding"))
+            .map_err(|_| Refusal::new(Code::RouteNotFound, "the path is not UTF-8 after decoding"))?;
+        no_nul(parts).map(|()| Self(text))
     }
 }
 
@@ -167,11 +170,28 @@ impl FromRequestParts<App> for Segments {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Refusal> {
-        axum::extract::Path::<(String, String)>::from_request_parts(parts, app)
-            .await
-            .map(|axum::extract::Path((first, second))| Self(first, second))
-            .map_err(|_| Refusal::new(Code::RouteNotFound, "the path is not UTF-8 after decoding"))
+        let axum::extract::Path((first, second)) =
+            axum::extract::Path::<(String, String)>::from_request_parts(parts, app)
+                .await
+                .map_err(|_| Refusal::new(Code::RouteNotFound, "the path is not UTF-8 after decoding"))?;
+        no_nul(parts).map(|()| Self(first, second))
     }
+}
+
+/// Refuses NUL characters in path and query: PostgreSQL keeps no text with one, and would fail in the middle of the work.
+fn no_nul(parts: &Parts) -> Result<(), Refusal> {
+    if parts.uri.path_and_query().is_some_and(|text| text.as_str().contains("%00")) {
+        return Err(Refusal::new(Code::InvalidQuery, "path and query must not contain a NUL character"));
+    }
+    Ok(())
+}
+
+/// Whether a JSON text writes a NUL character: the escape, its backslash not escaped itself.
+fn has_nul(json: &str) -> bool {
+    json.match_indices("\\u0000").any(|(at, _)| {
+        let backslashes = json[..at].bytes().rev().take_while(|byte| *byte == b'\\').count();
+        backslashes % 2 == 0
+    })
 }
 
 /// A JSON answer.
@@ -206,6 +226,13 @@ mod tests {
         let missing = problem(br#"{"name":"x"}"#);
         assert!(missing.detail.contains("missing field `spec`"), "{}", missing.detail);
         assert_eq!(problem(b"[]").code, Code::InvalidBody);
+    }
+
+    #[test]
+    fn a_nul_is_refused_and_a_text_that_only_looks_like_one_is_not() {
+        let nul = problem(br#"{"name":"a\u0000b","spec":{}}"#);
+        assert_eq!(nul.code, Code::InvalidValue);
+        assert!(!has_nul(r"\\u0000") && has_nul(r"\\\u0000") && !has_nul("u0000"));
     }
 
     #[test]

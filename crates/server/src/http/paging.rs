@@ -1,5 +1,7 @@
 //! Pages of lists.
 
+use std::str::FromStr;
+
 use galerne_api::error::Code;
 use galerne_api::v1::Page;
 use galerne_model::limits::{PAGE_DEFAULT, PAGE_MAX};
@@ -25,12 +27,6 @@ pub(crate) struct PageParams {
     pub(crate) cursor: Option<String>,
 }
 
-impl ListParams {
-    pub(crate) fn page(&self) -> Result<galerne_store::Page, Refusal> {
-        Ok(galerne_store::Page { cursor: self.cursor.clone(), limit: limit(self.limit)? })
-    }
-}
-
 /// The length of a page.
 pub(crate) fn limit(asked: Option<u32>) -> Result<u32, Refusal> {
     match asked.unwrap_or(PAGE_DEFAULT) {
@@ -42,11 +38,17 @@ pub(crate) fn limit(asked: Option<u32>) -> Result<u32, Refusal> {
 
 /// A cursor that is a number in the order of the list.
 pub(crate) fn sequence(cursor: Option<&str>) -> Result<Option<i64>, Refusal> {
-    let bad = |_| {
-        Refusal::new(Code::InvalidCursor, "`cursor` is not one that this list handed out")
-            .hint("start again without `cursor`")
-    };
-    cursor.map(|text| text.parse().map_err(bad)).transpose()
+    cursor.map(|text| text.parse().ok().filter(|number| *number >= 0).ok_or_else(bad_cursor)).transpose()
+}
+
+/// A cursor that is the id of the last one shown.
+pub(crate) fn after_id<I: FromStr>(cursor: Option<&str>) -> Result<Option<String>, Refusal> {
+    cursor.map(|text| text.parse::<I>().map(|_| text.to_owned()).map_err(|_| bad_cursor())).transpose()
+}
+
+fn bad_cursor() -> Refusal {
+    Refusal::new(Code::InvalidCursor, "`cursor` is not one that this list handed out")
+        .hint("start again without `cursor`")
 }
 
 /// Cuts a list that is small enough to be whole in memory; the cursor is the position.

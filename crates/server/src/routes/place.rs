@@ -1,9 +1,12 @@
 //! Where a request looks: the tenant and project it names, or those of its key.
 
+use galerne_api::error::Code;
+use galerne_api::nearest::nearest;
 use galerne_api::v1::Kind as ApiKind;
 use galerne_core::authorize::{Noun, Verb};
 use galerne_model::identity::{Project, Scope, Tenant};
 use galerne_model::ids::{ProjectId, TenantId};
+use galerne_model::limits::PAGE_MAX;
 use galerne_store::{Filter, Kind as StoreKind, Page, Reader, StoreError};
 
 use super::managed::{Level, Managed};
@@ -69,7 +72,11 @@ impl Place {
 }
 
 async fn visible_tenant(reader: &mut Reader, caller: &Caller, name: &str) -> Result<Tenant, Refusal> {
-    let tenant: Option<Tenant> = by_id_or_name(reader, name, Filter::default()).await?;
+    let id: Option<TenantId> = name.parse().ok();
+    let tenant: Option<Tenant> = match id {
+        Some(id) => by_id(reader, id, &Filter::default()).await?,
+        None => reader.find(&Filter::default().named(name)).await?,
+    };
     let about = About { noun: "tenant", verb: "read", name, id: tenant.as_ref().map(|tenant| tenant.id.to_string()) };
     let Some(tenant) = tenant else { return Err(Refusal::not_found("tenant", name)) };
     // Whoever has a role anywhere inside may name the tenant; the key's own is known to its holder.
@@ -86,8 +93,22 @@ async fn visible_project(
     tenant_id: Option<TenantId>,
     name: &str,
 ) -> Result<Project, Refusal> {
-    let project: Option<Project> = by_id_or_name(reader, name, Filter { tenant_id, ..Filter::default() }).await?;
-    let Some(project) = project else { return Err(Refusal::not_found("project", name)) };
+    let id: Option<ProjectId> = name.parse().ok();
+    let found = match id {
+        Some(id) => by_id::<Project>(reader, id, &Filter { tenant_id, ..Filter::default() }).await?,
+        None => {
+            let mut all = namesakes::<Project>(reader, tenant_id, name).await?;
+            // What may not be seen is kept only where it is the only one, so that it is refused with its event.
+            if all.len() > 1 {
+                all.retain(|project| caller.can(Verb::Read, Noun::Project, project.read_scope()));
+            }
+            if all.len() > 1 {
+                return Err(ambiguous(name));
+            }
+            all.pop()
+        }
+    };
+    let Some(project) = found else { return Err(Refusal::not_found("project", name)) };
     let about = About { noun: "project", verb: "read", name, id: Some(project.id.to_string()) };
     if project.id != caller.project_id {
         caller.may(Verb::Read, Noun::Project, project.read_scope(), &about)?;
@@ -95,16 +116,16 @@ async fn visible_project(
     Ok(project)
 }
 
-/// The resource of this id, or of this name among those the filter admits.
-async fn by_id_or_name<K: Managed>(reader: &mut Reader, name: &str, filter: Filter) -> Result<Option<K>, StoreError> {
-    let id: Option<<K as StoreKind>::Id> = name.parse().ok();
-    match id {
-        Some(id) => match reader.get_within::<K>(id, &filter).await {
-            Ok(found) => Ok(Some(found)),
-            Err(StoreError::NotFound { .. }) => Ok(None),
-            Err(error) => Err(error),
-        },
-        None => reader.find::<K>(&filter.named(name)).await,
+/// The resource of this id, where the filter admits it.
+async fn by_id<K: Managed>(
+    reader: &mut Reader,
+    id: <K as StoreKind>::Id,
+    filter: &Filter,
+) -> Result<Option<K>, StoreError> {
+    match reader.get_within::<K>(id, filter).await {
+        Ok(found) => Ok(Some(found)),
+        Err(StoreError::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -117,19 +138,29 @@ pub(crate) async fn resolve<K: Managed>(
 ) -> Result<K, Refusal> {
     let noun = <K as ApiKind>::NOUN;
     let id: Option<<K as StoreKind>::Id> = name.parse().ok();
-    let found = if let Some(id) = id {
-        match reader.get::<K>(id).await {
-            Ok(found) => Some(found),
-            Err(StoreError::NotFound { .. }) => None,
-            Err(error) => return Err(error.into()),
-        }
-    } else {
-        by_name::<K>(reader, caller, place, name).await?
+    let found = match id {
+        Some(id) => by_id::<K>(reader, id, &Filter::default()).await?,
+        None => by_name::<K>(reader, caller, place, name).await?,
     };
-    let Some(found) = found else { return Err(Refusal::not_found(noun, name)) };
+    let Some(found) = found else { return Err(not_found::<K>(reader, caller, place, name).await?) };
     let about = About { noun, verb: "read", name, id: Some(found.resource().id.to_string()) };
     caller.may(Verb::Read, K::RIGHTS, found.read_scope(), &about)?;
     Ok(found)
+}
+
+/// Says that there is none of this name, and which of those the caller may see are called nearly so.
+async fn not_found<K: Managed>(
+    reader: &mut Reader,
+    caller: &Caller,
+    place: Place,
+    name: &str,
+) -> Result<Refusal, StoreError> {
+    let refusal = Refusal::not_found(<K as ApiKind>::NOUN, name);
+    let listed = reader.list::<K>(&place.filter::<K>(), &Page { cursor: None, limit: PAGE_MAX }).await?;
+    let mut around = listed.items;
+    around.retain(|item| caller.can(Verb::Read, K::RIGHTS, item.read_scope()));
+    let near = nearest(name, around.iter().map(|item| item.resource().name.as_str()));
+    Ok(if near.is_empty() { refusal } else { refusal.hint(format!("did you mean `{}`?", near.join("` or `"))) })
 }
 
 async fn by_name<K: Managed>(
@@ -138,20 +169,39 @@ async fn by_name<K: Managed>(
     place: Place,
     name: &str,
 ) -> Result<Option<K>, Refusal> {
-    let near = match K::LEVEL {
-        Level::Site => Filter::default(),
-        Level::Tenant => Filter { tenant_id: place.tenant_id, ..Filter::default() },
-        Level::Project => Filter { tenant_id: place.tenant_id, project_id: place.project_id, name: None },
-    };
-    if let Some(found) = reader.find::<K>(&near.named(name)).await? {
-        return Ok(Some(found));
+    if K::LEVEL == Level::Site {
+        return Ok(reader.find::<K>(&Filter::default().named(name)).await?);
     }
-    if K::LEVEL == Level::Site || place.named_project {
-        return Ok(None);
+    if let (Some(tenant_id), Some(project_id)) = (place.tenant_id, place.project_id) {
+        let near = Filter { tenant_id: Some(tenant_id), project_id: Some(project_id), name: None };
+        if let Some(found) = reader.find::<K>(&near.named(name)).await? {
+            return Ok(Some(found));
+        }
+        if K::LEVEL == Level::Project && place.named_project {
+            return Ok(None);
+        }
     }
     // Not in this project: the only one of this name that the caller can see is meant.
-    let wide = Filter { tenant_id: place.tenant_id, ..Filter::default() };
-    let namesakes = reader.list::<K>(&wide.named(name), &Page { cursor: None, limit: NAMESAKES_MAX }).await?;
-    let mut seen = namesakes.items.into_iter().filter(|item| caller.can(Verb::Read, K::RIGHTS, item.read_scope()));
-    Ok(seen.next().filter(|_| seen.next().is_none()))
+    let mut seen = namesakes::<K>(reader, place.tenant_id, name).await?;
+    seen.retain(|item| caller.can(Verb::Read, K::RIGHTS, item.read_scope()));
+    match seen.len() {
+        0 | 1 => Ok(seen.pop()),
+        _ => Err(ambiguous(name)),
+    }
+}
+
+/// Those of a name in a tenant, or on the whole site: names are unique only inside their owner.
+async fn namesakes<K: Managed>(
+    reader: &mut Reader,
+    tenant_id: Option<TenantId>,
+    name: &str,
+) -> Result<Vec<K>, StoreError> {
+    let wide = Filter { tenant_id, ..Filter::default() };
+    let listed = reader.list::<K>(&wide.named(name), &Page { cursor: None, limit: NAMESAKES_MAX }).await?;
+    Ok(listed.items)
+}
+
+fn ambiguous(name: &str) -> Refusal {
+    Refusal::new(Code::NotFound, format!("several are named `{name}`, in different tenants or projects"))
+        .hint("say which by `tenant` and `project`, or give its id")
 }

@@ -75,6 +75,9 @@ pub enum StartError {
 impl StartError {
     /// The stable code.
     pub fn code(&self) -> Code {
+        if disk_is_full(self) {
+            return Code::NotEnoughDisk;
+        }
         match self {
             Self::Data(DataDirError::Locked { .. }) => Code::DataDirLocked,
             Self::Data(DataDirError::Unusable { .. } | DataDirError::Exposed { .. } | DataDirError::Damaged { .. }) => {
@@ -93,6 +96,9 @@ impl StartError {
 
     /// What to do.
     pub fn hint(&self) -> Option<String> {
+        if self.code() == Code::NotEnoughDisk {
+            return Some("free space on the disk of the data directory, or choose another: `--data DIR`".to_owned());
+        }
         match self {
             Self::Data(DataDirError::Locked { holder, .. }) => {
                 Some(format!("stop process {holder}, or give this one a directory of its own: `--data DIR`"))
@@ -127,5 +133,34 @@ impl StartError {
             | Self::Random(_)
             | Self::NoOperator => None,
         }
+    }
+}
+
+/// Whether the system said, in whatever layer, that a disk is full.
+fn disk_is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut layer = Some(error);
+    while let Some(error) = layer {
+        let said = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        if matches!(said, Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)) {
+            return true;
+        }
+        layer = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_as_that_whatever_met_it() {
+        let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let data = StartError::Data(DataDirError::Unusable { path: "data".into(), source: full() });
+        assert_eq!(data.code(), Code::NotEnoughDisk);
+        assert!(data.hint().is_some_and(|hint| hint.contains("free space")));
+        let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        let data = StartError::Data(DataDirError::Unusable { path: "data".into(), source: denied });
+        assert_eq!(data.code(), Code::DataDirUnusable);
     }
 }

@@ -86,6 +86,12 @@ async fn wrong_paths_methods_and_parameters_are_problems() {
     assert_eq!(site.operator.get("/api/v1/endpoints?limit=x").await.code(), "invalid_query");
     assert_eq!(site.operator.get("/api/v1/endpoints?colour=red").await.code(), "invalid_query");
     assert_eq!(site.operator.get("/api/v1/events?cursor=x").await.code(), "invalid_cursor");
+    assert_eq!(site.operator.get("/api/v1/backups?cursor=-1").await.code(), "invalid_cursor");
+    for path in ["/api/v1/projects/a%00b", "/api/v1/projects?tenant=a%00", "/api/v1/why/endpoint/%00"] {
+        assert_eq!(site.operator.get(path).await.code(), "invalid_query", "{path}: no text may hold a NUL");
+    }
+    let nul = site.operator.post("/api/v1/projects", &json!({"name": "p", "spec": {"description": "a\u{0}b"}})).await;
+    assert_eq!((nul.status, nul.code()), (422, "invalid_value"));
     assert_eq!(site.operator.get("/api/v1/costs?from=yesterday").await.code(), "invalid_query");
     assert_eq!(site.operator.get("/api/v1/errors/in_us").await.json["hint"], "did you mean `in_use`?");
     site.running.drain().await;

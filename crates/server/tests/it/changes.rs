@@ -161,3 +161,49 @@ async fn lists_come_in_pages_that_hold_everything_once() {
     assert_eq!((seen.len(), unique.len()), (8, 8));
     site.running.drain().await;
 }
+
+#[tokio::test]
+async fn a_key_whose_request_was_refused_is_free_for_the_next_try() {
+    let site = Site::new().await;
+    let once = [("idempotency-key", "again")];
+    let body = json!({"name": "e", "tenant": "later", "spec": {"kind": "user"}});
+    let refused = site.operator.call("POST", "/api/v1/principals", &once, Some(&body)).await;
+    assert_eq!((refused.status, refused.code()), (404, "not_found"));
+    site.tenant("later").await;
+    let made = site.operator.call("POST", "/api/v1/principals", &once, Some(&body)).await;
+    assert_eq!((made.status, made.header("idempotency-replayed")), (201, ""), "{}", made.text);
+    let again = site.operator.call("POST", "/api/v1/principals", &once, Some(&body)).await;
+    assert_eq!((again.status, again.header("idempotency-replayed")), (201, "true"));
+    site.running.drain().await;
+}
+
+#[tokio::test]
+async fn a_key_is_the_callers_own() {
+    let site = Site::new().await;
+    site.tenant("acme").await;
+    let owner = site.person("acme", "owner").await;
+    let once = [("idempotency-key", "shared")];
+    let body = json!({"name": "p", "spec": {}});
+    let mine = site.operator.call("POST", "/api/v1/projects", &once, Some(&body)).await;
+    let theirs = owner.call("POST", "/api/v1/projects", &once, Some(&body)).await;
+    assert_eq!((mine.status, theirs.status), (201, 201));
+    assert_ne!(mine.json["tenant_id"], theirs.json["tenant_id"], "nothing of another caller is answered again");
+    site.running.drain().await;
+}
+
+#[tokio::test]
+async fn a_dry_run_leaves_no_event_unless_it_was_denied() {
+    let site = Site::new().await;
+    let last = |events: serde_json::Value| events["items"][0]["sequence"].as_i64().expect("a number");
+    let me = principal(&site).await;
+    let reader = site.client(Some(&site.key("default", &me, &["read"]).await));
+    let before = last(site.operator.got("/api/v1/events?tenant=*").await);
+    site.operator.post("/api/v1/endpoints?dry_run=true", &external("a")).await;
+    assert_eq!(last(site.operator.got("/api/v1/events?tenant=*").await), before);
+    // Somebody who tries what they may not do is seen, also when they say that they are only asking.
+    let refused = reader.post("/api/v1/endpoints?dry_run=true", &external("a")).await;
+    assert_eq!(refused.status, 403);
+    let events = site.operator.got("/api/v1/events?tenant=*").await;
+    assert_eq!((last(events.clone()), events["items"][0]["decision"].as_str()), (before + 1, Some("denied")));
+    site.running.drain().await;
+}

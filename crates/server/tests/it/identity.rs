@@ -188,3 +188,68 @@ async fn a_denial_is_an_event_that_explains_itself() {
     assert_eq!(why["reason"]["holds"], false);
     site.running.drain().await;
 }
+
+#[tokio::test]
+async fn a_list_tells_nothing_of_what_lies_between_what_one_may_see() {
+    let site = Site::new().await;
+    for name in ["a", "b", "c"] {
+        site.tenant(name).await;
+    }
+    let member = site.person("b", "member").await;
+    for (list, own) in [("tenants?limit=1", "b"), ("projects?tenant=*&limit=1", "main")] {
+        let page = member.got(&format!("/api/v1/{list}")).await;
+        let names: Vec<&str> =
+            page["items"].as_array().expect("items").iter().filter_map(|item| item["name"].as_str()).collect();
+        assert_eq!(names, [own], "{list}: a full page, of one's own");
+        assert_eq!(page.get("next_cursor"), None, "{list}: a cursor would name what nobody here may see");
+    }
+    // A cursor of another tenant is a place in the order of ids and opens nothing.
+    let theirs = site.operator.got("/api/v1/projects?tenant=a").await["items"][0].clone();
+    let page = member.got(&format!("/api/v1/projects?cursor={}", id(&theirs))).await;
+    let items = page["items"].as_array().expect("items");
+    assert!(items.iter().all(|item| item["tenant_id"] != theirs["tenant_id"]), "{page}");
+    for wrong in ["x", "-1", "tenant_00", "%27%20OR%201=1", "tenant_01972000000070008000000000000001"] {
+        assert_eq!(member.get(&format!("/api/v1/projects?cursor={wrong}")).await.code(), "invalid_cursor", "{wrong}");
+    }
+    site.running.drain().await;
+}
+
+#[tokio::test]
+async fn of_several_that_share_a_name_none_is_taken_by_chance() {
+    let site = Site::new().await;
+    let mut projects = Vec::new();
+    for name in ["risk", "voice"] {
+        let project = site.operator.made("/api/v1/projects", &json!({"name": name, "spec": {}})).await;
+        let subject = json!({"kind": "project", "project_id": project["id"]});
+        let spec = json!({"subject": subject, "limit_micros": 1_000, "period": "month"});
+        site.operator.made("/api/v1/budgets", &json!({"name": "cap", "spec": spec})).await;
+        projects.push(id(&project));
+    }
+    let guess = site.operator.delete("/api/v1/budgets/cap", 1).await;
+    assert_eq!((guess.status, guess.code()), (404, "not_found"));
+    assert!(guess.json["detail"].as_str().is_some_and(|text| text.contains("several")), "{}", guess.text);
+    let named = site.operator.got("/api/v1/budgets/cap?project=voice").await;
+    assert_eq!(named["project_id"].as_str(), Some(projects[1].as_str()));
+    site.tenant("acme").await;
+    site.tenant("bolt").await;
+    let everywhere = site.operator.get("/api/v1/projects/main?tenant=*").await;
+    assert_eq!(everywhere.code(), "not_found", "{}", everywhere.text);
+    let listed = site.operator.get("/api/v1/endpoints?tenant=*&project=main").await;
+    assert!(listed.text.contains("several are named"), "{}", listed.text);
+    assert_eq!(site.operator.got("/api/v1/projects/main?tenant=bolt").await["name"], "main");
+    site.running.drain().await;
+}
+
+#[tokio::test]
+async fn a_mistyped_name_is_answered_with_the_nearest_that_the_caller_may_see() {
+    let site = Site::new().await;
+    site.tenant("acme").await;
+    let owner = site.person("acme", "owner").await;
+    site.operator.made("/api/v1/projects", &json!({"name": "hidden-risk", "spec": {}})).await;
+    owner.post("/api/v1/projects", &json!({"name": "open-risk", "spec": {}})).await;
+    let told = owner.get("/api/v1/projects/open-rsk").await;
+    assert_eq!(told.json["hint"], "did you mean `open-risk`?");
+    let wide = owner.get("/api/v1/projects/risk?tenant=*").await;
+    assert_eq!(wide.json["hint"], "did you mean `open-risk`?", "nothing of another tenant is named");
+    site.running.drain().await;
+}

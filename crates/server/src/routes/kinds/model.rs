@@ -1,5 +1,9 @@
 //! Models: made by pulls, deleted by people.
 
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
+
 use axum::extract::{Request, State};
 use axum::response::Response;
 use galerne_core::authorize::Noun;
@@ -69,7 +73,13 @@ async fn delete_model(
 }
 
 /// Removes blobs that no living model names, unless a pull is under way: it may be about to name one.
+///
+/// The folder is read before the state: what a later pull puts there is not on the list, and what an earlier one put
+/// there has its model or a pull that still runs.
 async fn sweep(app: &App) -> Result<(), Refusal> {
+    let folder = app.data().join("blobs").join("sha256");
+    let listing = folder.clone();
+    let Some(found) = on_disk(move || blobs(&listing)).await else { return Ok(()) };
     let mut reader = app.store().reader().await?;
     let pulls = reader.list_all::<Pull>(&Filter::default()).await?;
     if pulls
@@ -78,37 +88,43 @@ async fn sweep(app: &App) -> Result<(), Refusal> {
     {
         return Ok(());
     }
-    let kept: Vec<String> =
+    let kept: BTreeSet<String> =
         reader.list_all::<Model>(&Filter::default()).await?.into_iter().map(|model| model.spec.sha256).collect();
     drop(reader);
-    let folder = app.data().join("blobs").join("sha256");
-    let swept = tokio::task::spawn_blocking(move || remove_unnamed(&folder, &kept)).await;
-    match swept {
-        Ok(Ok(())) => Ok(()),
-        // The model is gone; its bytes are tried again with the next deletion.
-        Ok(Err(error)) => {
-            tracing::warn!(error = %chain(&error), "bytes of a deleted model could not be removed");
-            Ok(())
-        }
+    on_disk(move || {
+        found.iter().filter(|digest| !kept.contains(*digest)).try_for_each(|digest| remove(&folder.join(digest)))
+    })
+    .await;
+    Ok(())
+}
+
+/// Works on files away from the async threads. The model is gone: bytes that stay are tried again with the next deletion.
+async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Option<T> {
+    let done = tokio::task::spawn_blocking(work).await.map_err(io::Error::other).and_then(|done| done);
+    match done {
+        Ok(done) => Some(done),
         Err(error) => {
-            tracing::error!(error = %chain(&error), "removing bytes of a deleted model broke off");
-            Ok(())
+            tracing::warn!(error = %chain(&error), "bytes of a deleted model could not be removed");
+            None
         }
     }
 }
 
-fn remove_unnamed(folder: &std::path::Path, kept: &[String]) -> std::io::Result<()> {
+/// Names of the files that are weights.
+fn blobs(folder: &Path) -> io::Result<Vec<String>> {
     let entries = match std::fs::read_dir(folder) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other?,
     };
-    for entry in entries {
-        let entry = entry?;
-        let name = entry.file_name();
-        let digest = name.to_str().filter(|name| name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit()));
-        if digest.is_some_and(|digest| !kept.iter().any(|kept| kept == digest)) {
-            std::fs::remove_file(entry.path())?;
-        }
+    let names = entries.map(|entry| Ok(entry?.file_name().into_string().unwrap_or_default()));
+    let is_digest = |name: &String| name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    names.filter(|name: &io::Result<String>| name.as_ref().is_ok_and(is_digest) || name.is_err()).collect()
+}
+
+/// Another deletion may have been here first.
+fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
     }
-    Ok(())
 }
