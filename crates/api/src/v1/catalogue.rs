@@ -1,4 +1,4 @@
-//! Models that are known to work, as data.
+//! Models that can be pulled by name, as data.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -26,6 +26,9 @@ pub struct CatalogueEntry {
     /// Longest context in tokens, when it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context_tokens: Option<i64>,
+    /// What the makers of Galerne tried of it. Absent: its facts are recorded from its pages, and it was never fetched by them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tried: Option<String>,
     /// Whether it makes embeddings rather than text.
     pub is_embedding: bool,
 }

@@ -1,4 +1,4 @@
-//! Models: what is here, what is known to work, and fetching it.
+//! Models: what is here, what can be pulled by name, and fetching it.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 pub enum ModelCommand {
     /// List the models that are here
     List,
-    /// List models that are known to work and can be pulled by name, or tell about one
+    /// List models that can be pulled by name, and which were tried; or tell about one
     Catalogue {
         /// The one to tell about
         name: Option<String>,
@@ -108,6 +108,7 @@ async fn catalogue(session: &mut Session, name: Option<&str>) -> Result<(), Fail
         Column::Number("size"),
         Column::Number("memory"),
         Column::Number("context"),
+        Column::Word("tried"),
         Column::Word("licence"),
     ];
     let mut table = Table::new(&columns);
@@ -117,6 +118,7 @@ async fn catalogue(session: &mut Session, name: Option<&str>) -> Result<(), Fail
             entry.size_bytes.map_or_else(|| "unknown".to_owned(), |size| display::bytes(Bytes(size))),
             entry.memory_bytes.map_or_else(|| "unknown".to_owned(), |size| display::bytes(Bytes(size))),
             entry.context_tokens.map_or_else(|| "unknown".to_owned(), display::count),
+            if entry.tried.is_some() { "yes" } else { "no" }.to_owned(),
             entry.licence,
         ]);
     }
@@ -140,6 +142,8 @@ fn catalogue_entry(session: &mut Session, entries: &[CatalogueEntry], name: &str
     facts.add("makes", if entry.is_embedding { "embeddings" } else { "text" });
     facts.maybe("size", bytes(entry.size_bytes)).maybe("memory", bytes(entry.memory_bytes));
     facts.maybe("context", entry.context_tokens.map(|tokens| format!("{} tokens", display::count(tokens))));
+    let untried = "no: facts recorded from its pages; not fetched by the makers of Galerne";
+    facts.add("tried", entry.tried.as_deref().unwrap_or(untried));
     facts.add("source", &entry.source).maybe("sha256", entry.sha256.as_deref());
     facts.write(&mut session.output)?;
     session.output.note(format!("next: galerne model pull {}", entry.name));

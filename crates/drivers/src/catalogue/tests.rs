@@ -17,6 +17,10 @@ fn every_entry_is_whole_unique_open_and_says_where_its_facts_come_from() {
         assert!(!entry.sources.is_empty() && !entry.facts_from.is_empty(), "{}", entry.name);
         assert!(entry.sources.iter().all(|source| !source.is_local()), "{}", entry.name);
         assert!(entry.size_bytes.is_none_or(|bytes| bytes > 1_000_000), "{}", entry.name);
+        // What was tried is one file, known to the byte; and nothing is tried that says it was not fetched.
+        let is_exact = entry.sha256.is_some() && entry.size_is_exact;
+        let is_foreign = entry.facts_from.iter().any(|from| from.contains("not fetched by this project"));
+        assert!(entry.tried.is_none() || (is_exact && !is_foreign), "{}", entry.name);
         // A digest makes several sources safe: whatever answers, the bytes are these.
         assert!(entry.sources.len() == 1 || entry.sha256.is_some(), "{}", entry.name);
     }
@@ -28,6 +32,7 @@ fn the_default_model_is_found_by_name_alias_and_any_case() {
     assert_eq!(find("smollm2"), Some(entry));
     assert_eq!((entry.size_bytes, entry.size_is_exact), (Some(98_362_432), true));
     assert_eq!(entry.requantise, Some(Quantisation::Q4_0));
+    assert!(entry.tried.is_some());
     assert_eq!(entry.memory_bytes(2048, 4), Some(98_362_432 + 4 * 2048 * 23_040));
     assert_eq!(resolve("smollm2").expect("an alias"), Wanted::Listed(entry));
 }

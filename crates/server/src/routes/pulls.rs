@@ -108,7 +108,7 @@ pub(crate) fn routes(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
     .body::<AtGeneration>()
     .answers_kind::<Pull>(200)
     .on(router, cancel);
-    op::get("/api/v1/catalogue", "list_catalogue", "models that are known to work")
+    op::get("/api/v1/catalogue", "list_catalogue", "models that can be pulled by name; `tried` says which were tried")
         .answers_page::<CatalogueEntry>()
         .on(router, list_catalogue)
 }
@@ -168,6 +168,7 @@ fn shown(entry: &catalogue::Entry) -> CatalogueEntry {
         size_bytes: known(entry.size_bytes),
         memory_bytes: known(entry.memory_bytes(CONVERSATION_TOKENS, 1)),
         context_tokens: known(entry.context_tokens),
+        tried: entry.tried.clone(),
         is_embedding: entry.task == catalogue::Task::Embedding,
     }
 }

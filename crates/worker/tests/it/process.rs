@@ -140,12 +140,21 @@ pub(crate) fn executable() -> PathBuf {
     std::env::var_os("GALERNE_TEST_WORKER").map_or_else(|| env!("CARGO_BIN_EXE_galerne-worker").into(), PathBuf::from)
 }
 
-/// The model under test, or `None` after saying why nothing is tested.
-#[expect(clippy::disallowed_methods, clippy::print_stdout, reason = "a test's configuration is its environment")]
+/// The chat model under test, or `None` after saying why nothing is tested.
 pub(crate) fn model() -> Option<String> {
-    let model = std::env::var("GALERNE_TEST_MODEL").ok();
+    named_by("GALERNE_TEST_MODEL", "a GGUF chat model")
+}
+
+/// The sentence encoder under test, or `None` after saying why nothing is tested.
+pub(crate) fn encoder() -> Option<String> {
+    named_by("GALERNE_TEST_ENCODER", "the GGUF of all-MiniLM-L6-v2")
+}
+
+#[expect(clippy::disallowed_methods, clippy::print_stdout, reason = "a test's configuration is its environment")]
+fn named_by(variable: &str, what: &str) -> Option<String> {
+    let model = std::env::var(variable).ok();
     if model.is_none() {
-        println!("skipped: GALERNE_TEST_MODEL does not name a GGUF chat model");
+        println!("skipped: {variable} does not name {what}");
         return None;
     }
     if !cfg!(feature = "llama") && std::env::var_os("GALERNE_TEST_WORKER").is_none() {

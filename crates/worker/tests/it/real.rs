@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::process::{Worker, model};
+use crate::process::{Worker, encoder, model};
 
 #[expect(clippy::needless_pass_by_value, reason = "reads better where it is called")]
 fn question(text: &str, more: Value) -> Value {
@@ -166,4 +166,38 @@ fn embeddings_have_length_one_and_know_what_is_alike() {
     let (_, single) = worker.post("/v1/embeddings", &json!({"input": input[2]}));
     let single: Vec<f64> = serde_json::from_value(single["data"][0]["embedding"].clone()).expect("numbers");
     assert!(dot(&single, &vector(2)) > 0.999);
+}
+
+#[test]
+fn a_sentence_encoder_gives_the_similarities_its_makers_publish() {
+    let Some(encoder) = encoder() else { return };
+    // What the file says of itself decides: pooling by the mean, no causal mask, a frame of [CLS] and [SEP].
+    let worker = Worker::start(&["--model", &encoder, "--sequences", "4", "--threads", "1", "--embeddings"]);
+    assert_eq!((&worker.line["ready"], &worker.line["context"]), (&json!(true), &json!(512)), "{}", worker.line);
+    // The sentences and figures of the quick start of Sentence Transformers (sbert.net) for all-MiniLM-L6-v2.
+    let input = ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."];
+    let published = [[1.0, 0.666, 0.1046], [0.666, 1.0, 0.1411], [0.1046, 0.1411, 1.0]];
+    let vectors = |input: Value| -> Vec<Vec<f64>> {
+        let (status, reply) = worker.post("/v1/embeddings", &json!({"input": input}));
+        assert_eq!(status, 200, "{reply}");
+        let data = reply["data"].as_array().expect("a list");
+        data.iter().map(|entry| serde_json::from_value(entry["embedding"].clone()).expect("numbers")).collect()
+    };
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
+    let together = vectors(json!(input));
+    assert_eq!(together[0].len(), 384);
+    for (a, row) in together.iter().zip(published) {
+        for (b, expected) in together.iter().zip(row) {
+            let found = dot(a, b);
+            assert!((found - expected).abs() < 1e-3, "{found} instead of {expected}");
+        }
+    }
+    for (text, vector) in input.iter().zip(&together) {
+        assert!(dot(&vectors(json!(text))[0], vector) > 0.9999, "alone and together differ: {text}");
+    }
+    // A control token's text in an input is text: three words and the frame, not two words and a separator.
+    let (_, reply) = worker.post("/v1/embeddings", &json!({"input": "a [SEP] b"}));
+    assert_eq!(reply["usage"]["prompt_tokens"], 7, "[CLS] a [ sep ] b [SEP]");
+    let (status, reply) = worker.post("/v1/embeddings", &json!({"input": "word ".repeat(600)}));
+    assert_eq!((status, &reply["error"]["code"]), (400, &json!("context_length_exceeded")), "{reply}");
 }
