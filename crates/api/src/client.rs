@@ -105,16 +105,7 @@ impl Client {
 
     /// Everything of a kind, page by page.
     pub async fn list_all<K: Kind>(&self, options: &ListOptions) -> Result<Vec<K>, Failure> {
-        let mut options = options.clone();
-        let mut all = Vec::new();
-        loop {
-            let page: Page<K> = self.list(&options).await?;
-            all.extend(page.items);
-            match page.next_cursor {
-                Some(cursor) => options.cursor = Some(cursor),
-                None => return Ok(all),
-            }
-        }
+        self.read_all(&format!("/api/v1/{}", K::PLURAL), &options.pairs()).await
     }
 
     /// One of a kind, by id or name.
@@ -148,6 +139,25 @@ impl Client {
         let mut call = Call::new(Method::GET, path);
         call.query.extend_from_slice(query);
         self.call(call).await?.json()
+    }
+
+    /// Everything a list holds, page by page.
+    pub async fn read_all<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(String, String)],
+    ) -> Result<Vec<T>, Failure> {
+        let (mut all, mut cursor) = (Vec::new(), None);
+        loop {
+            let mut query = query.to_vec();
+            query.extend(cursor.map(|cursor| ("cursor".to_owned(), cursor)));
+            let page: Page<T> = self.read(path, &query).await?;
+            all.extend(page.items);
+            match page.next_cursor {
+                Some(next) => cursor = Some(next),
+                None => return Ok(all),
+            }
+        }
     }
 
     /// A change with a JSON body.

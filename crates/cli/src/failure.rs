@@ -90,7 +90,7 @@ impl Failure {
         Self { silent: gone, ..Self::internal("the output could not be written", error) }
     }
 
-    /// What the server said. `asked` is what was being done, as a person would say it.
+    /// What the server said.
     pub(crate) fn problem(problem: Problem) -> Self {
         // On `/v1` clients show one text, so the hint is part of it.
         let (text, inner) = match problem.detail.split_once("; hint: ") {
@@ -98,7 +98,8 @@ impl Failure {
             None => (problem.detail, None),
         };
         let mut failure = Self::new(problem.code, text).request(problem.request_id);
-        for error in problem.errors {
+        // A single problem of a body is what the text says already.
+        for error in problem.errors.iter().filter(|error| !failure.text.contains(&error.detail)).collect::<Vec<_>>() {
             failure = failure.because(format!("`{}` {}", error.path, error.detail));
         }
         if let Some(current) = problem.current_generation {

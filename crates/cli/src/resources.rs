@@ -1,9 +1,12 @@
 //! The verbs that every kind of resource shares: list, show, create, update, delete.
 
+use std::borrow::Borrow;
+
 use clap::Args;
 use galerne_api::client::DryRun;
 use galerne_api::error::Code;
 use galerne_api::v1::{Create, Kind, Update};
+use galerne_model::resource::Resource;
 use serde::Serialize;
 use serde_json::json;
 
@@ -23,22 +26,18 @@ pub(crate) enum Level {
     Project,
 }
 
-/// A kind as it looks on a terminal.
-pub(crate) trait Shown: Kind + Serialize {
+/// A kind as it looks on a terminal: what is its own. What all kinds share is read from the `Resource` that each is.
+pub(crate) trait Shown:
+    Kind + Serialize + Borrow<Resource<<Self as Kind>::Id, Self::Spec, Self::Status>>
+{
     /// Whose they are.
     const LEVEL: Level;
     /// Columns of its list.
     const COLUMNS: &'static [Column];
     /// One row of its list.
     fn cells(&self, names: &Names) -> Vec<String>;
-    /// Everything about one.
+    /// Everything about one but what every resource has.
     fn facts(&self, names: &Names) -> Facts;
-    /// Its name.
-    fn label(&self) -> &str;
-    /// Its id.
-    fn reference(&self) -> String;
-    /// Its generation.
-    fn generation(&self) -> i64;
     /// Looks up the names that ids in it stand for.
     async fn look_up(_session: &Session, _names: &mut Names) -> Result<(), Failure> {
         Ok(())
@@ -64,16 +63,34 @@ impl ChangeArguments {
     }
 }
 
-/// What a verb that destroys something takes.
+/// What a verb that takes something away takes, beside what it is about.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct RemovalArguments {
+    /// Do not ask
+    #[arg(long, short = 'y')]
+    yes: bool,
+    #[command(flatten)]
+    pub(crate) change: ChangeArguments,
+}
+
+impl RemovalArguments {
+    /// Shows the effect, and asks unless it was said beforehand or nothing is going to happen.
+    pub(crate) fn may_go_on(self, session: &mut Session, effect: &str) -> Result<bool, Failure> {
+        if self.change.dry_run {
+            session.output.say(effect);
+            return Ok(true);
+        }
+        session.output.may_go_on(effect, self.yes)
+    }
+}
+
+/// What a verb that destroys a resource takes.
 #[derive(Debug, Clone, Args)]
 pub struct DeleteArguments {
     /// Its name or id
     pub(crate) name: String,
-    /// Do not ask
-    #[arg(long, short = 'y')]
-    pub(crate) yes: bool,
     #[command(flatten)]
-    pub(crate) change: ChangeArguments,
+    pub(crate) removal: RemovalArguments,
 }
 
 /// What a verb that shows one takes.
@@ -114,7 +131,7 @@ pub(crate) async fn write_list<K: Shown>(session: &mut Session, items: &[K], emp
 pub(crate) async fn find<K: Shown>(session: &Session, name: &str) -> Result<K, Failure> {
     let client = session.client()?;
     let near = match client.get::<K>(name, &session.place).await {
-        Err(failure) if failure.code() == Code::NotFound && K::LEVEL == Level::Tenant => failure,
+        Err(near) if near.code() == Code::NotFound && K::LEVEL == Level::Tenant => near,
         found => return Ok(found?),
     };
     // What belongs to the site itself, such as its operator, is in no tenant.
@@ -122,7 +139,7 @@ pub(crate) async fn find<K: Shown>(session: &Session, name: &str) -> Result<K, F
     if reach.tenant == session.place.tenant {
         return Err(near.into());
     }
-    client.get::<K>(name, &reach).await.map_err(|_| near.into())
+    Ok(client.get::<K>(name, &reach).await?)
 }
 
 /// Shows one.
@@ -138,7 +155,12 @@ pub(crate) async fn write_one<K: Shown>(session: &mut Session, found: &K) -> Res
     }
     let mut names = Names::default();
     K::look_up(session, &mut names).await?;
-    found.facts(&names).write(&mut session.output)
+    let mut facts = found.facts(&names);
+    let resource = parts(found);
+    facts.add("generation", resource.generation.to_string());
+    facts.add("created", display::instant(resource.created_at));
+    facts.add("id", resource.id.to_string());
+    facts.write(&mut session.output)
 }
 
 /// Makes one in the tenant and project that were named, else in those of the key.
@@ -155,49 +177,73 @@ pub(crate) async fn create<K: Shown>(
     Ok(made)
 }
 
-/// Replaces the spec of one by what `edit` makes of it.
+/// Replaces the spec of the one with this name or id by what `edit` makes of it.
+pub(crate) async fn edit<K: Shown>(
+    session: &mut Session,
+    name: &str,
+    change: ChangeArguments,
+    done: &str,
+    edit: impl FnOnce(K::Spec) -> K::Spec,
+) -> Result<(), Failure> {
+    let seen = find::<K>(session, name).await?;
+    let spec = edit(parts(&seen).spec.clone());
+    update(session, &seen, spec, change, done).await
+}
+
+/// Replaces the spec of one that was fetched already.
 pub(crate) async fn update<K: Shown>(
     session: &mut Session,
     seen: &K,
     spec: K::Spec,
     change: ChangeArguments,
     done: &str,
-) -> Result<K, Failure> {
-    let update = Update { generation: Some(seen.generation()), spec };
-    let made = session.client()?.update::<K>(&seen.reference(), &update, change.dry_run()).await?;
-    said::<K>(session, &made, &change.participle(done))?;
-    Ok(made)
+) -> Result<(), Failure> {
+    let resource = parts(seen);
+    if spec == resource.spec {
+        // Nothing would come of it but a new generation, which others would have to follow.
+        session.output.note(format!("{} `{}` is so already", K::NOUN, resource.name));
+        return if session.is_json() { session.output.json(seen) } else { Ok(()) };
+    }
+    let update = Update { generation: Some(resource.generation), spec };
+    let made = session.client()?.update::<K>(&resource.id.to_string(), &update, change.dry_run()).await?;
+    said(session, &made, &change.participle(done))
 }
 
-/// Deletes one after showing the effect.
+/// Deletes the one with this name or id after showing the effect.
 pub(crate) async fn delete<K: Shown>(
     session: &mut Session,
     arguments: &DeleteArguments,
-    effect: impl Fn(&K) -> String,
+    effect: impl FnOnce(&K) -> String,
 ) -> Result<(), Failure> {
-    let client = session.client()?;
     let seen = find::<K>(session, &arguments.name).await?;
-    if arguments.change.dry_run() == DryRun::Yes {
-        session.output.say(effect(&seen));
-    } else if !session.output.may_go_on(&effect(&seen), arguments.yes)? {
-        return Ok(());
+    match remove(session, &seen, arguments.removal, &effect(&seen)).await? {
+        Some(gone) => said(session, &gone, &arguments.removal.change.participle("deleted")),
+        None => Ok(()),
     }
-    let gone = client.delete::<K>(&seen.reference(), seen.generation(), arguments.change.dry_run()).await?;
-    said::<K>(session, &gone, &arguments.change.participle("deleted"))
+}
+
+/// Deletes one that was fetched already, unless the person who is asked says no.
+pub(crate) async fn remove<K: Shown>(
+    session: &mut Session,
+    seen: &K,
+    removal: RemovalArguments,
+    effect: &str,
+) -> Result<Option<K>, Failure> {
+    if !removal.may_go_on(session, effect)? {
+        return Ok(None);
+    }
+    let resource = parts(seen);
+    let client = session.client()?;
+    Ok(Some(client.delete::<K>(&resource.id.to_string(), resource.generation, removal.change.dry_run()).await?))
 }
 
 /// Says that something was done to a resource; JSON shows the resource itself.
-fn said<K: Shown>(session: &mut Session, made: &K, done: &str) -> Result<(), Failure> {
-    session.output.done(format!("{} `{}` {done}", K::NOUN, made.label()));
+pub(crate) fn said<K: Shown>(session: &mut Session, made: &K, done: &str) -> Result<(), Failure> {
+    session.output.done(format!("{} `{}` {done}", K::NOUN, parts(made).name));
     if session.is_json() { session.output.json(made) } else { Ok(()) }
 }
 
-/// The lines that every resource ends with.
-pub(crate) fn common_facts<I: std::fmt::Display, S, T>(
-    facts: &mut Facts,
-    resource: &galerne_model::resource::Resource<I, S, T>,
-) {
-    facts.add("generation", resource.generation.to_string());
-    facts.add("created", display::instant(resource.created_at));
-    facts.add("id", resource.id.to_string());
+/// What every kind has.
+fn parts<K: Shown>(shown: &K) -> &Resource<<K as Kind>::Id, K::Spec, K::Status> {
+    shown.borrow()
 }

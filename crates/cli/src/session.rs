@@ -10,11 +10,11 @@ use galerne_model::identity::Scope;
 
 use crate::failure::Failure;
 use crate::output::{Format, Output};
+use crate::profile::Profile;
 use crate::resources::{Level, Shown};
 
 /// Every tenant, as the API writes it.
 const EVERYWHERE: &str = "*";
-use crate::profile::Profile;
 
 /// Where a command writes, whom it asks, and as whom.
 pub(crate) struct Session {
@@ -97,7 +97,10 @@ pub(crate) fn connect(profile: &Profile) -> Result<Client, Failure> {
             Failure::new(Code::TlsInvalid, format!("`{}` cannot be read", path.display())).because_of(&error)
         })?),
     };
-    Ok(Client::new(profile.url(), Some(profile.key()?.to_owned()), ca.as_deref())?)
+    let key = profile.key().map(str::to_owned);
+    // An address that is none is told before a key that is missing for it.
+    let client = Client::new(profile.url(), key.as_ref().ok().cloned(), ca.as_deref())?;
+    key.map(|_| client)
 }
 
 #[derive(serde::Deserialize)]
@@ -138,10 +141,17 @@ impl From<client::Failure> for Failure {
             client::Failure::Write { source } => Self::stdout(&source),
             other => {
                 let mut said = Self::new(code, other.to_string());
-                if let Some(source) = std::error::Error::source(&other) {
-                    said = said.because_of(source);
+                // The layers between say nothing but that there are layers.
+                if let Some(cause) =
+                    std::iter::successors(std::error::Error::source(&other), |error| error.source()).last()
+                {
+                    said = said.because(cause.to_string());
                 }
                 match hint {
+                    // The one end speaks TLS and the other does not.
+                    Some(_) if said.speaks_of("InvalidContentType") => {
+                        said.hint("this server speaks no TLS: give its address with http://")
+                    }
                     // It runs and answers: what it shows is not believed.
                     Some(_) if said.speaks_of("certificate") => said
                         .hint("give the address that its certificate names: --url https://NAME:PORT, or galerne up --public-url")

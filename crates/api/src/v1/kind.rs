@@ -39,7 +39,7 @@ pub trait Kind: Clone + Serialize + DeserializeOwned + PartialSchema + Send + Sy
         + Sync
         + 'static;
     /// What is asked.
-    type Spec: Clone + Serialize + DeserializeOwned + ToSchema + Send + Sync + 'static;
+    type Spec: Clone + PartialEq + Serialize + DeserializeOwned + ToSchema + Send + Sync + 'static;
     /// What is seen.
     type Status: Clone + Serialize + DeserializeOwned + ToSchema + Send + Sync + 'static;
 }

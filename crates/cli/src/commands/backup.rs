@@ -2,7 +2,6 @@
 
 use clap::Subcommand;
 use galerne_api::client::DryRun;
-use galerne_api::v1::Page;
 use galerne_api::v1::backup::{Backup, CreateBackup};
 use reqwest::Method;
 use serde_json::json;
@@ -43,12 +42,12 @@ async fn create(session: &mut Session) -> Result<(), Failure> {
 }
 
 async fn list(session: &mut Session) -> Result<(), Failure> {
-    let page: Page<Backup> = session.client()?.read("/api/v1/backups", &[]).await?;
+    let backups: Vec<Backup> = session.client()?.read_all("/api/v1/backups", &[]).await?;
     if session.is_json() {
-        return session.output.json(&json!({ "items": page.items }));
+        return session.output.json(&json!({ "items": backups }));
     }
     let mut table = Table::new(&[Column::Word("made"), Column::Number("size"), Column::Word("folder")]);
-    for backup in page.items {
+    for backup in backups {
         table.row([display::instant(backup.created_at), display::bytes(backup.size), backup.folder]);
     }
     table.write(&mut session.output, "no backup yet; make one: galerne backup create")

@@ -19,7 +19,7 @@ pub enum BudgetCommand {
     List,
     /// Show one
     Show(ShowArguments),
-    /// Make one, or change its limit or period
+    /// Make one, or change its limit
     Set(SetArguments),
     /// Delete one: nothing is limited by it any more
     Delete(DeleteArguments),
@@ -31,12 +31,12 @@ pub struct SetArguments {
     /// Its name
     name: String,
     /// Most that may be spent in a period, in euros, such as 12.50
-    #[arg(long, value_name = "EUROS", value_parser = values::euros)]
+    #[arg(long, value_name = "EUROS", value_parser = values::euros, allow_negative_numbers = true)]
     limit: Micros,
     /// Whose spending counts: tenant/NAME, project/NAME or key/NAME; needed to make one
     #[arg(long, value_name = "WHOSE")]
     on: Option<String>,
-    /// When counting starts again
+    /// When counting starts again; it stays as it was made [default: month]
     #[arg(long, value_enum, value_name = "PERIOD")]
     period: Option<PeriodArgument>,
     #[command(flatten)]
@@ -86,13 +86,20 @@ impl BudgetCommand {
 }
 
 async fn set(session: &mut Session, arguments: SetArguments) -> Result<(), Failure> {
-    let client = session.client()?;
     let subject = match &arguments.on {
         Some(on) => Some(resolve(session, on).await?),
         None => None,
     };
-    let budgets = client.list_all::<Budget>(&session.place).await?;
-    let Some(seen) = budgets.into_iter().find(|budget| budget.name == arguments.name) else {
+    let mut namesakes = session.client()?.list_all::<Budget>(&session.reach().await?).await?;
+    namesakes.retain(|budget| budget.name == arguments.name);
+    if let (Some(subject), true) = (subject, namesakes.len() > 1) {
+        namesakes.retain(|budget| budget.spec.subject == subject);
+    }
+    if namesakes.len() > 1 {
+        let text = format!("several budgets are named `{}`", arguments.name);
+        return Err(Failure::usage(text).hint("say which by whose spending it counts: --on project/NAME"));
+    }
+    let Some(seen) = namesakes.pop() else {
         let Some(subject) = subject else {
             let text = format!(
                 "there is no budget `{}`, and to make one it must be said whose spending counts",
@@ -111,8 +118,7 @@ async fn set(session: &mut Session, arguments: SetArguments) -> Result<(), Failu
     }
     let period = arguments.period.map_or(seen.spec.period, PeriodArgument::period);
     let spec = BudgetSpec { subject: seen.spec.subject, limit_micros: arguments.limit, period };
-    resources::update(session, &seen, spec, arguments.change, "set").await?;
-    Ok(())
+    resources::update(session, &seen, spec, arguments.change, "set").await
 }
 
 async fn resolve(session: &Session, on: &str) -> Result<BudgetSubject, Failure> {
@@ -132,7 +138,7 @@ async fn resolve(session: &Session, on: &str) -> Result<BudgetSubject, Failure> 
 }
 
 impl Shown for Budget {
-    const LEVEL: Level = Level::Project;
+    const LEVEL: Level = Level::Tenant;
     const COLUMNS: &'static [Column] = &[
         Column::Word("name"),
         Column::Word("on"),
@@ -163,20 +169,7 @@ impl Shown for Budget {
         facts.add("period", display::word(&self.spec.period)).add("limit", format!("{} €", limit.euros()));
         facts.add("spent", format!("{} € ({})", spent.euros(), used(limit, spent)));
         facts.add("left", format!("{} €", limit.saturating_sub(spent).euros()));
-        resources::common_facts(&mut facts, self);
         facts
-    }
-
-    fn label(&self) -> &str {
-        &self.name
-    }
-
-    fn reference(&self) -> String {
-        self.id.to_string()
-    }
-
-    fn generation(&self) -> i64 {
-        self.generation
     }
 
     async fn look_up(session: &Session, names: &mut Names) -> Result<(), Failure> {

@@ -196,10 +196,15 @@ impl Conversation {
 
 async fn next_question(session: &mut Session, lines: &mut Lines<BufReader<Stdin>>) -> Result<Option<String>, Failure> {
     session.output.prompt(&format!("{} ", ">".cyan().bold()));
-    tokio::select! {
-        line = lines.next_line() => line.map_err(|error| Failure::usage("the question is not text").because_of(&error)),
-        _ = tokio::signal::ctrl_c() => Ok(None),
+    let line = tokio::select! {
+        line = lines.next_line() => line.map_err(|error| Failure::usage("the question is not text").because_of(&error))?,
+        _ = tokio::signal::ctrl_c() => None,
+    };
+    if line.is_none() {
+        // The shell's own prompt begins a line.
+        session.output.say("");
     }
+    Ok(line)
 }
 
 fn say_figures(session: &mut Session, answer: &Answer, with_request: bool) {

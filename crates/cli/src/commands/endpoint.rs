@@ -72,7 +72,7 @@ pub struct CreateArguments {
     /// The model, by name or id
     #[arg(long, value_name = "MODEL")]
     model: String,
-    /// Profile of one sequence in tokens [default: what the model was trained for, as far as memory allows]
+    /// Context of one sequence in tokens [default: what the model was trained for, as far as memory allows]
     #[arg(long, value_name = "TOKENS")]
     context: Option<u32>,
     /// Sequences decoded together
@@ -128,13 +128,13 @@ pub struct SettingArguments {
     #[arg(long, value_enum, value_name = "WHO")]
     visibility: Option<VisibilityArgument>,
     /// Euros per million prompt tokens, for this endpoint alone
-    #[arg(long, value_name = "EUROS", value_parser = values::euros)]
+    #[arg(long, value_name = "EUROS", value_parser = values::euros, allow_negative_numbers = true)]
     price_prompt: Option<Micros>,
     /// Euros per million cached prompt tokens
-    #[arg(long, value_name = "EUROS", value_parser = values::euros)]
+    #[arg(long, value_name = "EUROS", value_parser = values::euros, allow_negative_numbers = true)]
     price_cached: Option<Micros>,
     /// Euros per million generated tokens
-    #[arg(long, value_name = "EUROS", value_parser = values::euros)]
+    #[arg(long, value_name = "EUROS", value_parser = values::euros, allow_negative_numbers = true)]
     price_completion: Option<Micros>,
 }
 
@@ -163,7 +163,8 @@ impl SettingArguments {
             };
         }
         if self.price_prompt.or(self.price_cached).or(self.price_completion).is_some() {
-            let now = spec.price.unwrap_or_default();
+            // What is not named is never free by accident.
+            let now = spec.price.unwrap_or(TokenPrice::STANDARD);
             let prompt = self.price_prompt.unwrap_or(now.prompt);
             // Whoever names no price for cached tokens means that of the prompt.
             let cached = self.price_cached.unwrap_or_else(|| if spec.price.is_some() { now.cached } else { prompt });
@@ -185,15 +186,11 @@ impl EndpointCommand {
             Self::Create(arguments) => create(session, *arguments).await,
             Self::RegisterExternal(arguments) => register(session, *arguments).await,
             Self::Update { name, settings, change } => {
-                edit(session, &name, change, "updated", |spec| settings.over(spec)).await
+                resources::edit::<Endpoint>(session, &name, change, "updated", |spec| settings.over(spec)).await
             }
             Self::Scale { name, min, max, change } => scale(session, &name, min, max, change).await,
-            Self::Pause { name, change } => {
-                edit(session, &name, change, "paused", |spec| EndpointSpec { paused: true, ..spec }).await
-            }
-            Self::Resume { name, change } => {
-                edit(session, &name, change, "resumed", |spec| EndpointSpec { paused: false, ..spec }).await
-            }
+            Self::Pause { name, change } => set_paused(session, &name, true, change).await,
+            Self::Resume { name, change } => set_paused(session, &name, false, change).await,
             Self::Delete(delete) => {
                 resources::delete::<Endpoint>(session, &delete, |endpoint| {
                     let ready = display::counted(i64::from(endpoint.status.replicas_ready), "ready replica");
@@ -251,6 +248,11 @@ pub(crate) fn spec(backend: Backend, replicas_min: u32, replicas_max: u32) -> En
     }
 }
 
+async fn set_paused(session: &mut Session, name: &str, paused: bool, change: ChangeArguments) -> Result<(), Failure> {
+    let done = if paused { "paused" } else { "resumed" };
+    resources::edit::<Endpoint>(session, name, change, done, |spec| EndpointSpec { paused, ..spec }).await
+}
+
 async fn scale(
     session: &mut Session,
     name: &str,
@@ -261,24 +263,11 @@ async fn scale(
     if min.or(max).is_none() {
         return Err(Failure::usage("neither --min nor --max was given"));
     }
-    edit(session, name, change, "scaled", |spec| {
+    resources::edit::<Endpoint>(session, name, change, "scaled", |spec| {
         let replicas_min = min.unwrap_or(spec.replicas_min);
         EndpointSpec { replicas_min, replicas_max: max.unwrap_or_else(|| spec.replicas_max.max(replicas_min)), ..spec }
     })
     .await
-}
-
-async fn edit(
-    session: &mut Session,
-    name: &str,
-    change: ChangeArguments,
-    done: &str,
-    edit: impl FnOnce(EndpointSpec) -> EndpointSpec,
-) -> Result<(), Failure> {
-    let seen = resources::find::<Endpoint>(session, name).await?;
-    let spec = edit(seen.spec.clone());
-    resources::update(session, &seen, spec, change, done).await?;
-    Ok(())
 }
 
 impl Shown for Endpoint {
@@ -313,20 +302,7 @@ impl Shown for Endpoint {
         facts.add("limits", limits_text(spec.limits)).add("visible to", display::word(&spec.visibility));
         facts.maybe("price", spec.price.map(price));
         facts.maybe("last request", status.last_request_at.map(display::instant));
-        resources::common_facts(&mut facts, self);
         facts
-    }
-
-    fn label(&self) -> &str {
-        &self.name
-    }
-
-    fn reference(&self) -> String {
-        self.id.to_string()
-    }
-
-    fn generation(&self) -> i64 {
-        self.generation
     }
 
     async fn look_up(session: &Session, names: &mut Names) -> Result<(), Failure> {

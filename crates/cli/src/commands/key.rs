@@ -30,6 +30,8 @@ pub enum KeyCommand {
         /// How long the old one still works, such as 1h
         #[arg(long, value_name = "LENGTH", default_value = "0s")]
         overlap: Span,
+        #[command(flatten)]
+        change: ChangeArguments,
     },
     /// Stop one for ever
     Revoke(DeleteArguments),
@@ -85,7 +87,7 @@ impl KeyCommand {
             Self::List => resources::list::<ApiKey>(session, "no key here; make one: galerne key create NAME").await,
             Self::Show(show) => resources::show::<ApiKey>(session, &show.name).await,
             Self::Create(arguments) => create(session, arguments).await,
-            Self::Rotate { name, overlap } => rotate(session, &name, overlap).await,
+            Self::Rotate { name, overlap, change } => rotate(session, &name, overlap, change).await,
             Self::Revoke(delete) => revoke(session, &delete).await,
         }
     }
@@ -110,14 +112,17 @@ async fn create(session: &mut Session, arguments: CreateArguments) -> Result<(),
     write_created(session, &made, &arguments.change.participle("created"))
 }
 
-async fn rotate(session: &mut Session, name: &str, overlap: Span) -> Result<(), Failure> {
+async fn rotate(session: &mut Session, name: &str, overlap: Span, change: ChangeArguments) -> Result<(), Failure> {
     let client = session.client()?;
     let seen = resources::find::<ApiKey>(session, name).await?;
     let overlap_seconds = u32::try_from(overlap.0.as_secs()).unwrap_or(u32::MAX);
     let body = RotateKey { generation: Some(seen.generation), overlap_seconds };
     let path = format!("/api/v1/keys/{}/rotate", seen.id);
-    let made: KeyCreated = client.write(reqwest::Method::POST, &path, DryRun::No, Some(&body)).await?;
-    write_created(session, &made, "made in its place")?;
+    let made: KeyCreated = client.write(reqwest::Method::POST, &path, change.dry_run(), Some(&body)).await?;
+    write_created(session, &made, &change.participle("made in its place"))?;
+    if change.dry_run() == DryRun::Yes {
+        return Ok(());
+    }
     if overlap_seconds == 0 {
         session.output.note("the old one has stopped working");
     } else {
@@ -137,22 +142,16 @@ fn write_created(session: &mut Session, made: &KeyCreated, done: &str) -> Result
 }
 
 async fn revoke(session: &mut Session, arguments: &DeleteArguments) -> Result<(), Failure> {
-    let client = session.client()?;
     let seen = resources::find::<ApiKey>(session, &arguments.name).await?;
     let used = seen.status.last_used_at.map_or_else(
         || "it was never used".to_owned(),
         |at| format!("it was last used {} ago", display::duration(Timestamp::now().duration_since(at))),
     );
     let effect = format!("key `{}` (…{}) stops working at once and for ever; {used}", seen.name, seen.status.last_four);
-    if arguments.change.dry_run() == DryRun::Yes {
-        session.output.say(&effect);
-    } else if !session.output.may_go_on(&effect, arguments.yes)? {
-        return Ok(());
+    match resources::remove(session, &seen, arguments.removal, &effect).await? {
+        Some(gone) => resources::said(session, &gone, &arguments.removal.change.participle("revoked")),
+        None => Ok(()),
     }
-    let id = seen.id.to_string();
-    let gone: ApiKey = client.delete(&id, seen.generation, arguments.change.dry_run()).await?;
-    session.output.done(format!("key `{}` {}", gone.name, arguments.change.participle("revoked")));
-    if session.is_json() { session.output.json(&gone) } else { Ok(()) }
 }
 
 impl Shown for ApiKey {
@@ -186,20 +185,7 @@ impl Shown for ApiKey {
         facts.maybe("revoked", self.status.revoked_at.map(display::instant));
         facts.maybe("replaced by", self.status.rotated_to.map(|id| id.to_string()));
         facts.add("last used", self.status.last_used_at.map_or_else(|| "never".to_owned(), display::instant));
-        resources::common_facts(&mut facts, self);
         facts
-    }
-
-    fn label(&self) -> &str {
-        &self.name
-    }
-
-    fn reference(&self) -> String {
-        self.id.to_string()
-    }
-
-    fn generation(&self) -> i64 {
-        self.generation
     }
 
     async fn look_up(session: &Session, names: &mut Names) -> Result<(), Failure> {

@@ -8,6 +8,7 @@ use galerne_api::error::Code;
 use galerne_api::v1::Page;
 use galerne_api::v1::ledger::{LedgerCheck, Reverse, Reversed, Transfer};
 use galerne_model::identity::Project;
+use galerne_model::ids::TransferId;
 use galerne_model::ledger::{Balance, Owner, Quantities};
 use galerne_model::units::Tokens;
 use owo_colors::OwoColorize;
@@ -16,7 +17,7 @@ use serde_json::json;
 
 use crate::display;
 use crate::failure::Failure;
-use crate::resources::ChangeArguments;
+use crate::resources::RemovalArguments;
 use crate::session::{Names, Session};
 use crate::table::{Column, Table};
 
@@ -27,7 +28,7 @@ pub enum LedgerCommand {
     Check,
     /// Show what every owner has
     Balances,
-    /// List transfers, newest first
+    /// List transfers, in the order of their ids
     Transfers {
         /// How many
         #[arg(long, value_name = "N", default_value_t = 50)]
@@ -38,15 +39,12 @@ pub enum LedgerCommand {
     /// Cancel a transfer by its opposite; both stay in the ledger
     Reverse {
         /// The transfer's id
-        transfer: String,
+        transfer: TransferId,
         /// Why; kept in the event
         #[arg(long)]
         reason: String,
-        /// Do not ask
-        #[arg(long, short = 'y')]
-        yes: bool,
         #[command(flatten)]
-        change: ChangeArguments,
+        removal: RemovalArguments,
     },
 }
 
@@ -91,7 +89,7 @@ impl LedgerCommand {
             Self::Balances => balances(session).await,
             Self::Transfers { limit } => transfers(session, limit).await,
             Self::Export(arguments) => export(session, arguments).await,
-            Self::Reverse { transfer, reason, yes, change } => reverse(session, &transfer, reason, yes, change).await,
+            Self::Reverse { transfer, reason, removal } => reverse(session, transfer, reason, removal).await,
         }
     }
 }
@@ -148,10 +146,10 @@ fn all_tokens(quantities: Quantities) -> Tokens {
 }
 
 async fn balances(session: &mut Session) -> Result<(), Failure> {
-    let page: Page<Balance> =
-        session.client()?.read("/api/v1/ledger/balances", &session.reach().await?.pairs()).await?;
+    let balances: Vec<Balance> =
+        session.client()?.read_all("/api/v1/ledger/balances", &session.reach().await?.pairs()).await?;
     if session.is_json() {
-        return session.output.json(&json!({ "items": page.items }));
+        return session.output.json(&json!({ "items": balances }));
     }
     let mut names = Names::default();
     session.names::<Project>(&mut names).await?;
@@ -162,7 +160,7 @@ async fn balances(session: &mut Session) -> Result<(), Failure> {
         Column::Number("J"),
         Column::Number("g CO₂e"),
     ]);
-    for balance in page.items {
+    for balance in balances {
         let has = balance.quantities;
         table.row([
             owner(balance.owner, &names),
@@ -202,7 +200,11 @@ async fn transfers(session: &mut Session, limit: u32) -> Result<(), Failure> {
             transfer.id.to_string(),
         ]);
     }
-    table.write(&mut session.output, "the ledger is empty")
+    table.write(&mut session.output, "the ledger is empty")?;
+    if page.next_cursor.is_some() {
+        session.output.note("there is more; all of it: galerne ledger export --of transfers");
+    }
+    Ok(())
 }
 
 async fn export(session: &mut Session, arguments: ExportArguments) -> Result<(), Failure> {
@@ -237,16 +239,16 @@ async fn export(session: &mut Session, arguments: ExportArguments) -> Result<(),
 
 async fn reverse(
     session: &mut Session,
-    transfer: &str,
+    transfer: TransferId,
     reason: String,
-    yes: bool,
-    change: ChangeArguments,
+    removal: RemovalArguments,
 ) -> Result<(), Failure> {
     let effect = format!("transfer `{transfer}` is cancelled by its opposite; budgets get back what it took");
-    if change.dry_run() == DryRun::No && !session.output.may_go_on(&effect, yes)? {
+    if !removal.may_go_on(session, &effect)? {
         return Ok(());
     }
-    let path = format!("/api/v1/ledger/transfers/{}/reverse", galerne_api::client::encode_segment(transfer));
+    let change = removal.change;
+    let path = format!("/api/v1/ledger/transfers/{transfer}/reverse");
     let made: Reversed =
         session.client()?.write(Method::POST, &path, change.dry_run(), Some(&Reverse { reason })).await?;
     let by = made.by.map_or_else(String::new, |id| format!(" by `{id}`"));

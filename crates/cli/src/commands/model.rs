@@ -5,8 +5,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use galerne_api::client::{Client, ListOptions};
 use galerne_api::error::Code;
+use galerne_api::v1::Create;
 use galerne_api::v1::catalogue::CatalogueEntry;
-use galerne_api::v1::{Create, Page};
 use galerne_model::inference::{Model, Pull, PullSpec, PullState, Quantisation};
 use galerne_model::units::Bytes;
 use serde_json::json;
@@ -96,12 +96,12 @@ impl ModelCommand {
 }
 
 async fn catalogue(session: &mut Session, name: Option<&str>) -> Result<(), Failure> {
-    let page: Page<CatalogueEntry> = session.client()?.read("/api/v1/catalogue", &[]).await?;
+    let entries: Vec<CatalogueEntry> = session.client()?.read_all("/api/v1/catalogue", &[]).await?;
     if let Some(name) = name {
-        return catalogue_entry(session, &page.items, name);
+        return catalogue_entry(session, &entries, name);
     }
     if session.is_json() {
-        return session.output.json(&json!({ "items": page.items }));
+        return session.output.json(&json!({ "items": entries }));
     }
     let columns = [
         Column::Word("name"),
@@ -112,7 +112,7 @@ async fn catalogue(session: &mut Session, name: Option<&str>) -> Result<(), Fail
         Column::Word("licence"),
     ];
     let mut table = Table::new(&columns);
-    for entry in page.items {
+    for entry in entries {
         table.row([
             entry.name,
             entry.size_bytes.map_or_else(|| "unknown".to_owned(), |size| display::bytes(Bytes(size))),
@@ -289,20 +289,7 @@ impl Shown for Model {
         for note in &spec.notes {
             facts.add("note", note);
         }
-        resources::common_facts(&mut facts, self);
         facts
-    }
-
-    fn label(&self) -> &str {
-        &self.name
-    }
-
-    fn reference(&self) -> String {
-        self.id.to_string()
-    }
-
-    fn generation(&self) -> i64 {
-        self.generation
     }
 }
 

@@ -49,10 +49,8 @@ async fn set_cordoned(
     cordoned: bool,
     change: ChangeArguments,
 ) -> Result<(), Failure> {
-    let seen = resources::find::<Node>(session, name).await?;
-    let spec = NodeSpec { cordoned, ..seen.spec.clone() };
-    resources::update(session, &seen, spec, change, if cordoned { "cordoned" } else { "uncordoned" }).await?;
-    Ok(())
+    let done = if cordoned { "cordoned" } else { "uncordoned" };
+    resources::edit::<Node>(session, name, change, done, |spec| NodeSpec { cordoned, ..spec }).await
 }
 
 /// A node in one line: processor, memory, disks, accelerators.
@@ -110,20 +108,7 @@ impl Shown for Node {
             );
         }
         facts.add("energy from", seen.energy_sources.join(", ")).add("seen", display::instant(self.status.seen_at));
-        resources::common_facts(&mut facts, self);
         facts
-    }
-
-    fn label(&self) -> &str {
-        &self.name
-    }
-
-    fn reference(&self) -> String {
-        self.id.to_string()
-    }
-
-    fn generation(&self) -> i64 {
-        self.generation
     }
 }
 

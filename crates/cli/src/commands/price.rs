@@ -126,19 +126,6 @@ impl Shown for PriceBook {
     fn facts(&self, _names: &Names) -> Facts {
         let mut facts = Facts::new();
         facts.add("version", &self.name).add("default", super::endpoint::price(self.spec.default));
-        resources::common_facts(&mut facts, self);
         facts
-    }
-
-    fn label(&self) -> &str {
-        &self.name
-    }
-
-    fn reference(&self) -> String {
-        self.id.to_string()
-    }
-
-    fn generation(&self) -> i64 {
-        self.generation
     }
 }

@@ -89,11 +89,8 @@ async fn set_disabled(
     disabled: bool,
     change: ChangeArguments,
 ) -> Result<(), Failure> {
-    let seen = resources::find::<Principal>(session, name).await?;
-    let spec = PrincipalSpec { disabled, ..seen.spec.clone() };
     let done = if disabled { "disabled" } else { "enabled" };
-    resources::update(session, &seen, spec, change, done).await?;
-    Ok(())
+    resources::edit::<Principal>(session, name, change, done, |spec| PrincipalSpec { disabled, ..spec }).await
 }
 
 impl Shown for Principal {
@@ -109,20 +106,7 @@ impl Shown for Principal {
         let mut facts = Facts::new();
         facts.add("name", &self.name).add("kind", display::word(&self.spec.kind)).add("state", state(self));
         facts.add("description", &self.spec.description);
-        resources::common_facts(&mut facts, self);
         facts
-    }
-
-    fn label(&self) -> &str {
-        &self.name
-    }
-
-    fn reference(&self) -> String {
-        self.id.to_string()
-    }
-
-    fn generation(&self) -> i64 {
-        self.generation
     }
 }
 

@@ -55,17 +55,17 @@ impl ProjectCommand {
             Self::Create { name, description, limits, change } => {
                 let spec = ProjectSpec { description, limits: limits.over(RateLimits::default()) };
                 resources::create::<Project>(session, &name, spec, change).await?;
-                session.output.note(format!("next: galerne key create NAME --project {name}"));
+                let tenant =
+                    session.place.tenant.as_ref().map_or_else(String::new, |tenant| format!(" --tenant {tenant}"));
+                session.output.note(format!("next: galerne key create NAME --project {name}{tenant}"));
                 Ok(())
             }
             Self::Update { name, description, limits, change } => {
-                let seen = resources::find::<Project>(session, &name).await?;
-                let spec = ProjectSpec {
-                    description: description.unwrap_or_else(|| seen.spec.description.clone()),
-                    limits: limits.over(seen.spec.limits),
+                let edit = |spec: ProjectSpec| ProjectSpec {
+                    description: description.unwrap_or(spec.description),
+                    limits: limits.over(spec.limits),
                 };
-                resources::update(session, &seen, spec, change, "updated").await?;
-                Ok(())
+                resources::edit::<Project>(session, &name, change, "updated", edit).await
             }
             Self::Delete(delete) => {
                 resources::delete::<Project>(session, &delete, |project| {
@@ -92,20 +92,7 @@ impl Shown for Project {
         facts.add("name", &self.name).add("description", &self.spec.description);
         facts.maybe("tenant", self.tenant_id.map(|id| names.of(&id)));
         facts.add("limits", limits_text(self.spec.limits));
-        resources::common_facts(&mut facts, self);
         facts
-    }
-
-    fn label(&self) -> &str {
-        &self.name
-    }
-
-    fn reference(&self) -> String {
-        self.id.to_string()
-    }
-
-    fn generation(&self) -> i64 {
-        self.generation
     }
 
     async fn look_up(session: &Session, names: &mut Names) -> Result<(), Failure> {

@@ -77,20 +77,7 @@ impl Shown for Pull {
         facts.maybe("sha256 asked", self.spec.sha256.as_deref());
         facts.maybe("requantise", self.spec.requantise.as_ref().map(display::word));
         facts.maybe("model", self.status.model_id.map(|id| id.to_string()));
-        resources::common_facts(&mut facts, self);
         facts
-    }
-
-    fn label(&self) -> &str {
-        &self.name
-    }
-
-    fn reference(&self) -> String {
-        self.id.to_string()
-    }
-
-    fn generation(&self) -> i64 {
-        self.generation
     }
 }
 

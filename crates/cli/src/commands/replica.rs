@@ -63,20 +63,7 @@ impl Shown for Replica {
         facts.maybe("context", status.context_tokens.map(|tokens| format!("{tokens} tokens")));
         facts.maybe("sequences", status.sequences.map(|count| count.to_string()));
         facts.maybe("deadline", status.deadline_at.map(display::instant));
-        resources::common_facts(&mut facts, self);
         facts
-    }
-
-    fn label(&self) -> &str {
-        &self.name
-    }
-
-    fn reference(&self) -> String {
-        self.id.to_string()
-    }
-
-    fn generation(&self) -> i64 {
-        self.generation
     }
 
     async fn look_up(session: &Session, names: &mut Names) -> Result<(), Failure> {

@@ -1,14 +1,14 @@
 //! Roles given to principals: who may do what, and where.
 
 use clap::{Args, Subcommand, ValueEnum};
-use galerne_api::client::DryRun;
+use galerne_api::error::Code;
 use galerne_api::v1::Create;
 use galerne_model::identity::{Principal, Project, Role, RoleBinding, RoleBindingSpec, Scope, Tenant};
 
 use crate::commands::values::split_reference;
 use crate::display;
 use crate::failure::Failure;
-use crate::resources::{self, ChangeArguments, Level, Shown};
+use crate::resources::{self, ChangeArguments, Level, RemovalArguments, Shown};
 use crate::session::{Names, Session};
 use crate::table::{Column, Facts};
 
@@ -28,11 +28,8 @@ pub enum RoleCommand {
     Revoke {
         #[command(flatten)]
         binding: BindingArguments,
-        /// Do not ask
-        #[arg(long, short = 'y')]
-        yes: bool,
         #[command(flatten)]
-        change: ChangeArguments,
+        removal: RemovalArguments,
     },
 }
 
@@ -81,57 +78,63 @@ impl RoleCommand {
         match self {
             Self::List => resources::list::<RoleBinding>(session, "no role can be seen with this key").await,
             Self::Grant { binding, change } => grant(session, &binding, change).await,
-            Self::Revoke { binding, yes, change } => revoke(session, &binding, yes, change).await,
+            Self::Revoke { binding, removal } => revoke(session, &binding, removal).await,
         }
     }
 }
 
 async fn grant(session: &mut Session, arguments: &BindingArguments, change: ChangeArguments) -> Result<(), Failure> {
-    let spec = resolve(session, arguments).await?;
-    let role = display::word(&spec.role);
-    // The name says what it is, so that granting twice is refused as already there.
-    let place = arguments.on.replace('/', ".");
-    let name: String = format!("{}.{role}.{place}", arguments.principal).chars().take(63).collect();
-    let create = Create { name, tenant: None, project: None, spec };
-    let made: RoleBinding = session.client()?.create(&create, change.dry_run()).await?;
-    let done = change.participle("given");
-    session.output.done(format!("role `{role}` on {} {done} to `{}`", arguments.on, arguments.principal));
-    if session.is_json() { session.output.json(&made) } else { Ok(()) }
+    let (principal, spec) = resolve(session, arguments).await?;
+    let create = Create { name: binding_name(&principal, spec.role), tenant: None, project: None, spec: spec.clone() };
+    let made: RoleBinding = match session.client()?.create(&create, change.dry_run()).await.map_err(Failure::from) {
+        Err(failure) if failure.code() == Code::AlreadyExists => {
+            let role = display::word(&spec.role);
+            let text = format!("`{}` has the role `{role}` on {} already", arguments.principal, arguments.on);
+            return Err(Failure::new(Code::AlreadyExists, text).hint("see who has which: galerne role list"));
+        }
+        made => made?,
+    };
+    said(session, &made, arguments, &format!("{} to", change.participle("given")))
 }
 
-async fn revoke(
-    session: &mut Session,
-    arguments: &BindingArguments,
-    yes: bool,
-    change: ChangeArguments,
-) -> Result<(), Failure> {
-    let spec = resolve(session, arguments).await?;
-    let client = session.client()?;
-    let bindings = client.list_all::<RoleBinding>(&session.reach().await?).await?;
+async fn revoke(session: &mut Session, arguments: &BindingArguments, removal: RemovalArguments) -> Result<(), Failure> {
+    let (_, spec) = resolve(session, arguments).await?;
+    let bindings = session.client()?.list_all::<RoleBinding>(&session.reach().await?).await?;
     let Some(found) = bindings.iter().find(|binding| binding.spec == spec) else {
         let text = format!("`{}` has no such role on {}", arguments.principal, arguments.on);
-        return Err(Failure::new(galerne_api::error::Code::NotFound, text).hint("see who has which: galerne role list"));
+        return Err(Failure::new(Code::NotFound, text).hint("see who has which: galerne role list"));
     };
     let role = display::word(&spec.role);
     let effect = format!("`{}` loses the role `{role}` on {}", arguments.principal, arguments.on);
-    if change.dry_run() == DryRun::No && !session.output.may_go_on(&effect, yes)? {
-        return Ok(());
+    match resources::remove(session, found, removal, &effect).await? {
+        Some(gone) => said(session, &gone, arguments, &format!("{} from", removal.change.participle("taken"))),
+        None => Ok(()),
     }
-    let gone: RoleBinding = client.delete(&found.id.to_string(), found.generation, change.dry_run()).await?;
-    let done = change.participle("taken");
-    session.output.done(format!("role `{role}` on {} {done} from `{}`", arguments.on, arguments.principal));
-    if session.is_json() { session.output.json(&gone) } else { Ok(()) }
 }
 
-async fn resolve(session: &Session, arguments: &BindingArguments) -> Result<RoleBindingSpec, Failure> {
+/// The same for the same role given twice at one place, so that the second time is refused as already there; never that
+/// of another principal, also where two tenants have one of the same name.
+fn binding_name(principal: &Principal, role: Role) -> String {
+    let random = principal.id.uuid().simple().to_string().split_off(20);
+    let name: String = principal.name.chars().take(40).collect();
+    format!("{name}.{}.{random}", display::word(&role))
+}
+
+fn said(session: &mut Session, binding: &RoleBinding, arguments: &BindingArguments, done: &str) -> Result<(), Failure> {
+    let role = display::word(&binding.spec.role);
+    session.output.done(format!("role `{role}` on {} {done} `{}`", arguments.on, arguments.principal));
+    if session.is_json() { session.output.json(binding) } else { Ok(()) }
+}
+
+async fn resolve(session: &Session, arguments: &BindingArguments) -> Result<(Principal, RoleBindingSpec), Failure> {
     let scope = match split_reference(&arguments.on) {
         None if arguments.on == "site" => Scope::Site,
         Some(("tenant", name)) => Scope::Tenant { tenant_id: resources::find::<Tenant>(session, name).await?.id },
         Some(("project", name)) => {
             let project = resources::find::<Project>(session, name).await?;
-            let tenant_id = project.tenant_id.ok_or_else(|| {
-                Failure::new(galerne_api::error::Code::AnswerInvalid, format!("project `{name}` belongs to no tenant"))
-            })?;
+            let tenant_id = project
+                .tenant_id
+                .ok_or_else(|| Failure::new(Code::AnswerInvalid, format!("project `{name}` belongs to no tenant")))?;
             Scope::Project { tenant_id, project_id: project.id }
         }
         None | Some(_) => {
@@ -140,7 +143,8 @@ async fn resolve(session: &Session, arguments: &BindingArguments) -> Result<Role
         }
     };
     let principal = resources::find::<Principal>(session, &arguments.principal).await?;
-    Ok(RoleBindingSpec { principal_id: principal.id, role: arguments.role.role(), scope })
+    let spec = RoleBindingSpec { principal_id: principal.id, role: arguments.role.role(), scope };
+    Ok((principal, spec))
 }
 
 impl Shown for RoleBinding {
@@ -157,20 +161,7 @@ impl Shown for RoleBinding {
         let mut facts = Facts::new();
         facts.add("principal", names.of(&self.spec.principal_id)).add("role", display::word(&self.spec.role));
         facts.add("on", place(self.spec.scope, names));
-        resources::common_facts(&mut facts, self);
         facts
-    }
-
-    fn label(&self) -> &str {
-        &self.name
-    }
-
-    fn reference(&self) -> String {
-        self.id.to_string()
-    }
-
-    fn generation(&self) -> i64 {
-        self.generation
     }
 
     async fn look_up(session: &Session, names: &mut Names) -> Result<(), Failure> {
@@ -186,5 +177,44 @@ pub(crate) fn place(scope: Scope, names: &Names) -> String {
         Scope::Site => "site".to_owned(),
         Scope::Tenant { tenant_id } => format!("tenant/{}", names.of(&tenant_id)),
         Scope::Project { project_id, .. } => format!("project/{}", names.of(&project_id)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use galerne_model::identity::{Empty, PrincipalKind, PrincipalSpec};
+    use galerne_model::ids::PrincipalId;
+    use galerne_model::resource::check_name;
+
+    fn principal(name: &str, random: u128) -> Principal {
+        let spec = PrincipalSpec { kind: PrincipalKind::User, disabled: false, description: String::new() };
+        Principal {
+            id: PrincipalId::from_uuid(format!("019720000000700080000000{random:08x}").parse().expect("a UUID")),
+            tenant_id: None,
+            project_id: None,
+            name: name.to_owned(),
+            generation: 1,
+            created_at: jiff::Timestamp::UNIX_EPOCH,
+            updated_at: jiff::Timestamp::UNIX_EPOCH,
+            spec,
+            status: Empty {},
+        }
+    }
+
+    #[test]
+    fn two_grants_share_a_name_only_when_they_are_the_same() {
+        let longest = "a".repeat(63);
+        let named = |name: &str, random, role| binding_name(&principal(name, random), role);
+        assert_eq!(named("ada", 1, Role::Member), "ada.member.000000000001");
+        let all = [
+            named(&longest, 1, Role::Operator),
+            named(&longest, 1, Role::Auditor),
+            named(&longest, 2, Role::Operator),
+            named("ada", 1, Role::Operator),
+        ];
+        let different: std::collections::BTreeSet<&String> = all.iter().collect();
+        assert_eq!(different.len(), all.len(), "{all:?}");
+        assert!(all.iter().all(|name| check_name(name).is_ok()), "{all:?}");
     }
 }

@@ -51,9 +51,7 @@ impl TenantCommand {
                 Ok(())
             }
             Self::Update { name, description, change } => {
-                let seen = resources::find::<Tenant>(session, &name).await?;
-                resources::update(session, &seen, TenantSpec { description }, change, "updated").await?;
-                Ok(())
+                resources::edit::<Tenant>(session, &name, change, "updated", |_| TenantSpec { description }).await
             }
             Self::Delete(delete) => {
                 resources::delete::<Tenant>(session, &delete, |tenant| {
@@ -76,19 +74,6 @@ impl Shown for Tenant {
     fn facts(&self, _names: &Names) -> Facts {
         let mut facts = Facts::new();
         facts.add("name", &self.name).add("description", &self.spec.description);
-        resources::common_facts(&mut facts, self);
         facts
-    }
-
-    fn label(&self) -> &str {
-        &self.name
-    }
-
-    fn reference(&self) -> String {
-        self.id.to_string()
-    }
-
-    fn generation(&self) -> i64 {
-        self.generation
     }
 }

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use galerne_api::client::{DryRun, ListOptions};
 use galerne_api::error::Code;
+use galerne_api::v1::Create;
 use galerne_api::v1::catalogue::CatalogueEntry;
-use galerne_api::v1::{Create, Page};
 use galerne_model::inference::{
     Backend, Endpoint, EndpointState, Model, Pull, PullSpec, PullState, Replica, ReplicaState,
 };
@@ -70,8 +70,8 @@ impl Steps<'_> {
     }
 
     async fn pull(&self, name: String, source: String, phase: &Phase) -> Result<Model, Failure> {
-        let page: Page<CatalogueEntry> = self.client.read("/api/v1/catalogue", &[]).await?;
-        if let Some(entry) = page.items.iter().find(|entry| entry.name == source) {
+        let entries: Vec<CatalogueEntry> = self.client.read_all("/api/v1/catalogue", &[]).await?;
+        if let Some(entry) = entries.iter().find(|entry| entry.name == source) {
             self.phases.text(2, &format!("{}: {}, from {}", entry.name, entry.licence, entry.source));
         }
         // One that an interrupted start left running is followed instead of begun again.

@@ -97,3 +97,51 @@ async fn a_ledger_that_does_not_close_is_a_failure_with_the_difference() {
     let url = Canned::default().answer("POST /api/v1/ledger/check", 200, &check).serve().await;
     assert_snapshot!("ledger_open", galerne(&url, Some(80), &["ledger", "check"]).await.text());
 }
+
+#[tokio::test]
+async fn what_is_so_already_is_not_changed_again() {
+    let url = Canned::default()
+        .answer("GET /api/v1/endpoints/smol", 200, &endpoint("ready", 1, "1 replica passed its last probe"))
+        .serve()
+        .await;
+    // Nothing answers a PUT here: it would end with `route_not_found`.
+    let outcome = galerne(&url, Some(80), &["endpoint", "resume", "smol"]).await;
+    assert_eq!((outcome.exit, outcome.err.as_str()), (0, "endpoint `smol` is so already\n"));
+    let changed = galerne(&url, Some(80), &["endpoint", "pause", "smol"]).await;
+    assert_eq!(changed.exit, 3, "{}", changed.err);
+}
+
+#[tokio::test]
+async fn a_single_problem_of_a_body_is_said_once() {
+    let mut refusal = problem("invalid_value", 422, "`spec.replicas_max`: it takes 1 to 16 replicas");
+    refusal["errors"] = json!([{ "path": "spec.replicas_max", "detail": "it takes 1 to 16 replicas" }]);
+    let url = Canned::default().answer("GET /api/v1/endpoints/smol", 422, &refusal).serve().await;
+    let outcome = galerne(&url, Some(80), &["endpoint", "show", "smol"]).await;
+    assert_eq!(outcome.err.matches("it takes 1 to 16 replicas").count(), 1, "{}", outcome.err);
+}
+
+#[tokio::test]
+async fn a_role_that_is_there_already_is_told_in_the_words_that_were_typed() {
+    let principal = "principal_01972000000070008000000000000008";
+    let ada = crate::canned::resource(principal, "ada", json!({ "kind": "user" }), json!({}));
+    let url = Canned::default()
+        .answer("GET /api/v1/principals/ada", 200, &ada)
+        .answer(
+            "POST /api/v1/role-bindings",
+            409,
+            &problem("already_exists", 409, "a role binding named `x` exists already"),
+        )
+        .serve()
+        .await;
+    let outcome = galerne(&url, Some(80), &["role", "grant", "ada", "auditor", "--on", "site"]).await;
+    assert_eq!(outcome.exit, 5);
+    assert!(outcome.err.contains("`ada` has the role `auditor` on site already [already_exists]"), "{}", outcome.err);
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_no_tls_is_told_from_one_that_is_not_there() {
+    let url = Canned::default().serve().await.replace("http://", "https://");
+    let outcome = galerne(&url, None, &["whoami"]).await;
+    assert_eq!(outcome.exit, 7);
+    assert!(outcome.err.contains("hint: this server speaks no TLS"), "{}", outcome.err);
+}

@@ -36,27 +36,24 @@ fn commands_in(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2).filter(|code| code.starts_with("galerne ") && !code.contains('\n'))
 }
 
+/// What is wrong with a command as it stands in a text. A text may leave out what is plain from it, but not name what is
+/// not there.
+fn wrong_command(typed: &str) -> Option<String> {
+    use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, MissingRequiredArgument};
+    let typed = typed.split(['|', '#']).next().unwrap_or(typed);
+    let error = Arguments::try_parse_from(typed.split_whitespace()).err()?;
+    let partial =
+        matches!(error.kind(), DisplayHelp | DisplayHelpOnMissingArgumentOrSubcommand | MissingRequiredArgument);
+    (!partial).then(|| error.render().to_string())
+}
+
 #[test]
 fn every_command_that_a_page_names_can_be_typed() {
-    let mut wrong = Vec::new();
     for code in Code::ALL {
         for typed in commands_in(code.page()) {
-            let words = typed.split('|').next().unwrap_or(typed).split_whitespace();
-            let Err(error) = Arguments::try_parse_from(words) else { continue };
-            use clap::error::ErrorKind::{
-                DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, MissingRequiredArgument,
-            };
-            // A page may leave out what is plain from it, but not name what is not there.
-            let partial = matches!(
-                error.kind(),
-                DisplayHelp | DisplayHelpOnMissingArgumentOrSubcommand | MissingRequiredArgument
-            );
-            if !partial {
-                wrong.push(format!("{code}: `{typed}`: {}", error.render()));
-            }
+            assert_eq!(wrong_command(typed), None, "{code}: `{typed}`");
         }
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[tokio::test]
@@ -84,4 +81,43 @@ async fn every_code_is_explained() {
         "{}",
         list.out
     );
+}
+
+/// Lines of the shell blocks of a document, and what its backticks quote, that begin with the program's name.
+fn commands_of_document(text: &str) -> Vec<String> {
+    let mut commands: Vec<String> = commands_in(text).map(str::to_owned).collect();
+    for (index, block) in text.split("```").enumerate() {
+        if index % 2 == 1 {
+            commands.extend(block.lines().filter(|line| line.starts_with("galerne ")).map(str::to_owned));
+        }
+    }
+    commands
+}
+
+#[test]
+fn every_command_that_a_document_names_can_be_typed() {
+    let documents = [
+        ("README.md", include_str!("../../../../README.md")),
+        ("CONTRIBUTING.md", include_str!("../../../../CONTRIBUTING.md")),
+        ("CHANGELOG.md", include_str!("../../../../CHANGELOG.md")),
+        ("docs/ARCHITECTURE.md", include_str!("../../../../docs/ARCHITECTURE.md")),
+    ];
+    let mut seen = 0;
+    for (name, text) in documents {
+        for typed in commands_of_document(text) {
+            let wrong = wrong_command(&typed);
+            assert_eq!(wrong, None, "{name}: `{typed}`");
+            seen += 1;
+        }
+    }
+    assert!(seen > 10, "commands are found in the documents");
+    assert!(wrong_command("galerne model fetch x").is_some() && wrong_command("galerne cost --weekly").is_some());
+}
+
+#[test]
+fn every_page_names_something_to_type() {
+    for code in Code::ALL {
+        let todo = code.page().split("## What to do").nth(1).expect("another test looks for it");
+        assert!(todo.contains('`'), "{code}: what to do names nothing to type");
+    }
 }
