@@ -14,17 +14,19 @@ use std::sync::{Arc, OnceLock};
 
 use axum::Json;
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use galerne_api::openai::{ModelCard, ModelList};
+use galerne_api::openai::{ModelCard, ModelList, Usage};
 use serde_json::json;
 
 pub(crate) use problem::Problem;
 
+use crate::account::Accounts;
 use crate::job::Queue;
+use crate::limits;
 use crate::loaded::{Loaded, Task};
 use crate::metrics::Metrics;
 
@@ -38,6 +40,7 @@ pub(crate) struct App {
     pub task: Task,
     pub queue: Queue,
     pub metrics: Arc<Metrics>,
+    pub accounts: Arc<Accounts>,
     loaded: OnceLock<Loaded>,
     is_draining: AtomicBool,
     seeds: RandomState,
@@ -53,6 +56,7 @@ impl App {
             task,
             queue,
             metrics,
+            accounts: Arc::default(),
             loaded: OnceLock::new(),
             is_draining: AtomicBool::new(false),
             seeds: RandomState::new(),
@@ -111,6 +115,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/embeddings", post(embed::embeddings))
         .route("/v1/models", get(models))
         .route("/tokenize", post(complete::tokenize))
+        .route("/usage/{request_id}", get(usage))
         .route("/health", get(health))
         .route("/metrics", get(metrics))
         .fallback(no_route)
@@ -136,6 +141,18 @@ async fn health(State(app): State<Arc<App>>) -> Response {
             let reason = problem.body().error.message.clone();
             (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"status": "unready", "reason": reason}))).into_response()
         }
+    }
+}
+
+/// What a request was given, once it has ended: of one that was cut off nobody else knows.
+async fn usage(State(app): State<Arc<App>>, Path(request_id): Path<String>) -> Result<Json<Usage>, Problem> {
+    match tokio::time::timeout(limits::ACCOUNT_WAIT, app.accounts.closed(&request_id)).await {
+        Ok(Some(spent)) => Ok(Json(spent.usage())),
+        Ok(None) => {
+            let text = "no request of this name is known here";
+            Err(Problem::new(StatusCode::NOT_FOUND, "invalid_request_error", "unknown_request", text))
+        }
+        Err(_) => Err(Problem::unavailable("still_running", "the request is still being worked on")),
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Instant;
 use galerne_api::openai::FinishReason;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::account::{Account, Spent};
 use crate::metrics::Metrics;
 use crate::sample::Sampling;
 
@@ -33,6 +34,7 @@ pub(crate) struct Generate {
     /// Goes on after the model has ended its turn, for measurements.
     pub ignore_end: bool,
     pub deadline: Option<Instant>,
+    pub account: Account,
     pub events: mpsc::Sender<Event>,
 }
 
@@ -40,6 +42,7 @@ pub(crate) struct Generate {
 #[derive(Debug)]
 pub(crate) struct Embed {
     pub inputs: Vec<Vec<i32>>,
+    pub account: Account,
     pub reply: oneshot::Sender<Result<Embedded, Failure>>,
 }
 
@@ -68,6 +71,17 @@ pub(crate) struct Done {
     pub completion_tokens: usize,
     pub cached_tokens: usize,
     pub cpu_micros: u64,
+}
+
+impl Done {
+    pub(crate) fn spent(&self) -> Spent {
+        Spent {
+            prompt_tokens: self.prompt_tokens,
+            completion_tokens: self.completion_tokens,
+            cached_tokens: self.cached_tokens,
+            cpu_micros: self.cpu_micros,
+        }
+    }
 }
 
 /// Why the engine gave up on a request.

@@ -16,6 +16,7 @@ mod markup;
 mod request;
 mod template;
 
+mod account;
 mod job;
 mod loaded;
 mod metrics;

@@ -26,6 +26,15 @@ pub(crate) const STOP_BYTES: usize = 256;
 /// Entries of `logit_bias`; OpenAI takes 300 tokens.
 pub(crate) const BIASES: usize = 1024;
 
+/// Accounts of ended requests kept for whoever asks: a few hundred kilobytes, and far more than are cut off at once.
+pub(crate) const ACCOUNTS: usize = 4096;
+
+/// Longest wait for the end of a request whose account is asked for: a batch of a long prompt on a large model.
+pub(crate) const ACCOUNT_WAIT: Duration = Duration::from_secs(30);
+
+/// Longest name of a request.
+pub(crate) const REQUEST_ID_BYTES: usize = 128;
+
 /// Inputs of one embeddings request; OpenAI's own limit.
 pub(crate) const EMBEDDING_INPUTS: usize = 2048;
 

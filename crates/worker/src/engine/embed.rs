@@ -8,6 +8,7 @@ use llama_cpp_2::token::LlamaToken;
 use tokio::sync::mpsc;
 
 use super::Settings;
+use crate::account::Spent;
 use crate::complaint;
 use crate::job::{Embed, Embedded, Failure, Job};
 use crate::machine;
@@ -54,7 +55,7 @@ impl<'m> Embedder<'m> {
 
     pub(super) fn run(&mut self) {
         while let Some(job) = self.jobs.blocking_recv() {
-            let job = match job {
+            let mut job = match job {
                 Job::Stop => return,
                 Job::Embed(job) => job,
                 // The HTTP side does not send these to an embedder; the dropped sender tells the caller.
@@ -65,7 +66,7 @@ impl<'m> Embedder<'m> {
             };
             self.metrics.waiting.lower();
             self.metrics.running.add(1);
-            let embedded = self.work(&job);
+            let embedded = self.work(&mut job);
             self.metrics.running.lower();
             match embedded {
                 Ok(_) => self.metrics.finished.add(1),
@@ -75,9 +76,19 @@ impl<'m> Embedder<'m> {
         }
     }
 
-    /// All inputs of one request, batch by batch; stops between batches when the client has left.
-    fn work(&mut self, job: &Embed) -> Result<Embedded, Failure> {
+    /// All inputs of one request; what it took is noted however it ends.
+    fn work(&mut self, job: &mut Embed) -> Result<Embedded, Failure> {
         let started = machine::cpu_nanos();
+        let mut prompt_tokens = 0;
+        let vectors = self.batches(job, &mut prompt_tokens);
+        let cpu_micros = self.meter.micros(machine::cpu_nanos().saturating_sub(started));
+        self.metrics.cpu_micros.add(cpu_micros);
+        job.account.set(Spent { prompt_tokens, cpu_micros, ..Spent::default() });
+        vectors.map(|vectors| Embedded { vectors, cpu_micros })
+    }
+
+    /// Batch by batch; stops between batches when the client has left.
+    fn batches(&mut self, job: &Embed, tokens_done: &mut usize) -> Result<Vec<Vec<f32>>, Failure> {
         let mut vectors = Vec::with_capacity(job.inputs.len());
         let mut rest: Vec<&[i32]> = job.inputs.iter().map(Vec::as_slice).collect();
         while !rest.is_empty() {
@@ -88,14 +99,13 @@ impl<'m> Embedder<'m> {
             let later = rest.split_off(count);
             vectors.extend(self.embed(&rest).ok_or(Failure::Engine)?);
             self.metrics.steps.add(1);
-            let tokens = rest.iter().map(|input| input.len() as u64).sum();
-            self.metrics.step_tokens.add(tokens);
-            self.metrics.prompt_tokens.add(tokens);
+            let tokens: usize = rest.iter().map(|input| input.len()).sum();
+            *tokens_done += tokens;
+            self.metrics.step_tokens.add(tokens as u64);
+            self.metrics.prompt_tokens.add(tokens as u64);
             rest = later;
         }
-        let cpu_micros = self.meter.micros(machine::cpu_nanos().saturating_sub(started));
-        self.metrics.cpu_micros.add(cpu_micros);
-        Ok(Embedded { vectors, cpu_micros })
+        Ok(vectors)
     }
 
     fn embed(&mut self, inputs: &[&[i32]]) -> Option<Vec<Vec<f32>>> {
@@ -134,7 +144,10 @@ fn normalized(vector: &[f32]) -> Vec<f32> {
 }
 
 fn answer(job: Embed, embedded: Result<Embedded, Failure>) {
-    if job.reply.send(embedded).is_err() {
+    let Embed { account, reply, .. } = job;
+    // Closed before the answer: who reads the answer may ask for it.
+    drop(account);
+    if reply.send(embedded).is_err() {
         tracing::debug!("the client of an embeddings request has left");
     }
 }

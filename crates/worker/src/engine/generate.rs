@@ -15,6 +15,7 @@ use llama_cpp_2::vocab::LlamaVocab;
 use tokio::sync::mpsc;
 
 use super::Settings;
+use crate::account::Spent;
 use crate::complaint;
 use crate::job::{Done, Event, Failure, Generate, Job};
 use crate::limits;
@@ -318,8 +319,9 @@ impl<'m> Generator<'m> {
                 i += 1;
                 continue;
             };
-            let live = self.live.remove(i);
+            let mut live = self.live.remove(i);
             self.metrics.running.lower();
+            live.close_account(self.slots.len(live.slot));
             self.slots.finish(live.slot);
             match end {
                 End::Finished(reason) => {
@@ -368,6 +370,17 @@ impl<'m> Generator<'m> {
 }
 
 impl Live {
+    /// Notes what was spent; `computed` tokens are in its slot.
+    fn close_account(&mut self, computed: usize) {
+        let prompt_tokens = if self.next.is_some() { self.job.prompt.len() } else { computed };
+        self.job.account.set(Spent {
+            prompt_tokens,
+            completion_tokens: self.completion_tokens,
+            cached_tokens: self.cached_tokens.min(prompt_tokens),
+            cpu_micros: self.cpu_micros,
+        });
+    }
+
     /// Takes a sampled token: hands out its text, notices the end.
     fn advance(&mut self, token: i32, vocab: &LlamaVocab<'_>) {
         self.completion_tokens += 1;

@@ -1,7 +1,6 @@
 //! Chat completions, text completions, and counting their tokens.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::Json;
 use axum::extract::{Request, State};
@@ -11,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::problem::Problem;
+use super::read::Terms;
 use super::write::{Answer, Shape};
 use super::{App, read};
 use crate::job::{self, Event, Generate, Job};
@@ -22,17 +22,17 @@ use crate::vocabulary::{self, Frame};
 
 pub(super) async fn chat(State(app): State<Arc<App>>, http: Request) -> Result<Response, Problem> {
     app.ready_for(Task::Generate)?;
-    let deadline = read::deadline(http.headers())?;
+    let terms = read::terms(http.headers())?;
     let request: ChatRequest = read::json(http).await?;
     app.check_model(&request.model)?;
     let wish = request::wish(&request.parameters, app.seed())?;
     let prompt = chat_tokens(&app, request.messages).await?;
-    answer(&app, Shape::Chat, prompt, wish, deadline).await
+    answer(&app, Shape::Chat, prompt, wish, terms).await
 }
 
 pub(super) async fn text(State(app): State<Arc<App>>, http: Request) -> Result<Response, Problem> {
     app.ready_for(Task::Generate)?;
-    let deadline = read::deadline(http.headers())?;
+    let terms = read::terms(http.headers())?;
     let request: CompletionRequest = read::json(http).await?;
     app.check_model(&request.model)?;
     refuse_unsupported(&request)?;
@@ -40,7 +40,7 @@ pub(super) async fn text(State(app): State<Arc<App>>, http: Request) -> Result<R
     // OpenAI's default for this route; chats run to the end of the context.
     wish.max_tokens = wish.max_tokens.or(Some(16));
     let prompt = text_tokens(&app, request.prompt).await?;
-    answer(&app, Shape::Text, prompt, wish, deadline).await
+    answer(&app, Shape::Text, prompt, wish, terms).await
 }
 
 /// Tokens of a prompt or of a conversation, as its completion would count them.
@@ -72,13 +72,7 @@ pub(super) async fn tokenize(State(app): State<Arc<App>>, http: Request) -> Resu
     Ok(Json(Tokens { count: tokens.len(), tokens }))
 }
 
-async fn answer(
-    app: &Arc<App>,
-    shape: Shape,
-    prompt: Vec<i32>,
-    wish: Wish,
-    deadline: Option<Instant>,
-) -> Result<Response, Problem> {
+async fn answer(app: &Arc<App>, shape: Shape, prompt: Vec<i32>, wish: Wish, terms: Terms) -> Result<Response, Problem> {
     let loaded = app.ready_for(Task::Generate)?;
     let field = if shape == Shape::Chat { "messages" } else { "prompt" };
     if prompt.is_empty() {
@@ -101,7 +95,8 @@ async fn answer(
         sampling: wish.sampling,
         stops: wish.stops,
         ignore_end: wish.ignore_end,
-        deadline,
+        deadline: terms.deadline,
+        account: app.accounts.open(terms.request_id),
         events: sender,
     }))?;
     let created = jiff::Timestamp::now().as_second();

@@ -27,6 +27,7 @@ enum Encoding {
 
 pub(super) async fn embeddings(State(app): State<Arc<App>>, http: Request) -> Result<Json<EmbeddingList>, Problem> {
     let loaded = app.ready_for(Task::Embed)?;
+    let terms = read::terms(http.headers())?;
     let request: EmbeddingRequest = read::json(http).await?;
     app.check_model(&request.model)?;
     let encoding = check(&request)?;
@@ -37,7 +38,8 @@ pub(super) async fn embeddings(State(app): State<Arc<App>>, http: Request) -> Re
         request::fit(input.len(), None, loaded.context, &field)?;
     }
     let (reply, answer) = oneshot::channel();
-    app.queue.submit(Job::Embed(Embed { inputs, reply }))?;
+    let account = app.accounts.open(terms.request_id);
+    app.queue.submit(Job::Embed(Embed { inputs, account, reply }))?;
     let embedded = answer.await.map_err(|_| Problem::engine_gone())??;
     let data = (0_u32..).zip(embedded.vectors).map(|(index, vector)| Embedding {
         object: "embedding".into(),

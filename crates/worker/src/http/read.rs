@@ -13,6 +13,8 @@ use crate::limits;
 
 /// Milliseconds after which the caller no longer wants the answer.
 const DEADLINE_HEADER: &str = "x-galerne-deadline-ms";
+/// The caller's name for a request, by which it may ask for its account.
+const REQUEST_ID_HEADER: &str = "x-request-id";
 
 /// The body as `T`.
 pub(super) async fn json<T: DeserializeOwned>(request: Request) -> Result<T, Problem> {
@@ -31,8 +33,22 @@ pub(super) async fn json<T: DeserializeOwned>(request: Request) -> Result<T, Pro
     parse(&bytes)
 }
 
-/// The caller's deadline, if any.
-pub(super) fn deadline(headers: &HeaderMap) -> Result<Option<Instant>, Problem> {
+/// What the headers say of a request besides its body.
+#[derive(Debug)]
+pub(super) struct Terms {
+    /// When the caller no longer wants the answer.
+    pub(super) deadline: Option<Instant>,
+    /// What the caller calls it.
+    pub(super) request_id: Option<String>,
+}
+
+pub(super) fn terms(headers: &HeaderMap) -> Result<Terms, Problem> {
+    let request_id = headers.get(REQUEST_ID_HEADER).and_then(|value| value.to_str().ok());
+    let request_id = request_id.filter(|id| id.len() <= limits::REQUEST_ID_BYTES).map(str::to_owned);
+    Ok(Terms { deadline: deadline(headers)?, request_id })
+}
+
+fn deadline(headers: &HeaderMap) -> Result<Option<Instant>, Problem> {
     let Some(value) = headers.get(DEADLINE_HEADER) else { return Ok(None) };
     match value.to_str().ok().and_then(|text| text.parse::<u64>().ok()) {
         Some(ms @ 1..=limits::DEADLINE_MS) => Ok(Some(Instant::now() + Duration::from_millis(ms))),

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tower::ServiceExt as _;
 
 use super::*;
+use crate::account::Spent;
 use crate::job::{Done, Embedded, Event, Failure, Job};
 use crate::template::ChatTemplate;
 use crate::vocabulary;
@@ -334,6 +335,34 @@ async fn markup_in_a_message_is_text_and_in_a_bare_prompt_is_obeyed() {
         assert_eq!(ends(json!({"messages": [message]})).await, (0, expected));
     }
     assert_eq!(ends(json!({"content": sly})).await.0, 1);
+}
+
+#[tokio::test]
+async fn a_request_that_was_cut_off_is_accounted_for_by_its_name() {
+    let server = server(Script::Silent);
+    let request = Request::builder().method(Method::POST).uri("/v1/chat/completions").header("x-request-id", "r1");
+    let body = json!({"messages": [{"role": "user", "content": "hi"}]}).to_string();
+    let mut answer = server.router.clone().oneshot(request.body(Body::from(body)).expect("a request"));
+    let mut asked_for = std::pin::pin!(send(&server, Method::GET, "/usage/r1", Body::empty()));
+    let mut job = loop {
+        assert!(futures_util::poll!(&mut answer).is_pending(), "the engine is silent");
+        let taken = server.asked.lock().expect("no panics").pop_front();
+        match taken {
+            Some(Job::Generate(job)) => break job,
+            _ => tokio::task::yield_now().await,
+        }
+    };
+    assert!(futures_util::poll!(&mut asked_for).is_pending(), "it is still being worked on");
+    drop(answer);
+    assert!(job.events.is_closed(), "which is how the engine learns of it");
+    job.account.set(Spent { prompt_tokens: 30, completion_tokens: 4, cached_tokens: 10, cpu_micros: 99 });
+    drop(job);
+    let (status, text) = asked_for.await;
+    assert_eq!(status, 200, "{text}");
+    let usage: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!((&usage["prompt_tokens"], &usage["completion_tokens"]), (&json!(30), &json!(4)));
+    assert_eq!(usage["galerne"], json!({"cpu_micros": 99, "cached_tokens": 10}));
+    assert_eq!(send(&server, Method::GET, "/usage/r2", Body::empty()).await.0, 404);
 }
 
 #[tokio::test]

@@ -9,8 +9,8 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
 use galerne_api::openai::{
-    AssistantMessage, ChatChoice, ChatChunk, ChatCompletion, ChunkChoice, Completion, CompletionChoice,
-    CompletionTokensDetails, Delta, FinishReason, PromptTokensDetails, Usage, WorkerUsage,
+    AssistantMessage, ChatChoice, ChatChunk, ChatCompletion, ChunkChoice, Completion, CompletionChoice, Delta,
+    FinishReason, Usage,
 };
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -91,14 +91,14 @@ impl Answer {
                     created: self.created,
                     model: self.model.clone(),
                     choices: vec![ChatChoice { index: 0, message, logprobs: None, finish_reason }],
-                    usage: usage(done),
+                    usage: done.spent().usage(),
                     system_fingerprint: None,
                 })
                 .into_response()
             }
             Shape::Text => {
                 let choice = CompletionChoice { index: 0, text, logprobs: None, finish_reason };
-                axum::Json(self.completion(vec![choice], Some(usage(done)))).into_response()
+                axum::Json(self.completion(vec![choice], Some(done.spent().usage()))).into_response()
             }
         }
     }
@@ -109,7 +109,7 @@ impl Answer {
             Event::Done(done) => {
                 self.piece(out, String::new(), Some(done.reason));
                 if self.include_usage {
-                    self.usage(out, usage(&done));
+                    self.usage(out, done.spent().usage());
                 }
                 out.extend_from_slice(b"data: [DONE]\n\n");
             }
@@ -190,20 +190,6 @@ impl Writer {
         }
         let bytes = Bytes::from(std::mem::take(&mut self.out));
         (bytes, (!is_last).then_some(self))
-    }
-}
-
-/// The account of an answer, in OpenAI's words and ours.
-pub(super) fn usage(done: &Done) -> Usage {
-    let cached_tokens = done.cached_tokens as u64;
-    Usage {
-        prompt_tokens: done.prompt_tokens as u64,
-        completion_tokens: done.completion_tokens as u64,
-        total_tokens: (done.prompt_tokens + done.completion_tokens) as u64,
-        prompt_tokens_details: Some(PromptTokensDetails { cached_tokens }),
-        completion_tokens_details: Some(CompletionTokensDetails { reasoning_tokens: 0 }),
-        galerne: Some(WorkerUsage { cpu_micros: done.cpu_micros, cached_tokens }),
-        ..Usage::default()
     }
 }
 
