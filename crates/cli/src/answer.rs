@@ -76,19 +76,21 @@ pub(crate) async fn ask(
 
 impl Answer {
     /// Waits, not for long, until the ledger has settled the request.
-    pub(crate) async fn settle(&mut self, client: &Client) -> Result<(), Failure> {
-        let Some(id) = self.request_id.clone() else { return Ok(()) };
+    ///
+    /// The answer is there, whatever comes of this: a key may only call models, a server may be about to stop. What the
+    /// reply itself says is then shown.
+    pub(crate) async fn settle(&mut self, client: &Client) {
+        let Some(id) = self.request_id.clone() else { return };
         let query = [("request".to_owned(), id)];
         let begun = Instant::now();
         while begun.elapsed() < SETTLED_DEADLINE {
-            let page: Page<UsageRecord> = client.read("/api/v1/usage", &query).await?;
+            let Ok(page) = client.read::<Page<UsageRecord>>("/api/v1/usage", &query).await else { return };
             if let Some(record) = page.items.into_iter().next() {
                 self.record = Some(record);
-                return Ok(());
+                return;
             }
             tokio::time::sleep(SETTLED_POLL).await;
         }
-        Ok(())
     }
 
     /// Tokens written per second, after the first; nothing where there is nothing to measure.

@@ -121,7 +121,7 @@ impl Conversation {
 
     async fn once(&mut self, session: &mut Session, question: &str) -> Result<(), Failure> {
         let mut answer = self.ask(session, question).await?;
-        answer.settle(&self.client).await?;
+        answer.settle(&self.client).await;
         if session.is_json() {
             return session.output.json(&answer.json(&self.endpoint));
         }
@@ -184,7 +184,7 @@ impl Conversation {
             }
             Some(Ok(mut answer)) => {
                 session.output.line("")?;
-                answer.settle(&self.client).await?;
+                answer.settle(&self.client).await;
                 say_figures(session, &answer, false);
             }
             Some(Err(failure)) if failure.code() == Code::ServerUnreachable => return Err(failure),

@@ -31,7 +31,7 @@ impl Steps<'_> {
         .await;
         phases.line("");
         let mut answer = asked?;
-        answer.settle(&self.client).await?;
+        answer.settle(&self.client).await;
         phases.text(2, &answer.figures());
         Ok(())
     }

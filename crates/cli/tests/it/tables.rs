@@ -115,20 +115,36 @@ async fn a_ledger_that_closes_says_what_was_compared() {
     assert_snapshot!(galerne(&url, Some(80), &["ledger", "check"]).await.text());
 }
 
-#[tokio::test]
-async fn an_answer_ends_with_its_speed_energy_money_and_carbon() {
+/// The events of an answer of two tokens.
+fn answer_stream() -> String {
     let chunk = |content: Value, finish: Value| {
         json!({ "id": "c", "object": "chat.completion.chunk", "created": 1, "model": "smol", "system_fingerprint": null,
                 "choices": [{ "index": 0, "delta": content, "logprobs": null, "finish_reason": finish }] })
     };
     let usage = json!({ "id": "c", "object": "chat.completion.chunk", "created": 1, "model": "smol", "system_fingerprint": null, "choices": [],
                         "usage": { "prompt_tokens": 31, "completion_tokens": 2, "total_tokens": 33 } });
-    let stream: String =
-        [chunk(json!({ "content": "Par" }), Value::Null), chunk(json!({ "content": "is." }), json!("stop")), usage]
-            .iter()
-            .map(|event| format!("data: {event}\n\n"))
-            .chain(["data: [DONE]\n\n".to_owned()])
-            .collect();
+    [chunk(json!({ "content": "Par" }), Value::Null), chunk(json!({ "content": "is." }), json!("stop")), usage]
+        .iter()
+        .map(|event| format!("data: {event}\n\n"))
+        .chain(["data: [DONE]\n\n".to_owned()])
+        .collect()
+}
+
+#[tokio::test]
+async fn an_answer_is_no_failure_where_its_price_cannot_be_read() {
+    let refusal = crate::canned::problem("scope_missing", 403, "this key may not read usage");
+    let url = Canned::default()
+        .answer("POST /v1/chat/completions", 200, &json!(answer_stream()))
+        .answer("GET /api/v1/usage", 403, &refusal)
+        .serve()
+        .await;
+    let outcome = galerne(&url, Some(80), &["chat", "smol", "What is the capital of France?"]).await;
+    assert_eq!((outcome.exit, outcome.out.as_str()), (0, "Paris.\n"), "{}", outcome.err);
+    assert!(outcome.err.contains("31 tokens in, 2 out"), "{}", outcome.err);
+}
+
+#[tokio::test]
+async fn an_answer_ends_with_its_speed_energy_money_and_carbon() {
     let record = json!({
         "source": 1, "sequence": 1, "request_id": REQUEST, "started_at": "2026-11-22T21:00:00Z", "ended_at": "2026-11-22T21:00:01Z",
         "tenant_id": TENANT, "project_id": PROJECT, "principal_id": "principal_01972000000070008000000000000008",
@@ -137,7 +153,7 @@ async fn an_answer_ends_with_its_speed_energy_money_and_carbon() {
         "price_book_id": null, "first_token_micros": 80_000,
     });
     let url = Canned::default()
-        .answer("POST /v1/chat/completions", 200, &json!(stream))
+        .answer("POST /v1/chat/completions", 200, &json!(answer_stream()))
         .items("GET /api/v1/usage", &[record])
         .serve()
         .await;

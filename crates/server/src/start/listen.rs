@@ -28,8 +28,8 @@ const CONNECTIONS_MAX: usize = 8_192;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// Time for a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time for connections to end once nothing is in flight.
-const CLOSE_GRACE: Duration = Duration::from_secs(5);
+/// Time for connections to end by themselves once nothing is in flight; then they are cut.
+const CLOSE_GRACE: Duration = Duration::from_secs(2);
 /// Streams of one HTTP/2 connection; a client with more opens another connection.
 const STREAMS_MAX: u32 = 256;
 
@@ -131,14 +131,21 @@ impl Listener {
 
     /// Waits for the connections, then cuts them.
     pub(super) async fn join(self) {
-        self.handle.graceful_shutdown(Some(CLOSE_GRACE));
-        let Some(task) = self.task else { return };
-        let ended = tokio::time::timeout(CLOSE_GRACE * 2, task).await;
+        self.stop_accepting();
+        let Some(mut task) = self.task else { return };
+        let ended = match tokio::time::timeout(CLOSE_GRACE, &mut task).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                // A grace given to the listener itself would not be heard: it has been told to wait without end.
+                tracing::debug!(open = self.handle.connection_count(), "connections are cut at the end of the drain");
+                self.handle.shutdown();
+                task.await
+            }
+        };
         match ended {
-            Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(error))) => tracing::warn!(%error, "the listener ended with an error"),
-            Ok(Err(error)) => tracing::error!(%error, "the listener broke"),
-            Err(_) => tracing::warn!("connections were still open at the end of the drain"),
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the listener ended with an error"),
+            Err(error) => tracing::error!(%error, "the listener broke"),
         }
     }
 }

@@ -123,6 +123,19 @@ async fn a_head_that_never_ends_is_cut_off() {
 }
 
 #[tokio::test]
+async fn a_request_that_never_comes_does_not_hold_the_drain() {
+    let site = Site::new().await;
+    let mut stream = std::net::TcpStream::connect(site.running.address).expect("it listens");
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n").expect("written");
+    assert_eq!(site.operator.get("/healthz").await.status, 200, "the half request has arrived before this one");
+    site.running.drain().await;
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(5))).expect("set");
+    let mut rest = [0; 1];
+    let read = stream.read(&mut rest).map_err(|error| error.kind());
+    assert!(matches!(read, Ok(0) | Err(std::io::ErrorKind::ConnectionReset)), "the connection is cut: {read:?}");
+}
+
+#[tokio::test]
 async fn a_backup_is_made_while_running_and_restores_into_an_empty_directory() {
     let site = Site::new().await;
     site.operator.made("/api/v1/projects", &json!({"name": "kept", "spec": {}})).await;
