@@ -16,6 +16,9 @@ export CMAKE_C_COMPILER_LAUNCHER ?= ccache
 export CMAKE_CXX_COMPILER_LAUNCHER ?= ccache
 endif
 
+# Of the engine's CPU variants only those that a worker starts on; a third of its C++ is not compiled at all.
+export CMAKE_PROJECT_INCLUDE ?= $(CURDIR)/make/engine-variants.cmake
+
 # Its make and ninja take this many jobs; cargo's own parallelism does not reach them.
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 

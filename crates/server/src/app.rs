@@ -29,7 +29,7 @@ pub(crate) struct Parts {
     pub(crate) data: PathBuf,
     pub(crate) metrics: ApiMetrics,
     pub(crate) registry: Mutex<Registry>,
-    /// Work of the API that outlives an answer's head; joined at shutdown.
+    /// Requests of the API, and work of theirs that outlives an answer's head; joined at shutdown.
     pub(crate) tasks: TaskTracker,
     pub(crate) draining: CancellationToken,
 }

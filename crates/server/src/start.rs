@@ -42,8 +42,8 @@ use crate::routes;
 const WAKES_MAX: usize = 1_024;
 /// Batches of usage between gateway and ledger: one being settled, one waiting.
 const BATCHES_MAX: usize = 2;
-/// Exports and the like after the last request, before they are cut.
-const API_GRACE: Duration = Duration::from_secs(5);
+/// Time for what `/api/v1` still works on, backups and exports above all, before it is cut.
+const API_GRACE: Duration = Duration::from_secs(15);
 
 /// What is known of this host, from whoever can read it.
 pub struct Host {
@@ -255,11 +255,12 @@ impl Running {
         self.draining.cancel();
         self.listener.stop_accepting();
         self.gateway.drain(Duration::from_millis(DRAIN_DEADLINE_MS)).await;
-        self.listener.join().await;
+        // Handlers before connections: with its connection a handler would be cut.
         self.app.tasks().close();
         if tokio::time::timeout(API_GRACE, self.app.tasks().wait()).await.is_err() {
             tracing::warn!("work of the API was still running at the end of the drain");
         }
+        self.listener.join().await;
         self.stop_loops.cancel();
         self.loops.close();
         self.loops.wait().await;

@@ -73,6 +73,16 @@ pub(crate) fn mark(message: &mut Value, specials: &Specials) {
     }
 }
 
+/// Bytes of text in everything a message says.
+pub(crate) fn text_bytes(message: &Value) -> usize {
+    match message {
+        Value::String(text) => text.len(),
+        Value::Array(list) => list.iter().map(text_bytes).sum(),
+        Value::Object(object) => object.iter().map(|(key, value)| key.len() + text_bytes(value)).sum(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => 1,
+    }
+}
+
 /// The text with a mark after the first character of each control token's text in it; `None` when it needs none.
 fn marked(text: &str, specials: &Specials) -> Option<String> {
     let begins_one = |(at, _): &(usize, char)| specials.at(text.as_bytes(), *at).is_some();
@@ -169,6 +179,8 @@ mod tests {
     #[test]
     fn everything_a_message_says_is_marked() {
         let mut message = json!({"name": "<s>", "tool_calls": [{"function": {"<s>": ["a<s>"]}}], "n": 1});
+        // 4 + 3, 10 + 8 + 3 + 4, 1 + 1.
+        assert_eq!(text_bytes(&message), 34);
         mark(&mut message, &specials());
         assert!(!message.to_string().contains("<s>"), "{message}");
     }

@@ -51,6 +51,8 @@ impl TextStream {
         if let Some(at) = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min() {
             let mut last = std::mem::take(&mut self.held);
             last.truncate(at);
+            // Half a character that came with the stop string came after it.
+            self.bytes.clear();
             return Emitted::Stopped(last);
         }
         let keep = self.stops.iter().map(|stop| overlap(&self.held, stop)).max().unwrap_or(0);
@@ -127,6 +129,13 @@ mod tests {
     fn a_stop_string_across_tokens_is_never_shown() {
         assert_eq!(run(&["STOP"], &[b"go S", b"TO", b"P on"]), ("go ".into(), true));
         assert_eq!(run(&["STOP"], &[b"go S", b"TO", b"RE"]), ("go STORE".into(), false));
+    }
+
+    #[test]
+    fn nothing_comes_after_a_stop_string_not_even_half_a_character() {
+        let mut stream = TextStream::new(vec!["STOP".into()]);
+        assert_eq!(stream.push(b"go STOP\xc3"), Emitted::Stopped("go ".into()));
+        assert_eq!(stream.finish(), Emitted::Text(String::new()));
     }
 
     #[test]

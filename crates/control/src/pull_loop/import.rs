@@ -26,6 +26,8 @@ use crate::handle::lock;
 
 /// Progress is written at most this often.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+/// Pause of a download whose source another one is fetching.
+const BUSY_PAUSE: Duration = Duration::from_secs(2);
 /// Longest requantisation: 100 GB at 30 MB/s and room to spare.
 const REQUANTISE_DEADLINE: Duration = Duration::from_secs(2 * 3600);
 
@@ -92,6 +94,15 @@ impl Import {
         let Err(error) = self.import(&pull, stop).await else { return };
         if stop.is_cancelled() || matches!(error, ImportError::Stopped) {
             tracing::info!(pull_id = %id, "download stopped");
+            return;
+        }
+        if matches!(error, ImportError::Fetch(FetchError::Busy { .. })) {
+            // Another name of the same place is being fetched: this one goes on after it.
+            tracing::debug!(pull_id = %id, "download waits for another one of its source");
+            tokio::select! {
+                () = tokio::time::sleep(BUSY_PAUSE) => {}
+                () = stop.cancelled() => {}
+            }
             return;
         }
         tracing::info!(pull_id = %id, error = %error, "download failed");

@@ -176,6 +176,37 @@ async fn a_requantisation_that_was_cut_off_by_a_kill_is_done_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_download_waits_for_another_one_of_its_source() {
+    let site = Site::new().await;
+    let path = site.directory.path().join("m.gguf");
+    fs::write(&path, gguf("llama")).expect("a file");
+    // The other one holds the part file, as one under another name of the same place does.
+    let key = galerne_drivers::fetch::Sha256Digest::of(format!("file://{}", path.display()).as_bytes()).to_string();
+    let partial = site.directory.path().join("blobs/partial");
+    fs::create_dir_all(&partial).expect("the folder");
+    let held = fs::File::create(partial.join(format!("{}.part", &key[..32]))).expect("a file");
+    held.lock().expect("nobody else has it");
+    let loops = site.start().await;
+    let id = pull(&site, "mine", from(&site, "m.gguf"), PullState::Pending).await;
+    let mut changed = site.store.changed();
+    let mut tries = std::collections::BTreeSet::new();
+    let wait = async {
+        while tries.len() < 2 {
+            let pull = site.store.get::<Pull>(id).await.expect("a row");
+            assert_ne!(pull.status.state, PullState::Failed, "{:?}", pull.status.reason);
+            if pull.status.state == PullState::Fetching {
+                tries.insert(pull.updated_at);
+            }
+            changed.changed().await.expect("the store lives");
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.expect("it tries again");
+    drop(held);
+    assert_eq!(ended(&site, id).await.status.state, PullState::Done);
+    loops.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn weights_that_are_slow_here_say_so_on_the_model_card() {
     let site = Site::new().await;
     // 32 weights as Q4_1: type 3, one block of 20 bytes.

@@ -463,6 +463,8 @@ fn wheel(path: &Path, files: &[(&str, &[u8])], recorded: Option<&[u8]>) {
         let digest = hex::decode(Sha256Digest::of(bytes).to_string()).expect("hex");
         let digest = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(digest);
         zip.start_file("tiny-1.0.dist-info/RECORD", options).expect("a name");
+        // Another file whose name begins like it comes first.
+        writeln!(zip, "{}.sig,sha256=AAAA,3", files[0].0).expect("a writable file");
         writeln!(zip, "{},sha256={digest},{}", files[0].0, bytes.len()).expect("a writable file");
     }
     zip.finish().expect("a writable file");

@@ -99,8 +99,13 @@ fn recorded_digest(
         .take(RECORD_MAX_BYTES)
         .read_to_string(&mut text)
         .map_err(|error| format!("its RECORD is damaged: {error}"))?;
-    let line = text.lines().find_map(|line| line.trim_matches('"').strip_prefix(name));
-    let stated = line.and_then(|rest| rest.trim_start_matches(['"', ',']).strip_prefix("sha256=")?.split(',').next());
+    // A line of CSV: the path, in quotes when it holds a comma; other paths may begin like this one.
+    let of_this_file = |line: &str| {
+        let rest = line.trim_start_matches('"').strip_prefix(name)?;
+        rest.trim_start_matches('"').strip_prefix(',').map(str::to_owned)
+    };
+    let line = text.lines().find_map(of_this_file);
+    let stated = line.as_deref().and_then(|rest| rest.strip_prefix("sha256=")?.split(',').next());
     let Some(stated) = stated else { return Ok(None) };
     let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(stated);
     let bytes = bytes.map_err(|_| "its RECORD states a digest that is none".to_owned())?;

@@ -27,6 +27,8 @@ const HANDLING_MAX: Duration = Duration::from_secs(120);
 /// Wraps a request.
 pub(crate) async fn around(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
+    // A drain waits for it.
+    let _working = app.tasks().token();
     let request_id = RequestId::from_uuid(Uuid::now_v7());
     let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip().to_string());
     request.extensions_mut().insert(Met { request_id, address });

@@ -106,8 +106,10 @@ async fn answer(app: &Arc<App>, shape: Shape, prompt: Vec<i32>, wish: Wish, term
 
 async fn chat_tokens(app: &Arc<App>, messages: Vec<ChatMessage>) -> Result<Vec<i32>, Problem> {
     let mut messages = request::template_messages(&messages)?;
-    let bytes = messages.iter().map(|message| message["content"].as_str().map_or(0, str::len)).sum();
-    prepared(app, "messages", bytes, move |loaded| {
+    can_fit(app, "messages", messages.iter().map(|message| message["content"].as_str().map_or(0, str::len)).sum())?;
+    // Templates may leave out names and tool calls, but they are all gone through.
+    let bytes = messages.iter().map(markup::text_bytes).sum();
+    prepared(app, bytes, move |loaded| {
         let Some(template) = &loaded.template else {
             let text = "this model has no chat template; use /v1/completions";
             return Err(Problem::bad_request(text).code("no_chat_template"));
@@ -131,7 +133,8 @@ async fn text_tokens(app: &Arc<App>, prompt: Prompt) -> Result<Vec<i32>, Problem
         Prompt::Texts(_) | Prompt::TokenLists(_) => return Err(several().into()),
     };
     // Whoever writes a bare prompt writes its markup too, as with llama-server and vLLM.
-    prepared(app, "prompt", text.len(), move |loaded| Ok(loaded.tokens(&text, Markup::Obeyed))).await
+    can_fit(app, "prompt", text.len())?;
+    prepared(app, text.len(), move |loaded| Ok(loaded.tokens(&text, Markup::Obeyed))).await
 }
 
 /// Tokens given as numbers, all of them in the vocabulary: the engine would end the process otherwise.
@@ -146,13 +149,19 @@ pub(super) fn known_tokens(app: &App, tokens: Vec<i32>, param: &str) -> Result<V
     }
 }
 
-/// Prepares a prompt here when it is short, on another thread when that would keep others waiting.
-pub(super) async fn prepared<F>(app: &Arc<App>, field: &str, bytes: usize, work: F) -> Result<Vec<i32>, Problem>
+/// Refuses a text that cannot fit whatever its tokens are.
+pub(super) fn can_fit(app: &App, field: &str, bytes: usize) -> Result<(), Problem> {
+    let loaded = app.ready()?;
+    Ok(request::fit_bytes(bytes, loaded.vocabulary.longest(), loaded.context, field)?)
+}
+
+/// Does the work on `bytes` of text here when that is short, on another thread when it would keep others waiting.
+pub(super) async fn prepared<T, F>(app: &Arc<App>, bytes: usize, work: F) -> Result<T, Problem>
 where
-    F: FnOnce(&Loaded) -> Result<Vec<i32>, Problem> + Send + 'static,
+    T: Send + 'static,
+    F: FnOnce(&Loaded) -> Result<T, Problem> + Send + 'static,
 {
     let loaded = app.ready()?;
-    request::fit_bytes(bytes, loaded.vocabulary.longest(), loaded.context, field)?;
     if bytes <= limits::INLINE_TEXT_BYTES {
         return work(loaded);
     }

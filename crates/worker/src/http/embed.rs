@@ -92,16 +92,15 @@ async fn tokens(app: &Arc<App>, input: EmbeddingInput) -> Result<Vec<Vec<i32>>, 
         let text = format!("`input` has {count} entries; it must have 1 to {}", limits::EMBEDDING_INPUTS);
         return Err(Problem::bad_request(text).param("input"));
     }
-    let mut inputs = Vec::with_capacity(count);
-    for text in texts {
-        if text.is_empty() {
-            return Err(Problem::bad_request("`input` holds an empty text").param("input"));
-        }
-        let bytes = text.len();
-        // What is embedded is data: a `[SEP]` in it is five letters.
-        let tokens = move |loaded: &Loaded| Ok(loaded.tokens(&text, Markup::Plain));
-        inputs.push(complete::prepared(app, "input", bytes, tokens).await?);
+    if texts.iter().any(String::is_empty) {
+        return Err(Problem::bad_request("`input` holds an empty text").param("input"));
     }
+    texts.iter().try_for_each(|text| complete::can_fit(app, "input", text.len()))?;
+    let bytes = texts.iter().map(String::len).sum();
+    // All at once, so that thousands of short texts do not keep others waiting. What is embedded is data: a `[SEP]` in it
+    // is five letters.
+    let tokens = move |loaded: &Loaded| Ok(texts.iter().map(|text| loaded.tokens(text, Markup::Plain)).collect());
+    let mut inputs: Vec<Vec<i32>> = complete::prepared(app, bytes, tokens).await?;
     for list in lists {
         inputs.push(complete::known_tokens(app, list, "input")?);
     }
