@@ -43,7 +43,7 @@ pub(crate) async fn run(arguments: &UpArguments) -> Result<(), Failure> {
     let ended = tokio::select! {
         failure = serve(&phases, arguments, &folder, &site, profile) => Err(failure),
         () = stop.asked() => Ok(()),
-        error = running.failed() => Err(Failure::internal("the server stopped listening", &error)),
+        error = running.failed() => Err(refusal::start(&error)),
     };
     drain(running, &phases, &mut stop).await;
     ended

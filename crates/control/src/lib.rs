@@ -22,7 +22,11 @@ mod bill;
 mod publisher;
 mod snapshot;
 
+mod prices;
+
+pub mod forward;
 pub mod node;
+pub mod site_lease;
 
 pub use bill::EnergySample;
 pub use galerne_core::energy::Counted;

@@ -9,15 +9,17 @@ use std::sync::Arc;
 use galerne_core::authorize::{self, Action, Noun, Verb};
 use galerne_core::budget;
 use galerne_model::identity::{ApiKey, KeyScope, Principal, Project, RoleBinding, RoleBindingSpec, Scope};
-use galerne_model::ids::{ModelId, PrincipalId, ProjectId};
+use galerne_model::ids::{KeyId, ModelId, PrincipalId, ProjectId};
 use galerne_model::inference::{Backend, Endpoint, EndpointState, Model, Replica, ReplicaState, ReplicaStatus};
-use galerne_model::money::{Budget, PriceBook, TokenPrice};
+use galerne_model::money::{Budget, BudgetSubject, PriceBook};
 use galerne_model::reason::Reason;
 use galerne_model::snapshot::{
     BudgetEntry, EndpointEntry, EnergyRate, KeyEntry, ReplicaEnergy, ReplicaEntry, Snapshot,
 };
 use galerne_store::{Filter, Reader, StoreError};
 use jiff::Timestamp;
+
+use crate::prices;
 
 /// Context assumed when neither endpoint, engine nor model says one.
 const CONTEXT_UNKNOWN: u32 = 4_096;
@@ -36,6 +38,7 @@ pub(crate) struct Rows {
     models: Vec<Model>,
     budgets: Vec<Budget>,
     prices: Vec<PriceBook>,
+    lines: HashMap<KeyId, KeyId>,
 }
 
 pub(crate) async fn load(reader: &mut Reader) -> Result<Rows, StoreError> {
@@ -50,10 +53,11 @@ pub(crate) async fn load(reader: &mut Reader) -> Result<Rows, StoreError> {
         models: reader.list_all(&all).await?,
         budgets: reader.list_all(&all).await?,
         prices: reader.list_all(&all).await?,
+        lines: reader.key_lines().await?,
     })
 }
 
-pub(crate) fn build(rows: &Rows, energy: EnergyRate, version: u64, now: Timestamp) -> Snapshot {
+pub(crate) fn build(rows: &Rows, energy: EnergyRate, now: Timestamp) -> Snapshot {
     let models: BTreeMap<ModelId, &Model> = rows.models.iter().map(|model| (model.id, model)).collect();
     // The newest version is in force; ids sort by time.
     let book = rows.prices.iter().max_by_key(|book| book.id);
@@ -62,7 +66,6 @@ pub(crate) fn build(rows: &Rows, energy: EnergyRate, version: u64, now: Timestam
         endpoint_entry(endpoint, &replicas, &models, book).map(|entry| (endpoint.id, Arc::new(entry)))
     };
     Snapshot {
-        version,
         keys: key_entries(rows),
         endpoints: rows.endpoints.iter().filter_map(entry).collect(),
         projects: rows
@@ -70,7 +73,8 @@ pub(crate) fn build(rows: &Rows, energy: EnergyRate, version: u64, now: Timestam
             .iter()
             .map(|project| (project.id, project.spec.limits))
             .collect::<HashMap<ProjectId, _>>(),
-        budgets: rows.budgets.iter().map(|budget| budget_entry(budget, now)).collect(),
+        budgets: rows.budgets.iter().map(|budget| budget_entry(budget, &rows.lines, now)).collect(),
+        lines: rows.lines.clone(),
         energy,
     }
 }
@@ -113,19 +117,12 @@ fn endpoint_entry(
     book: Option<&PriceBook>,
 ) -> Option<EndpointEntry> {
     let spec = &endpoint.spec;
-    let (model, upstream_model, price_name) = match &spec.backend {
-        Backend::Worker { model_id, .. } => {
-            let model = models.get(model_id).copied();
-            (model, endpoint.name.clone(), model.map(|model| model.name.clone()).unwrap_or_default())
-        }
-        Backend::External { upstream_model, .. } => (None, upstream_model.clone(), upstream_model.clone()),
+    let (model, upstream_model) = match &spec.backend {
+        Backend::Worker { model_id, .. } => (models.get(model_id).copied(), endpoint.name.clone()),
+        Backend::External { upstream_model, .. } => (None, upstream_model.clone()),
     };
     let is_embedding = model.map(|model| model.spec.facts.is_embedding);
-    let (price, price_book_id) = match (&spec.price, book) {
-        (Some(price), Some(_) | None) => (*price, None),
-        (None, Some(book)) => (price_in(book, &price_name), Some(book.id)),
-        (None, None) => (TokenPrice::default(), None),
-    };
+    let (price, price_book_id) = prices::of(endpoint, model, book);
     let ready: Vec<ReplicaEntry> = replicas.iter().filter_map(|replica| replica_entry(replica)).collect();
     Some(EndpointEntry {
         id: endpoint.id,
@@ -146,11 +143,6 @@ fn endpoint_entry(
         upstream_model,
         replicas: ready,
     })
-}
-
-fn price_in(book: &PriceBook, model: &str) -> TokenPrice {
-    let named = book.spec.models.iter().find(|entry| entry.model == model);
-    named.map_or(book.spec.default, |entry| entry.price)
 }
 
 /// A request on an endpoint without a replica waits where one is coming; where starts keep failing it is told why at
@@ -210,14 +202,17 @@ fn replica_entry(replica: &Replica) -> Option<ReplicaEntry> {
     Some(ReplicaEntry { id: replica.id, url, energy })
 }
 
-fn budget_entry(budget: &Budget, now: Timestamp) -> BudgetEntry {
-    let (period_start, period_end) = budget::period_at(budget.spec.period, now);
+fn budget_entry(budget: &Budget, lines: &HashMap<KeyId, KeyId>, now: Timestamp) -> BudgetEntry {
+    let subject = match budget.spec.subject {
+        BudgetSubject::Key { key_id } => BudgetSubject::Key { key_id: lines.get(&key_id).copied().unwrap_or(key_id) },
+        other @ (BudgetSubject::Tenant { .. } | BudgetSubject::Project { .. }) => other,
+    };
+    let (_, period_end) = budget::period_at(budget.spec.period, now);
     BudgetEntry {
         id: budget.id,
         name: budget.name.clone(),
-        subject: budget.spec.subject,
+        subject,
         limit: budget.spec.limit_micros,
-        period_start,
         period_end,
     }
 }

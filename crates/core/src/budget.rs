@@ -57,8 +57,8 @@ pub struct Payer {
     pub tenant_id: TenantId,
     /// The key's project.
     pub project_id: ProjectId,
-    /// The key.
-    pub key_id: KeyId,
+    /// The first key of the key's line: a key and those that follow it by rotation spend together.
+    pub line_id: KeyId,
 }
 
 /// A charge held inside its hold.
@@ -161,18 +161,14 @@ pub fn period_at(period: BudgetPeriod, now: Timestamp) -> (Timestamp, Option<Tim
     }
 }
 
-/// Whether a budget on `subject` counts a request of this key.
-pub fn applies(subject: &BudgetSubject, tenant: TenantId, project: ProjectId, key: KeyId) -> bool {
-    match subject {
-        BudgetSubject::Tenant { tenant_id } => *tenant_id == tenant,
-        BudgetSubject::Project { project_id } => *project_id == project,
-        BudgetSubject::Key { key_id } => *key_id == key,
-    }
-}
-
 impl Payer {
-    fn is_under(self, subject: &BudgetSubject) -> bool {
-        applies(subject, self.tenant_id, self.project_id, self.key_id)
+    /// Whether a budget on `subject`, as snapshots name it, counts this payer's requests.
+    pub fn is_under(self, subject: &BudgetSubject) -> bool {
+        match subject {
+            BudgetSubject::Tenant { tenant_id } => *tenant_id == self.tenant_id,
+            BudgetSubject::Project { project_id } => *project_id == self.project_id,
+            BudgetSubject::Key { key_id } => *key_id == self.line_id,
+        }
     }
 }
 

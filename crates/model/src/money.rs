@@ -39,9 +39,9 @@ pub enum BudgetSubject {
         /// The project.
         project_id: ProjectId,
     },
-    /// One API key.
+    /// One API key together with the keys that follow it by rotation, and those it follows.
     Key {
-        /// The key.
+        /// Any key of the line.
         key_id: KeyId,
     },
 }
@@ -78,16 +78,32 @@ pub struct TokenPrice {
     pub completion: Micros,
 }
 
+impl TokenPrice {
+    /// The price of what nobody has priced: what small open models cost to rent in 2026. The first price book has it as
+    /// its default.
+    pub const STANDARD: Self =
+        Self { prompt: Micros(100_000), cached: Micros(50_000), completion: Micros(300_000) };
+}
+
+/// What a price book writes before the SHA-256 of weights.
+pub const DIGEST_PREFIX: &str = "sha256:";
+
 /// What a version of the price book says.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PriceBookSpec {
     /// Price of any model without an entry.
     pub default: TokenPrice,
-    /// Prices by model name.
+    /// Prices of models.
     #[serde(default)]
     pub models: Vec<ModelPrice>,
+}
+
+impl Default for PriceBookSpec {
+    fn default() -> Self {
+        Self { default: TokenPrice::STANDARD, models: Vec::new() }
+    }
 }
 
 /// The price of one model.
@@ -95,7 +111,8 @@ pub struct PriceBookSpec {
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ModelPrice {
-    /// Model name.
+    /// Which model: `sha256:` and the digest of its weights (as served, or as fetched), the name of the catalogue entry
+    /// whose weights they are, or the name that an external server knows it by. Not the name somebody pulled it under.
     pub model: String,
     /// Its price.
     pub price: TokenPrice,

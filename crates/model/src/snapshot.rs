@@ -17,18 +17,26 @@ use crate::units::{Micros, Milliwatts};
 /// Routes, keys, prices and limits at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
-    /// +1 per publication.
-    pub version: u64,
     /// Keys by the hex HMAC of the secret.
     pub keys: HashMap<String, Arc<KeyEntry>>,
     /// Endpoints by id.
     pub endpoints: BTreeMap<EndpointId, Arc<EndpointEntry>>,
     /// Limits of projects.
     pub projects: HashMap<ProjectId, RateLimits>,
-    /// Budgets in force.
+    /// Budgets in force; one on a key names the first key of its line.
     pub budgets: Vec<BudgetEntry>,
+    /// The first key of the line, for every key that follows another by rotation.
+    pub lines: HashMap<KeyId, KeyId>,
     /// Energy and carbon of this node's CPU time.
     pub energy: EnergyRate,
+}
+
+impl Snapshot {
+    /// The first key of a key's line: the key itself unless it follows another by rotation. What a line spends, all
+    /// its keys spend together.
+    pub fn line_of(&self, key_id: KeyId) -> KeyId {
+        self.lines.get(&key_id).copied().unwrap_or(key_id)
+    }
 }
 
 /// A key that may be used until it expires.
@@ -114,7 +122,7 @@ pub enum ReplicaEnergy {
 }
 
 /// Energy and carbon of CPU time on a node.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct EnergyRate {
     /// Power of one busy CPU above idle.
     pub active: Milliwatts,
@@ -122,8 +130,6 @@ pub struct EnergyRate {
     pub method: Option<EnergyMethod>,
     /// Carbon intensity now, in milligrams CO₂e per kWh.
     pub intensity_mg_per_kwh: i64,
-    /// Where the intensity comes from, in words.
-    pub intensity_source: Arc<str>,
 }
 
 /// A budget's limit.
@@ -137,9 +143,7 @@ pub struct BudgetEntry {
     pub subject: BudgetSubject,
     /// The most that may be spent in the period.
     pub limit: Micros,
-    /// Start of the period now running; spending before it does not count.
-    pub period_start: Timestamp,
-    /// When the period ends; absent for budgets that never start again.
+    /// When the running period ends; absent for budgets that never start again.
     pub period_end: Option<Timestamp>,
 }
 
@@ -155,7 +159,7 @@ pub struct Spending {
 /// What was settled under a budget in one of its periods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeriodSpending {
-    /// Whose spending it is.
+    /// Whose spending it is; of a key, the first one of its line.
     pub subject: BudgetSubject,
     /// Start of the period: a record counts in the period in which its request was admitted (`started_at`).
     pub period_start: Timestamp,

@@ -8,9 +8,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use galerne_control::clock::Clock;
+use galerne_control::forward;
+use galerne_control::site_lease::SiteLease;
 use galerne_control::{Activity, EnergySample, Inputs};
 use galerne_drivers::fetch::FetchSettings;
 use galerne_drivers::grid::Grid;
+use galerne_drivers::webhook::Webhook;
 use galerne_gateway::{Gateway, GatewayConfig, Spool, SpoolLimits, UsageBatch, Wake};
 use galerne_model::ids::NodeId;
 use galerne_model::ledger::EnergyMethod;
@@ -18,9 +21,9 @@ use galerne_model::limits::DRAIN_DEADLINE_MS;
 use galerne_model::node::NodeFacts;
 use galerne_model::snapshot::{Snapshot, Spending};
 use galerne_model::units::Milliwatts;
-use galerne_store::Store;
+use galerne_store::{Lease, Store, StoreError};
 use prometheus_client::registry::Registry;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -103,7 +106,16 @@ pub struct Running {
     loops: TaskTracker,
     stop_loops: CancellationToken,
     draining: CancellationToken,
+    tenure: Tenure,
     data: DataDir,
+}
+
+/// The lease of the database while the server runs.
+struct Tenure {
+    task: TaskTracker,
+    stop: CancellationToken,
+    /// Who took the database over.
+    lost: oneshot::Receiver<Lease>,
 }
 
 /// Starts everything and returns once requests are answered. `environment` holds what downloads depend on.
@@ -121,7 +133,9 @@ pub async fn start(
     progress(Progress::Done(Phase::Claim, data.path().display().to_string()));
 
     let clock = Clock::system();
-    let (store, first_key) = open_state(config, &pepper, progress).await?;
+    let source = Spool::source_of(&data.spool()).map_err(StartError::Spool)?;
+    let holder = holder(&host.facts, &data, source);
+    let State { store, lease, first_key } = open_state(config, holder.clone(), &clock, &pepper, progress).await?;
 
     progress(Progress::Begun(Phase::EnrolHost));
     let name = node_name(&host.facts);
@@ -132,15 +146,25 @@ pub async fn start(
     let (loops, stop_loops) = (TaskTracker::new(), CancellationToken::new());
     let fetch =
         FetchSettings { reach: config.reach, ..FetchSettings::from_environment(|name| environment.get(name).cloned()) };
-    let ground = Ground { config, data: &data, store: &store, pepper: &pepper, clock: &clock, node_id, grid, fetch };
+    let ground =
+        Ground { config, data: &data, store: &store, pepper: &pepper, clock: &clock, node_id, source, grid, fetch };
     let planes = start_planes(ground, &loops, &stop_loops).await?;
     let Planes { control, gateway, woken, used } = planes;
     control.set_energy_rate(host.meter.active, host.meter.method);
+    let gate = lease.gate();
+    gateway.admit_while(Arc::new(move || gate.is_open()));
+    let tenure = Tenure::begin(lease);
 
     let mut registry = Registry::default();
     let api_metrics = metrics::ApiMetrics::register(&mut registry);
     let loop_metrics = loops::LoopMetrics::register(&mut registry);
     gateway.register_metrics(&mut registry);
+    if let Some(receiver) = &config.events {
+        let webhook = Webhook::new(receiver.clone()).map_err(|error| StartError::Webhook(error.into()))?;
+        let (store, clock) = (store.clone(), clock.clone());
+        let seen = forward::start(store, clock, webhook, holder, &loops, stop_loops.clone());
+        metrics::register_forwarding(&mut registry, seen);
+    }
     let directory = Directory::load(&store).await?;
     let draining = CancellationToken::new();
     let app = App::new(Parts {
@@ -153,30 +177,83 @@ pub async fn start(
         tasks: TaskTracker::new(),
         draining: draining.clone(),
     });
-    let work = loops::Work { app: app.clone(), control, meter: host.meter, woken, used, metrics: loop_metrics, clock };
+    let work = loops::Work {
+        app: app.clone(),
+        control,
+        gateway: gateway.clone(),
+        meter: host.meter,
+        woken,
+        used,
+        metrics: loop_metrics,
+        clock,
+    };
     loops::spawn(&loops, &stop_loops, work);
     let router = routes::router(app.clone()).merge(gateway.router());
     let (address, url) = (bound.address(), bound.url());
     let listener = bound.serve(router);
     progress(Progress::Done(Phase::StartLoops, url.clone()));
     tracing::info!(%address, "serving");
-    Ok(Running { url, address, node_id, first_key, app, gateway, listener, loops, stop_loops, draining, data })
+    Ok(Running { url, address, node_id, first_key, app, gateway, listener, loops, stop_loops, draining, tenure, data })
 }
 
-/// The state, brought up to date, and the first key when this is the first start.
+/// The state, open and ours.
+struct State {
+    store: Store,
+    lease: SiteLease,
+    /// The first key, when this is the first start.
+    first_key: Option<String>,
+}
+
+/// Opens the state, brings it up to date, and takes its lease before anything is written.
 async fn open_state(
     config: &Config,
+    holder: String,
+    clock: &Clock,
     pepper: &Pepper,
     progress: &(dyn Fn(Progress) + Send + Sync),
-) -> Result<(Store, Option<String>), StartError> {
+) -> Result<State, StartError> {
     progress(Progress::Begun(Phase::OpenState));
     let store = Store::open(&config.database).await?;
+    let lease = SiteLease::take(&store, holder, clock).await?;
+    if config.events.is_some() {
+        // Before the first event of this start.
+        store.forward_events().await?;
+    }
     progress(Progress::Done(Phase::OpenState, config.database.to_string()));
     progress(Progress::Begun(Phase::FirstStart));
     let first_key = bootstrap::first_start(&store, pepper).await?;
     let words = if first_key.is_some() { "operator and first key made" } else { "state found" };
     progress(Progress::Done(Phase::FirstStart, words.to_owned()));
-    Ok((store, first_key))
+    Ok(State { store, lease, first_key })
+}
+
+/// Which server this is, for whoever is refused; the same after a restart, and another one in a copied directory that
+/// runs elsewhere.
+fn holder(facts: &NodeFacts, data: &DataDir, source: i64) -> String {
+    format!("host `{}`, data directory `{}`, spool {source}", node_name(facts), data.path().display())
+}
+
+impl Tenure {
+    fn begin(lease: SiteLease) -> Self {
+        let (task, stop) = (TaskTracker::new(), CancellationToken::new());
+        let (tell, lost) = oneshot::channel();
+        let running = lease.run(stop.clone());
+        task.spawn(async move {
+            if let Some(other) = running.await
+                && tell.send(other).is_err()
+            {
+                tracing::debug!("the server ended before it heard that its database was taken over");
+            }
+        });
+        Self { task, stop, lost }
+    }
+
+    /// Gives the lease back.
+    async fn end(self) {
+        self.stop.cancel();
+        self.task.close();
+        self.task.wait().await;
+    }
 }
 
 /// What loops and gateway stand on.
@@ -187,6 +264,7 @@ struct Ground<'a> {
     pepper: &'a Pepper,
     clock: &'a Clock,
     node_id: NodeId,
+    source: i64,
     grid: Grid,
     fetch: FetchSettings,
 }
@@ -200,7 +278,7 @@ struct Planes {
 }
 
 async fn start_planes(ground: Ground<'_>, loops: &TaskTracker, stop: &CancellationToken) -> Result<Planes, StartError> {
-    let Ground { config, data, store, pepper, clock, node_id, grid, fetch } = ground;
+    let Ground { config, data, store, pepper, clock, node_id, source, grid, fetch } = ground;
     let (snapshot, snapshot_seen) = watch::channel(Arc::new(Snapshot::default()));
     let (spending, spending_seen) = watch::channel(Arc::new(Spending::default()));
     let inputs = Inputs {
@@ -208,7 +286,7 @@ async fn start_planes(ground: Ground<'_>, loops: &TaskTracker, stop: &Cancellati
         data: data.path().to_owned(),
         worker: worker_program(config),
         node_id,
-        source: Spool::source_of(&data.spool()).map_err(StartError::Spool)?,
+        source,
         pue_thousandths: config.pue_thousandths,
         zone: config.zone.clone(),
         grid,
@@ -244,9 +322,19 @@ impl Running {
         Ok(secret)
     }
 
-    /// Ends when the listener ends without being asked to, with what broke.
-    pub async fn failed(&mut self) -> std::io::Error {
-        self.listener.failed().await
+    /// Ends when the server cannot go on: its listener ended, or another Galerne took its database over.
+    pub async fn failed(&mut self) -> StartError {
+        let taken = async {
+            match (&mut self.tenure.lost).await {
+                Ok(other) => other,
+                // It is dropped untold only when the server drains.
+                Err(_) => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            error = self.listener.failed() => StartError::Stopped(error),
+            other = taken => StartError::Store(StoreError::Served { holder: other.holder, since: other.since }),
+        }
     }
 
     /// Takes no new requests, lets those in flight end, settles, stops the loops, closes the state, lets the directory go.
@@ -267,6 +355,7 @@ impl Running {
         if let Err(error) = self.app.directory().write_uses(self.app.store(), App::now()).await {
             tracing::warn!(error = %chain(&error), "the last uses of keys could not be written");
         }
+        self.tenure.end().await;
         self.app.store().close().await;
         drop(self.data);
         tracing::info!("stopped");

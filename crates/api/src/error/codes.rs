@@ -101,6 +101,7 @@ codes! {
     DeadlineExceeded = "deadline_exceeded", 504, Unavailable, Later, Unexpected, "the request took longer than allowed";
     Overloaded = "overloaded", 503, Unavailable, Later, Unexpected, "too many requests are in flight";
     MeterFull = "meter_full", 503, Unavailable, Later, Broken, "usage cannot be recorded, so nothing is admitted";
+    LeaseLost = "lease_lost", 503, Unavailable, Later, Broken, "this server does not hold the lease of its database";
     Draining = "draining", 503, Unavailable, Later, Caller, "the server is shutting down";
 
     // Models and engines.
@@ -126,6 +127,7 @@ codes! {
     PublicBindNeedsTls = "public_bind_needs_tls", 500, Local, Never, Broken, "a public address is served only with TLS";
     AddressInUse = "address_in_use", 500, Local, Never, Broken, "another program listens on the address";
     DataDirLocked = "data_dir_locked", 500, Local, Never, Broken, "another Galerne uses the data directory";
+    DatabaseInUse = "database_in_use", 500, Local, Never, Broken, "another Galerne serves the database";
     DataDirNewer = "data_dir_newer", 500, Local, Never, Broken, "the data directory was written by a newer version";
     DataDirUnusable = "data_dir_unusable", 500, Local, Never, Broken, "the data directory cannot be used";
     TlsInvalid = "tls_invalid", 500, Local, Never, Broken, "the certificate or its key cannot be used";

@@ -2,6 +2,8 @@
 
 mod bill;
 mod endpoints;
+mod forward;
+mod lease;
 mod pulls;
 mod site;
 mod view;

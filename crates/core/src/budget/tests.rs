@@ -44,33 +44,37 @@ fn subject(n: u128) -> BudgetSubject {
     }
 }
 
-/// Under budget 1, under budget 2 or 3, and under its own.
+/// Under budget 1, under budget 2 or 3, and under that of its line. Clients 5 to 9 use keys that followed those of 0 to
+/// 4 by a rotation whose overlap has not ended: both keys of a line spend at the same time.
 fn payer(client: usize) -> Payer {
     Payer {
         tenant_id: TenantId::from_uuid(Uuid::from_u128(1)),
-        project_id: ProjectId::from_uuid(Uuid::from_u128(if client.is_multiple_of(2) { 2 } else { 3 })),
-        key_id: KeyId::from_uuid(Uuid::from_u128(10 + client as u128)),
+        project_id: ProjectId::from_uuid(Uuid::from_u128(if line(client).is_multiple_of(2) { 2 } else { 3 })),
+        line_id: KeyId::from_uuid(Uuid::from_u128(10 + line(client) as u128)),
     }
+}
+
+const fn line(client: usize) -> usize {
+    client % 5
 }
 
 fn entry(n: u128, limit: i64) -> BudgetEntry {
-    BudgetEntry {
-        id: budget_id(n),
-        name: format!("b{n}"),
-        subject: subject(n),
-        limit: Micros(limit),
-        period_start: Timestamp::UNIX_EPOCH,
-        period_end: None,
-    }
+    BudgetEntry { id: budget_id(n), name: format!("b{n}"), subject: subject(n), limit: Micros(limit), period_end: None }
 }
 
 fn month(n: u128, limit: i64, now: Timestamp) -> BudgetEntry {
-    let (period_start, period_end) = period_at(BudgetPeriod::Month, now);
-    BudgetEntry { period_start, period_end, ..entry(n, limit) }
+    let (_, period_end) = period_at(BudgetPeriod::Month, now);
+    BudgetEntry { period_end, ..entry(n, limit) }
+}
+
+/// Start of the period that an entry is in force for.
+fn start_of(entry: &BudgetEntry) -> Timestamp {
+    let within = |end: Timestamp| end - jiff::SignedDuration::from_secs(1);
+    entry.period_end.map_or(Timestamp::UNIX_EPOCH, |end| period_at(BudgetPeriod::Month, within(end)).0)
 }
 
 fn period_spending(entry: &BudgetEntry, spent: Micros) -> PeriodSpending {
-    PeriodSpending { subject: entry.subject, period_start: entry.period_start, period_end: entry.period_end, spent }
+    PeriodSpending { subject: entry.subject, period_start: start_of(entry), period_end: entry.period_end, spent }
 }
 
 fn spending(settled_sequence: i64, entries: &[(&BudgetEntry, i64)]) -> Spending {
@@ -194,7 +198,7 @@ fn a_month_begins_with_a_full_budget_and_a_request_stays_in_its_month() {
     let november = at("2026-11-30T23:59:59Z");
     let december = at("2026-12-01T00:00:00Z");
     let budget = month(1, 100, november);
-    assert_eq!((budget.period_start, budget.period_end), (at("2026-11-01T00:00:00Z"), Some(december)));
+    assert_eq!((start_of(&budget), budget.period_end), (at("2026-11-01T00:00:00Z"), Some(december)));
     let mut book = BudgetBook::new();
     book.merge(&spending(0, &[(&budget, 90)]));
     let late = hold(&mut book, &[&budget], 10, november).expect("100 of 100");
@@ -277,7 +281,7 @@ enum Op {
     Clock {
         seconds: i64,
     },
-    /// The budget on the odd clients' project is there, or not.
+    /// The budget on the odd lines' project is there, or not.
     Late {
         there: bool,
     },
@@ -315,15 +319,15 @@ struct World {
 
 impl World {
     fn budgets(&self, client: usize) -> Vec<BudgetEntry> {
-        // All clients share a tenant's budget; even ones share a project's monthly budget; each has its own.
+        // All clients share a tenant's budget; even lines share a project's monthly budget; each line has its own.
         let mut all = vec![entry(1, 600)];
-        if client.is_multiple_of(2) {
+        if line(client).is_multiple_of(2) {
             all.push(month(2, 250, second(self.now)));
         }
-        if self.late && !client.is_multiple_of(2) {
+        if self.late && !line(client).is_multiple_of(2) {
             all.push(entry(3, 200));
         }
-        all.push(entry(10 + client as u128, 150));
+        all.push(entry(10 + line(client) as u128, 150));
         all
     }
 
@@ -352,7 +356,7 @@ impl World {
             .every_budget()
             .into_values()
             .map(|entry| {
-                let within = |at| at >= entry.period_start && entry.period_end.is_none_or(|end| at < end);
+                let within = |at| at >= start_of(&entry) && entry.period_end.is_none_or(|end| at < end);
                 let spent = picos_up(self.spent_picos(&entry.subject, within, count));
                 (entry.id, period_spending(&entry, spent))
             })

@@ -130,7 +130,10 @@ impl From<StoreError> for Refusal {
                 Self::new(Code::StoreUnavailable, "the change could not be written: the disk is full")
                     .hint("free space on the disk of the data directory")
             }
-            StoreError::Busy(_) | StoreError::Database(_) | StoreError::Fenced { .. } => {
+            StoreError::Busy(_)
+            | StoreError::Database(_)
+            | StoreError::Fenced { .. }
+            | StoreError::Served { .. } => {
                 tracing::warn!(error = %chain(&error), "the database did not answer a request");
                 Self::new(Code::StoreUnavailable, "the database did not answer in time").hint("try again in a moment")
             }

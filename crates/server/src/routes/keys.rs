@@ -9,10 +9,8 @@ use galerne_core::authorize::{self, Noun, Verb};
 use galerne_model::identity::{
     ApiKey, ApiKeySpec, ApiKeyStatus, KeyScope, Principal, RoleBinding, RoleBindingSpec, Scope,
 };
-use galerne_model::ids::{BudgetId, KeyId};
+use galerne_model::ids::KeyId;
 use galerne_model::limits::NAME_MAX_CHARS;
-use galerne_model::money::{Budget, BudgetSpec, BudgetStatus, BudgetSubject};
-use galerne_model::units::Micros;
 use galerne_store::{Filter, StoreError, Tx};
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
@@ -211,7 +209,8 @@ async fn rotate_key(
     check_principal(&mut write.tx, &caller, &seen).await?;
     let fresh = successor(&mut write.tx, &seen, now).await?;
     let (made, secret) = issue(&app, &mut write, fresh).await?;
-    carry_budgets(&mut write, &seen, &made).await?;
+    // Budgets count the whole line: nothing is copied, and the two cannot spend the same money.
+    write.tx.follow_key(made.id, seen.id).await?;
     let end = now
         .checked_add(SignedDuration::from_secs(i64::from(asked.overlap_seconds)))
         .map_err(|_| Refusal::invalid("overlap_seconds", "this is beyond the calendar"))?;
@@ -255,47 +254,6 @@ async fn successor(tx: &mut Tx, old: &ApiKey, now: Timestamp) -> Result<ApiKey, 
         }
     }
     unreachable!("a project has fewer keys than there are numbers")
-}
-
-/// Gives the new key what is left of each budget of the old one, which keeps its own for the overlap.
-///
-/// What is left of a month stays the limit of the months after it: too little rather than too much, and raised by
-/// whoever may set budgets. What is not settled yet, and what the old key spends in the overlap, is not taken off.
-async fn carry_budgets(write: &mut Write<'_>, old: &ApiKey, made: &ApiKey) -> Result<(), Refusal> {
-    let of_tenant = Filter { tenant_id: old.tenant_id, ..Filter::default() };
-    for budget in write.tx.list_all::<Budget>(&of_tenant).await? {
-        let BudgetSpec { subject, limit_micros, period } = budget.spec;
-        if subject != (BudgetSubject::Key { key_id: old.id }) {
-            continue;
-        }
-        let now = write.now;
-        let spent = write.tx.spent(&subject, period, now).await?.spent;
-        let left = Micros(limit_micros.0.saturating_sub(spent.0).max(0));
-        let spec = BudgetSpec { subject: BudgetSubject::Key { key_id: made.id }, limit_micros: left, period };
-        let name = free_budget_name(&mut write.tx, &budget, old, made).await?;
-        let id = BudgetId::from_uuid(Uuid::now_v7());
-        let status = BudgetStatus::default();
-        let next = Budget { id, name, generation: 1, created_at: now, updated_at: now, spec, status, ..budget };
-        create::insert(write, &next).await?;
-    }
-    Ok(())
-}
-
-/// `NAME-LAST4` of the new key, in place of the old key's ending; numbered when that is taken.
-async fn free_budget_name(tx: &mut Tx, budget: &Budget, old: &ApiKey, made: &ApiKey) -> Result<String, Refusal> {
-    let before = format!("-{}", old.status.last_four);
-    let stem = budget.name.strip_suffix(&before).filter(|stem| !stem.is_empty()).unwrap_or(&budget.name);
-    for number in 1u32.. {
-        let more = if number == 1 { String::new() } else { format!("-{number}") };
-        let ending = format!("-{}{more}", made.status.last_four);
-        let kept: String = stem.chars().take(NAME_MAX_CHARS - ending.len()).collect();
-        let name = format!("{kept}{ending}");
-        let taken = Filter { tenant_id: budget.tenant_id, project_id: budget.project_id, name: Some(name.clone()) };
-        if tx.find::<Budget>(&taken).await?.is_none() {
-            return Ok(name);
-        }
-    }
-    unreachable!("a project has fewer budgets than there are numbers")
 }
 
 async fn find(

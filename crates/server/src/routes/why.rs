@@ -10,11 +10,13 @@ use galerne_model::event::Event;
 use galerne_model::identity::ApiKey;
 use galerne_model::ids::{EventId, RequestId};
 use galerne_model::inference::{Endpoint, Pull, Replica};
+use galerne_model::limits::{DENIAL_WINDOW_MS, PAGE_MAX};
 use galerne_model::money::{Budget, BudgetSubject};
 use galerne_model::units::Micros;
 use galerne_store::{CostFilter, CostGroup, EventFilter, Filter, Reader, StoreError};
 use http::StatusCode;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use utoipa_axum::router::OpenApiRouter;
 
 use super::managed::scope;
@@ -26,6 +28,11 @@ use crate::http::body::{Params, Segments, answer};
 use crate::http::caller::{About, Caller};
 use crate::http::operation as op;
 use crate::http::refusal::Refusal;
+
+/// Counted refusals are told at most this long after they happened.
+const TOLD_WITHIN: SignedDuration = SignedDuration::from_millis(2 * DENIAL_WINDOW_MS.cast_signed());
+/// Counts looked at: more than two windows can have.
+const SUMS_MAX: u32 = PAGE_MAX;
 
 /// Kinds of things that can be explained.
 const KINDS: [&str; 5] = ["endpoint", "request", "budget", "pull", "event"];
@@ -85,18 +92,23 @@ async fn budget(app: &App, reader: &mut Reader, caller: &Caller, place: Place, n
         from: Some(start.to_zoned(TimeZone::UTC).date()),
         ..CostFilter::default()
     };
-    let group = match budget.spec.subject {
-        BudgetSubject::Tenant { .. } => CostGroup::Project,
-        BudgetSubject::Project { .. } => CostGroup::Key,
+    let (group, keys) = match budget.spec.subject {
+        BudgetSubject::Tenant { .. } => (CostGroup::Project, vec![None]),
+        BudgetSubject::Project { .. } => (CostGroup::Key, vec![None]),
         BudgetSubject::Key { key_id } => {
-            filter.key_id = Some(key_id);
-            CostGroup::Endpoint
+            let keys = reader.keys_of_line(key_id).await?;
+            // Of a line the keys are told apart, of a single key what it called.
+            let group = if keys.len() > 1 { CostGroup::Key } else { CostGroup::Endpoint };
+            (group, keys.into_iter().map(Some).collect())
         }
     };
     let mut spenders = Vec::new();
-    for row in reader.costs(&filter, group).await? {
-        let micros = charged(&row.quantities).micros().unwrap_or(Micros::ZERO);
-        spenders.push((spender(reader, group, row.group).await?, micros));
+    for key_id in keys {
+        filter.key_id = key_id;
+        for row in reader.costs(&filter, group).await? {
+            let micros = charged(&row.quantities).micros().unwrap_or(Micros::ZERO);
+            spenders.push((spender(reader, group, row.group).await?, micros));
+        }
     }
     let reason = why::budget(&BudgetView { budget: &budget, spent, spenders: &spenders, now });
     Ok(Why { kind: "budget".to_owned(), id: budget.id.to_string(), name: budget.name.clone(), reason })
@@ -117,30 +129,49 @@ async fn spender(reader: &mut Reader, group: CostGroup, id: String) -> Result<St
 
 async fn request(app: &App, reader: &mut Reader, caller: &Caller, name: &str) -> Result<Why, Refusal> {
     let missing = || {
-        Refusal::new(
-            Code::NotFound,
-            format!("no settled request `{}` is known", name.chars().take(80).collect::<String>()),
+        let shown: String = name.chars().take(80).collect();
+        Refusal::new(Code::NotFound, format!("nothing is known of a request `{shown}`")).hint(
+            "what was used or refused is known about a second later; answers 400, 404 of a path, 413 and 503 say why \
+             themselves and leave no record",
         )
-        .hint("usage arrives about a second after the answer; refused requests leave no usage")
     };
     let id: RequestId = name.parse().map_err(|_| missing())?;
-    let record = app.store().usage_by_request(id).await?.ok_or_else(missing)?;
-    let target = scope(Some(record.tenant_id), Some(record.project_id));
-    if !caller.can(Verb::Read, Noun::Usage, target) {
-        // Not the denial of `may`: its text would tell a request of others from one that never was.
-        return Err(missing());
+    // Not the denial of `may`: its text would tell a request of others from one that never was.
+    let sees = |tenant, project| caller.can(Verb::Read, Noun::Usage, scope(tenant, project));
+    let explained = |reason| Ok(Why { kind: "request".to_owned(), id: id.to_string(), name: String::new(), reason });
+    if let Some(record) = app.store().usage_by_request(id).await? {
+        if !sees(Some(record.tenant_id), Some(record.project_id)) {
+            return Err(missing());
+        }
+        let endpoint = match reader.get::<Endpoint>(record.endpoint_id).await {
+            Ok(endpoint) => endpoint.name,
+            Err(StoreError::NotFound { .. }) => record.endpoint_id.to_string(),
+            Err(error) => return Err(error.into()),
+        };
+        return explained(why::request(&record, &endpoint));
     }
-    let endpoint = match reader.get::<Endpoint>(record.endpoint_id).await {
-        Ok(endpoint) => endpoint.name,
-        Err(StoreError::NotFound { .. }) => record.endpoint_id.to_string(),
-        Err(error) => return Err(error.into()),
-    };
-    Ok(Why {
-        kind: "request".to_owned(),
-        id: id.to_string(),
-        name: String::new(),
-        reason: why::request(&record, &endpoint),
-    })
+    if let Some(event) = reader.denial_of(id).await? {
+        if !sees(event.tenant_id, event.project_id) {
+            return Err(missing());
+        }
+        // What the gateway writes begins with the code of the refusal.
+        let code = event.text.split_once(": ").and_then(|(code, _)| Code::parse(code));
+        return explained(why::refused(&event, code.map(Code::as_str)));
+    }
+    let mut sums = counted_around(reader, id).await?;
+    sums.retain(|event| sees(event.tenant_id, event.project_id));
+    if sums.is_empty() { Err(missing()) } else { explained(why::counted(&sums)) }
+}
+
+/// Events with the counts of refusals that were not recorded one by one when a request came; its id tells when that was.
+async fn counted_around(reader: &mut Reader, id: RequestId) -> Result<Vec<Event>, StoreError> {
+    let millis = i64::try_from(id.uuid().as_u128() >> 80).unwrap_or(i64::MAX);
+    let Ok(came_at) = Timestamp::from_millisecond(millis) else { return Ok(Vec::new()) };
+    // A count is told at the end of its window, and in time unless the database was away.
+    let until = came_at.saturating_add(TOLD_WITHIN).unwrap_or(Timestamp::MAX);
+    let mut sums = reader.denials_told(galerne_gateway::COUNTED_BY, came_at, until, SUMS_MAX).await?;
+    sums.retain(|event| event.at <= came_at.saturating_add(SignedDuration::from_secs(1)).unwrap_or(Timestamp::MAX));
+    Ok(sums)
 }
 
 async fn event(reader: &mut Reader, caller: &Caller, name: &str) -> Result<Why, Refusal> {

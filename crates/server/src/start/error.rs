@@ -43,6 +43,9 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// The listener ended without being asked to.
+    #[error("the server stopped listening")]
+    Stopped(#[source] std::io::Error),
     /// The database.
     #[error("the state cannot be opened")]
     Store(#[from] StoreError),
@@ -58,6 +61,9 @@ pub enum StartError {
     /// The spool.
     #[error("the spool of usage records cannot be opened")]
     Spool(#[source] SpoolError),
+    /// The client that sends events.
+    #[error("events cannot be sent")]
+    Webhook(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The loops.
     #[error("the loops cannot start")]
     Control(#[source] ControlError),
@@ -87,10 +93,16 @@ impl StartError {
             Self::Bind { .. } | Self::Grid { .. } => Code::ConfigInvalid,
             Self::Tls { .. } => Code::TlsInvalid,
             Self::Store(StoreError::NewerSchema { .. }) => Code::DataDirNewer,
+            Self::Store(StoreError::Served { .. }) => Code::DatabaseInUse,
+            Self::Store(StoreError::Corrupt(_)) => Code::DataDirUnusable,
             Self::Store(StoreError::DiskFull(_)) => Code::NotEnoughDisk,
             Self::Store(_) => Code::StoreUnavailable,
             Self::Spool(_) => Code::DataDirUnusable,
-            Self::Control(_) | Self::Gateway(_) | Self::Random(_) | Self::NoOperator => Code::Internal,
+            Self::Stopped(_)
+            | Self::Webhook(_)
+            | Self::Control(_) | Self::Gateway(_) | Self::Random(_) | Self::NoOperator => {
+                Code::Internal
+            }
         }
     }
 
@@ -125,7 +137,16 @@ impl StartError {
             Self::Store(StoreError::OldSchema { .. }) => {
                 Some("bring it up to date first: `galerne migrate`".to_owned())
             }
+            Self::Store(StoreError::Corrupt(_)) => {
+                Some("start the build that wrote it, or restore the newest backup into a new place: `galerne restore`".to_owned())
+            }
+            Self::Store(StoreError::Served { .. }) => Some(
+                "one server serves a database: stop that one first, or give this one a database of its own: `--database URL`"
+                    .to_owned(),
+            ),
             Self::Grid { .. }
+            | Self::Stopped(_)
+            | Self::Webhook(_)
             | Self::Store(_)
             | Self::Spool(_)
             | Self::Control(_)

@@ -1,10 +1,16 @@
-//! The whole server on SQLite, over a real socket. Every answer of every test is checked against the committed document.
+//! The whole server, on SQLite where nothing else is said, over a real socket. Every answer of every test is checked against the committed document.
 
 mod document;
 mod site;
 
+#[path = "../../../store/tests/it/postgres.rs"]
+#[allow(dead_code, reason = "the tests of the store use more of it")]
+mod postgres;
+
 mod bad_input;
 mod changes;
+mod denials;
 mod identity;
+mod lease;
 mod lifecycle;
 mod matrix;
