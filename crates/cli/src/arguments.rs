@@ -207,6 +207,12 @@ pub struct ServerArguments {
     /// Who may pull models from addresses outside the public internet: operators or everyone [default: operators]
     #[arg(long, value_name = "WHO")]
     pub private_sources: Option<String>,
+    /// Where every event is sent, such as a SIEM, signed; https, or http on this machine
+    #[arg(long, value_name = "URL")]
+    pub events_url: Option<String>,
+    /// File with the secret that signs events: whsec_ and the base64 of 24 to 64 bytes
+    #[arg(long, value_name = "FILE")]
+    pub events_secret_file: Option<String>,
     /// The worker program [default: galerne-worker beside this program]
     #[arg(long, value_name = "PROGRAM")]
     pub worker: Option<String>,
@@ -228,6 +234,8 @@ impl ServerArguments {
             ("active_watts", &self.active_watts),
             ("log", &self.log),
             ("private_sources", &self.private_sources),
+            ("events_url", &self.events_url),
+            ("events_secret_file", &self.events_secret_file),
             ("worker", &self.worker),
         ]
         .into_iter()

@@ -1,4 +1,5 @@
-//! The outside world, one module per neighbour: model sources, model files, the catalogue, engines, the grid.
+//! The outside world, one module per neighbour: model sources, model files, the catalogue, engines, the grid,
+//! receivers of events.
 //!
 //! Deliberately absent: SQL, decisions, and the environment (`std::env` is read by whoever owns the configuration).
 
@@ -8,3 +9,4 @@ pub mod fetch;
 pub mod gguf;
 pub mod grid;
 mod tls;
+pub mod webhook;

@@ -5,10 +5,12 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use galerne_drivers::webhook::Receiver;
 use galerne_model::inference::Reach;
 use galerne_model::units::Milliwatts;
 use galerne_store::StoreUrl;
 
+mod events;
 mod keys;
 mod layers;
 mod meaning;
@@ -39,6 +41,8 @@ pub struct Config {
     pub log: LogFormat,
     /// What everybody's downloads may connect to; those of operators may connect to anything.
     pub reach: Reach,
+    /// Where every event is sent; absent means nowhere.
+    pub events: Option<Receiver>,
     /// The worker program; absent means beside this one.
     pub worker: Option<PathBuf>,
 }

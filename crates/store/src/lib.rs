@@ -11,6 +11,7 @@ mod store;
 mod url;
 
 mod event;
+mod forward;
 mod idempotency;
 mod kind;
 mod lease;
@@ -24,6 +25,7 @@ pub use backup::{BackupFile, BackupManifest, restore};
 pub use engine_sql::Engine;
 pub use error::{StoreError, retry};
 pub use event::EventFilter;
+pub use forward::{FORWARD_BACKLOG_MAX, Outgoing};
 pub use idempotency::Idempotency;
 pub use kind::Kind;
 pub use lease::{Lease, SERVER_LEASE};

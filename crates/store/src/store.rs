@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use galerne_model::event::Event;
@@ -41,6 +42,8 @@ struct Inner {
     read: AnyPool,
     changed: watch::Sender<u64>,
     refs: RefCache,
+    /// Whether events are queued to be forwarded.
+    forwards: AtomicBool,
     /// Held by whoever takes two readers: two of them waiting for each other's second would wait for ever.
     pair: tokio::sync::Mutex<()>,
 }
@@ -139,6 +142,7 @@ impl Store {
                 read,
                 changed,
                 refs: RefCache::default(),
+                forwards: AtomicBool::new(false),
                 pair: tokio::sync::Mutex::new(()),
             }),
         }
@@ -189,6 +193,10 @@ impl Store {
     /// A counter that moves after every commit of this process; other processes' commits are found by polling.
     pub fn changed(&self) -> watch::Receiver<u64> {
         self.inner.changed.subscribe()
+    }
+
+    pub(crate) fn set_forwarding(&self) {
+        self.inner.forwards.store(true, Ordering::Release);
     }
 
     pub(crate) fn refs(&self) -> &RefCache {
@@ -243,6 +251,9 @@ impl Tx {
         // The counter of events is the one row every writer wants: it is taken last and held shortest.
         let events = std::mem::take(&mut self.events);
         let last = if events.is_empty() { 0 } else { crate::event::append(self.conn(), &events).await? };
+        if !events.is_empty() && self.store.inner.forwards.load(Ordering::Acquire) {
+            crate::forward::enqueue(&mut self, &events, last).await?;
+        }
         match self.reader.held {
             Held::Transaction(transaction) => transaction.commit().await?,
             Held::Connection(_) => {}

@@ -63,6 +63,21 @@ pub const KEYS: &[Key] = &[
         "operators",
         "who may pull models from addresses outside the public internet: `operators` or `everyone`",
     ),
+    Key {
+        secret: true,
+        ..key(
+            "events_url",
+            "GALERNE_EVENTS_URL",
+            "",
+            "where every event is sent, signed as Standard Webhooks says; `https`, or `http` on this machine",
+        )
+    },
+    key(
+        "events_secret_file",
+        "GALERNE_EVENTS_SECRET_FILE",
+        "",
+        "file with the secret that signs events: `whsec_` and the base64 of 24 to 64 bytes",
+    ),
     key("worker", "GALERNE_WORKER", "", "the worker program; unset means `galerne-worker` beside this one"),
 ];
 

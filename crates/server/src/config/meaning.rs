@@ -8,11 +8,12 @@ use galerne_model::inference::Reach;
 use galerne_model::units::Milliwatts;
 use galerne_store::StoreUrl;
 
+use super::events;
 use super::{BadConfig, Config, ConfigProblem, Layers, LogFormat, Origin, StatedPower, TlsFiles};
 
 /// Reads one value after the other and keeps every problem.
-struct Reader<'a> {
-    layers: &'a Layers,
+pub(super) struct Reader<'a> {
+    pub(super) layers: &'a Layers,
     problems: Vec<ConfigProblem>,
 }
 
@@ -28,7 +29,7 @@ impl Reader<'_> {
         }
     }
 
-    fn problem(&mut self, key: &str, origin: Origin, detail: String, hint: &str, code: Code) {
+    pub(super) fn problem(&mut self, key: &str, origin: Origin, detail: String, hint: &str, code: Code) {
         self.problems.push(ConfigProblem { key: key.to_owned(), origin, detail, hint: hint.to_owned(), code });
     }
 
@@ -50,6 +51,7 @@ pub(super) fn of(layers: &Layers) -> Result<Config, BadConfig> {
     let active = reader.read("active_watts", "write watts, such as `6.5`", watts);
     let log = reader.read("log", "one of `auto`, `json`, `text`", log);
     let reach = reader.read("private_sources", "one of `operators`, `everyone`", private_sources);
+    let events = events::receiver(&mut reader);
     let (worker, grid) = (reader.path("worker"), reader.path("grid"));
     if let (Some(address), None) = (listen, &tls)
         && !address.ip().is_loopback()
@@ -82,6 +84,7 @@ pub(super) fn of(layers: &Layers) -> Result<Config, BadConfig> {
                 power: StatedPower { idle, active },
                 log,
                 reach,
+                events,
                 worker,
             })
         }

@@ -81,3 +81,35 @@ fn passwords_are_not_shown() {
     let layers = Layers::read(None, &env, &[]).expect("known");
     assert!(show(&layers).iter().all(|shown| !shown.value.contains("hunter2")));
 }
+
+#[test]
+fn events_go_only_where_nobody_can_read_them_and_with_a_secret_nobody_else_has() {
+    use std::os::unix::fs::PermissionsExt;
+    let secret = file("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n");
+    let path = secret.path().display().to_string();
+    let of = |url: Option<&str>, path: Option<&str>| {
+        let mut flags = Vec::new();
+        flags.extend(url.map(|url| ("events_url", url.to_owned())));
+        flags.extend(path.map(|path| ("events_secret_file", path.to_owned())));
+        let layers = Layers::read(None, &environment(&[]), &flags).expect("known options");
+        Config::from_layers(&layers).map(|config| config.events.map(|receiver| receiver.origin()))
+    };
+    let https = "https://siem.example/galerne?token=t";
+    assert_eq!(of(None, None), Ok(None));
+    assert_eq!(of(Some(https), Some(&path)), Ok(Some("https://siem.example".to_owned())));
+    for (url, path, says) in [
+        (Some(https), None, "`events_secret_file` is missing"),
+        (None, Some(path.as_str()), "`events_url` is missing"),
+        (Some("http://siem.example/"), Some(&path), "only over `https`"),
+        (Some(https), Some("/nonexistent"), "cannot be read"),
+    ] {
+        let bad = of(url, path).expect_err("a problem");
+        assert!(bad.to_string().contains(says), "{bad}");
+        assert!(!bad.to_string().contains("token"), "{bad}");
+    }
+    std::fs::set_permissions(secret.path(), std::fs::Permissions::from_mode(0o640)).expect("ours");
+    assert!(of(Some(https), Some(&path)).expect_err("a problem").to_string().contains("can be read by others"));
+    let layers = Layers::read(None, &environment(&[("GALERNE_EVENTS_URL", https)]), &[]).expect("known options");
+    let shown = show(&layers).into_iter().find(|option| option.key == "events_url").expect("listed");
+    assert_eq!((shown.value.as_str(), shown.origin.as_str()), ("(hidden)", "environment GALERNE_EVENTS_URL"));
+}

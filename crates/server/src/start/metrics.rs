@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
+use galerne_control::forward::{Forwarding, ForwardingSeen};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
@@ -15,6 +17,10 @@ const API_REQUESTS: &str = "galerne_api_requests";
 const API_DURATION: &str = "galerne_api_request_duration";
 const PROCESS_MEMORY: &str = "galerne_process_resident_memory";
 const PROCESS_CPU: &str = "galerne_process_cpu";
+const FORWARDED: &str = "galerne_events_forwarded";
+const FORWARD_FAILURES: &str = "galerne_events_forward_failures";
+const FORWARD_BACKLOG: &str = "galerne_events_forward_backlog";
+const FORWARD_TROUBLE: &str = "galerne_events_forward_trouble";
 const BUILD: &str = "galerne_build";
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -115,6 +121,37 @@ fn resident_bytes() -> Option<i64> {
 fn cpu_seconds() -> f64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0)).as_secs_f64()
+}
+
+/// How forwarding goes, read at each scrape.
+#[derive(Debug)]
+struct ForwardingSeries(ForwardingSeen);
+
+impl Collector for ForwardingSeries {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let Forwarding { backlog, delivered, failures, trouble } = self.0.now();
+        let gauges = [
+            (FORWARD_BACKLOG, "Events written and not yet taken by the receiver", backlog),
+            (FORWARD_TROUBLE, "1 while the receiver of events takes none", i64::from(trouble.is_some())),
+        ];
+        for (name, help, value) in gauges {
+            let gauge = ConstGauge::new(value);
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
+        let counters = [
+            (FORWARDED, "Events taken by the receiver", delivered),
+            (FORWARD_FAILURES, "Attempts to send an event that failed", failures),
+        ];
+        for (name, help, value) in counters {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn register_forwarding(registry: &mut Registry, seen: ForwardingSeen) {
+    registry.register_collector(Box::new(ForwardingSeries(seen)));
 }
 
 /// The registry in Prometheus' text format. The library writes OpenMetrics, which names counters without their `_total`.
