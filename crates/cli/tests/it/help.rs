@@ -121,3 +121,60 @@ fn every_page_names_something_to_type() {
         assert!(todo.contains('`'), "{code}: what to do names nothing to type");
     }
 }
+
+/// The first words of every command that a text names: `galerne model pull`, as far as they are words.
+fn words_after_name(text: &str) -> impl Iterator<Item = Vec<&str>> {
+    let is_word = |word: &&str| {
+        word.starts_with(|c: char| c.is_ascii_lowercase()) && word.chars().all(|c| c.is_ascii_lowercase() || c == '-')
+    };
+    text.match_indices("galerne ").map(move |(at, name)| {
+        let rest = text[at + name.len()..].lines().next().unwrap_or_default();
+        rest.split(' ').map(|word| word.trim_end_matches(['`', '"', ',', ':'])).take_while(is_word).take(2).collect()
+    })
+}
+
+/// Whether the words lead to a command, as far as commands have commands below them.
+fn leads_somewhere(words: &[&str]) -> bool {
+    let mut command = Arguments::command();
+    for word in words {
+        if !command.has_subcommands() {
+            return true;
+        }
+        match command.find_subcommand(word) {
+            Some(below) => command = below.clone(),
+            None => return false,
+        }
+    }
+    true
+}
+
+/// What the sources write like a command and is none: the salt of the machine's digest.
+const NO_COMMAND: [&str; 2] = ["node", "facts"];
+
+/// Hints stand in the sources of all crates: each command they name is one that can be typed.
+#[test]
+fn every_command_that_a_hint_names_is_there() {
+    let crates = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a crate lies beside others");
+    let (mut folders, mut wrong, mut seen) = (vec![crates.to_owned()], Vec::new(), 0);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).expect("a folder of sources").map(|entry| entry.expect("readable")) {
+            let path = entry.path();
+            if path.is_dir() {
+                // Tests name what is not there, on purpose.
+                folders.extend((entry.file_name() != "tests").then_some(path));
+            } else if path.extension().is_some_and(|ending| ending == "rs") {
+                let text = std::fs::read_to_string(&path).expect("UTF-8");
+                for words in words_after_name(&text).filter(|words| !words.is_empty()) {
+                    seen += 1;
+                    if !leads_somewhere(&words) && words != NO_COMMAND {
+                        wrong.push(format!("{}: galerne {}", path.display(), words.join(" ")));
+                    }
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty() && seen > 50, "{seen} commands: {wrong:#?}");
+    assert!(
+        !leads_somewhere(&["model", "fetch"]) && !leads_somewhere(&["modl"]) && leads_somewhere(&["model", "pull"])
+    );
+}
