@@ -118,8 +118,8 @@ impl Bill {
     /// Energy and carbon of CPU time now.
     pub(crate) fn energy_rate(&self, now: Timestamp) -> EnergyRate {
         let (active, method) = *lock(&self.rate);
-        let (intensity_mg_per_kwh, source) = self.intensity(now);
-        EnergyRate { active, method, intensity_mg_per_kwh, intensity_source: source.into() }
+        let (intensity_mg_per_kwh, _) = self.intensity(now);
+        EnergyRate { active, method, intensity_mg_per_kwh }
     }
 
     /// Intensity and its source in words. An unknown zone emits nothing that could be stated, and says so.

@@ -47,7 +47,6 @@ pub(crate) struct Publisher {
 /// What the last snapshot was made of.
 #[derive(Debug, Default)]
 pub(crate) struct Published {
-    version: u64,
     /// The newest event looked at; what was allowed up to here is in the snapshot.
     event: Option<i64>,
     at: Option<Instant>,
@@ -105,10 +104,8 @@ impl Publisher {
             differs
         });
         if let Some(rows) = rows {
-            let version = self.last.version + 1;
-            let snapshot = snapshot::build(&rows, self.bill.energy_rate(now), version, now);
+            let snapshot = snapshot::build(&rows, self.bill.energy_rate(now), now);
             let period_end = snapshot.budgets.iter().filter_map(|budget| budget.period_end).min();
-            self.last.version = version;
             self.last.at = Some(Instant::now());
             self.last.period_end = period_end;
             self.snapshot.send_replace(Arc::new(snapshot));

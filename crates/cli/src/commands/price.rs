@@ -2,7 +2,9 @@
 
 use clap::{Args, Subcommand};
 use galerne_api::client::{Client, ListOptions};
-use galerne_model::money::{ModelPrice, PriceBook, PriceBookSpec, TokenPrice};
+use galerne_api::v1::catalogue::CatalogueEntry;
+use galerne_model::inference::Model;
+use galerne_model::money::{DIGEST_PREFIX, ModelPrice, PriceBook, PriceBookSpec, TokenPrice};
 use galerne_model::units::Micros;
 
 use crate::commands::values;
@@ -30,16 +32,17 @@ pub enum PriceCommand {
 /// Options of `galerne price set`.
 #[derive(Debug, Args)]
 pub struct SetArguments {
-    /// The model, or `default` for every model without a price of its own
+    /// Which: a name of the catalogue, `sha256:DIGEST` of weights, a model here (its digest is taken), what an external
+    /// server calls its model, or `default` for every model without a price of its own
     model: String,
     /// Euros per million prompt tokens
-    #[arg(long, value_name = "EUROS", value_parser = values::euros)]
+    #[arg(long, value_name = "EUROS", value_parser = values::euros, allow_negative_numbers = true)]
     prompt: Micros,
     /// Euros per million cached prompt tokens [default: that of the prompt]
-    #[arg(long, value_name = "EUROS", value_parser = values::euros)]
+    #[arg(long, value_name = "EUROS", value_parser = values::euros, allow_negative_numbers = true)]
     cached: Option<Micros>,
     /// Euros per million generated tokens
-    #[arg(long, value_name = "EUROS", value_parser = values::euros)]
+    #[arg(long, value_name = "EUROS", value_parser = values::euros, allow_negative_numbers = true)]
     completion: Micros,
     #[command(flatten)]
     change: ChangeArguments,
@@ -61,15 +64,16 @@ async fn newest(client: &Client) -> Result<Option<PriceBook>, Failure> {
 }
 
 async fn show(session: &mut Session) -> Result<(), Failure> {
-    let Some(book) = newest(&session.client()?).await? else {
-        session.output.note(
-            "no price book yet: everything is free; set one: galerne price set default --prompt 0.10 --completion 0.40",
-        );
-        return Ok(());
-    };
+    let book = newest(&session.client()?).await?;
     if session.is_json() {
         return session.output.json(&book);
     }
+    let Some(book) = book else {
+        session.output.note(
+            "no price book yet: everything has the standard price; set one: galerne price set default --prompt 0.10 --completion 0.40",
+        );
+        return Ok(());
+    };
     let columns = [
         Column::Word("model"),
         Column::Number("prompt €/M"),
@@ -94,11 +98,34 @@ async fn set(session: &mut Session, arguments: SetArguments) -> Result<(), Failu
         cached: arguments.cached.unwrap_or(arguments.prompt),
         completion: arguments.completion,
     };
-    let spec = with_price(before.map(|book| book.spec).unwrap_or_default(), &arguments.model, price);
+    let model = named(session, arguments.model).await?;
+    let spec = with_price(before.map(|book| book.spec).unwrap_or_default(), &model, price);
     // Two who change prices at once both take the next number: the second is refused instead of undoing the first.
     let name = format!("v{version}");
     resources::create::<PriceBook>(session, &name, spec, arguments.change).await?;
     Ok(())
+}
+
+/// What the book is to know the model by. The name that somebody pulled a model under is none: anybody can choose one.
+async fn named(session: &mut Session, asked: String) -> Result<String, Failure> {
+    if asked == DEFAULT || asked.starts_with(DIGEST_PREFIX) {
+        return Ok(asked);
+    }
+    let client = session.client()?;
+    let catalogue: Vec<CatalogueEntry> = client.read_all("/api/v1/catalogue", &[]).await?;
+    if catalogue.iter().any(|entry| entry.name == asked) {
+        return Ok(asked);
+    }
+    let models = client.list_all::<Model>(&session.place).await?;
+    let Some(model) = models.into_iter().find(|model| model.name == asked) else {
+        session.output.note(format!(
+            "neither the catalogue nor a model here is called `{asked}`: this prices what external servers call so"
+        ));
+        return Ok(asked);
+    };
+    let digest = format!("{DIGEST_PREFIX}{}", model.spec.sha256);
+    session.output.note(format!("`{asked}` is priced by the digest of its weights, whatever anybody calls them: {digest}"));
+    Ok(digest)
 }
 
 fn with_price(mut spec: PriceBookSpec, model: &str, price: TokenPrice) -> PriceBookSpec {

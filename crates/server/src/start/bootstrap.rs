@@ -6,9 +6,8 @@ use galerne_model::identity::{
     Role, RoleBinding, RoleBindingSpec, Scope, Tenant, TenantSpec,
 };
 use galerne_model::ids::{EventId, KeyId, PriceBookId, PrincipalId, ProjectId, RoleBindingId, TenantId};
-use galerne_model::money::{PriceBook, PriceBookSpec, TokenPrice};
+use galerne_model::money::{PriceBook, PriceBookSpec};
 use galerne_model::resource::Resource;
-use galerne_model::units::Micros;
 use galerne_store::{Filter, Store, Tx};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -22,9 +21,6 @@ use crate::routes::ALL_SCOPES;
 /// What the operator, its tenant and project are called.
 const OPERATOR: &str = "operator";
 const DEFAULT: &str = "default";
-/// Prices of the first version, in millionths of a euro per million tokens: what small open models cost to rent in 2026.
-const FIRST_PRICES: TokenPrice =
-    TokenPrice { prompt: Micros(100_000), cached: Micros(50_000), completion: Micros(300_000) };
 
 /// Does what only the first start does; returns the operator's key, or nothing when the site exists.
 pub(super) async fn first_start(store: &Store, pepper: &Pepper) -> Result<Option<String>, StartError> {
@@ -52,7 +48,7 @@ pub(super) async fn first_start(store: &Store, pepper: &Pepper) -> Result<Option
     let at_site = RoleBindingSpec { principal_id: operator.id, role: Role::Operator, scope: Scope::Site };
     let binding: RoleBinding =
         resource(RoleBindingId::from_uuid(Uuid::now_v7()), None, None, OPERATOR, at_site, Empty {}, now);
-    let prices = PriceBookSpec { default: FIRST_PRICES, models: Vec::new() };
+    let prices = PriceBookSpec::default();
     let prices: PriceBook = resource(PriceBookId::from_uuid(Uuid::now_v7()), None, None, "v1", prices, Empty {}, now);
     made(&mut tx, &tenant, "tenant", now).await?;
     made(&mut tx, &project, "project", now).await?;
