@@ -23,6 +23,8 @@ def test_a_stream_is_read_to_its_end(site, question):
             usage = event.data.usage or usage
     assert "".join(pieces).strip()
     assert len(pieces) > 3
+    assert 0 < usage.completion_tokens <= 12, "on the last chunk, as Mistral sends it, without being asked for"
+    assert event.data.choices[0].finish_reason and event.data.usage is usage
 
 
 def test_random_seed_is_mistrals_word_for_seed(site, question):

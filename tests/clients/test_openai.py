@@ -32,16 +32,22 @@ def test_a_stream_ends_with_usage_when_asked(client, site, question):
     assert len(chunks) > 3, "the answer came in pieces"
     last = chunks[-1]
     assert last.choices == [] and last.usage.completion_tokens > 0
+    assert all("usage" in chunk.model_fields_set and chunk.usage is None for chunk in chunks[:-1])
     assert float(last.usage.energy_joules) > 0
     assert float(last.usage.co2e_grams) > 0
     reasons = [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices]
     assert reasons[-1] in ("stop", "length") and not any(reasons[:-1])
 
 
-def test_a_stream_has_no_usage_when_not_asked(client, site, question):
-    chunks = list(client.chat.completions.create(model=site.endpoint, messages=question, max_tokens=6, stream=True))
-    assert all(chunk.usage is None for chunk in chunks)
-    assert all(chunk.choices for chunk in chunks)
+def test_a_stream_has_no_usage_chunk_when_not_asked(client, site, question):
+    ask = dict(model=site.endpoint, messages=question, max_tokens=6, stream=True)
+    chunks = list(client.chat.completions.create(**ask))
+    assert all(chunk.choices for chunk in chunks), "programs read choices[0] of every chunk"
+    assert all(chunk.usage is None for chunk in chunks[:-1])
+    # Beside the finish reason, where Mistral's users look for it.
+    assert chunks[-1].choices[0].finish_reason and chunks[-1].usage.completion_tokens > 0
+    refused = list(client.chat.completions.create(**ask, stream_options={"include_usage": False}))
+    assert all(chunk.choices and chunk.usage is None for chunk in refused)
 
 
 def test_the_same_seed_gives_the_same_answer(client, site, question):
@@ -242,6 +248,49 @@ def test_a_client_that_leaves_a_stream_frees_the_engine(client, site, question):
     started = time.monotonic()
     client.chat.completions.create(model=site.endpoint, messages=question, max_tokens=2)
     assert time.monotonic() - started < 10
+
+
+def test_a_plain_request_that_is_left_is_charged_for_what_was_computed(site, question):
+    secret, key_id = site.key("leaver-in-the-middle")
+    asked = {"model": site.endpoint, "messages": question, "max_tokens": 2000, "temperature": 1.5, "seed": 3}
+    asked["logit_bias"] = {}
+    with pytest.raises(openai.APITimeoutError):
+        site.openai(secret).with_options(timeout=1.5).chat.completions.create(**asked)
+    deadline = time.monotonic() + 30
+    while True:
+        records = [record for record in site.api("GET", "/usage")["items"] if record["key_id"] == key_id]
+        if records:
+            break
+        assert time.monotonic() < deadline, "no usage record within 30 s"
+        time.sleep(0.2)
+    (record,) = records
+    assert record["outcome"] == "cancelled" and record["http_status"] == 499
+    used = record["quantities"]
+    assert used["prompt_tokens"] + used["cached_tokens"] > 5
+    assert used["completion_tokens"] > 3, "it was being answered for a second"
+    assert used["micros"] * 1_000_000 + used["picos"] > 0 and used["millijoules"] > 0
+    why = site.cli("why", record["request_id"])
+    assert "the client left" in why.stdout, why.stdout + why.stderr
+
+
+def test_a_refused_request_can_be_asked_why(site, question):
+    secret, _ = site.key("one-a-minute", requests_per_minute=1)
+    limited = site.openai(secret)
+    refused = None
+    for _ in range(3):
+        try:
+            limited.chat.completions.create(model=site.endpoint, messages=question, max_tokens=2)
+        except openai.RateLimitError as error:
+            refused = error
+            break
+    deadline = time.monotonic() + 15
+    while True:
+        why = site.cli("why", refused.request_id)
+        if why.returncode == 0:
+            break
+        assert time.monotonic() < deadline, why.stdout + why.stderr
+        time.sleep(0.3)
+    assert "1 requests per minute" in why.stdout and "galerne explain rate_limited" in why.stdout, why.stdout
 
 
 def test_eight_clients_at_once_are_all_answered(site, question):

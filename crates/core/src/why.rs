@@ -151,6 +151,29 @@ pub fn budget(view: &BudgetView<'_>) -> Reason {
     reason
 }
 
+/// Why a request was refused, by the event that tells of it. `code` is the error code it was refused with.
+pub fn refused(event: &Event, code: Option<&str>) -> Reason {
+    let text = code.and_then(|code| event.text.strip_prefix(code)?.strip_prefix(": ")).unwrap_or(&event.text);
+    let head = Reason::blocks("request_refused", text);
+    let head = match code {
+        Some(code) => head.next(format!("what `{code}` means and what helps"), format!("galerne explain {code}")),
+        None => head,
+    };
+    head.because(actor_of(event)).because(action_of(event))
+}
+
+/// What is known of a request without a record of its own, which refusals of its time were only counted: `sums` are the
+/// events with the counts.
+pub fn counted(sums: &[Event]) -> Reason {
+    let text = "it has no record of its own: refusals came faster than they are recorded one by one, and if it was \
+                refused it is in one of these counts";
+    let part = |event: &Event| {
+        let told = Reason::blocks("refusals_counted", format!("since {}, {}", event.at, event.text));
+        told.because(actor_of(event)).next("the event with the count", format!("galerne why event/{}", event.id))
+    };
+    sums.iter().fold(Reason::blocks("request_counted", text), |reason, event| reason.because(part(event)))
+}
+
 /// Why an action was denied, or that it was not.
 pub fn event(event: &Event) -> Reason {
     let head = match event.decision {
@@ -159,6 +182,10 @@ pub fn event(event: &Event) -> Reason {
             .next("see who you are and which roles you have", "galerne whoami")
             .next("ask an owner for a role", "galerne role grant PRINCIPAL ROLE --on WHERE"),
     };
+    head.because(actor_of(event)).because(action_of(event))
+}
+
+fn actor_of(event: &Event) -> Reason {
     let who = match (event.actor.principal_id, event.actor.key_id) {
         (Some(principal), Some(key)) => format!("{principal} acted with {key}"),
         (Some(principal), None) => format!("{principal} acted"),
@@ -167,9 +194,12 @@ pub fn event(event: &Event) -> Reason {
         (None, None) => format!("Galerne itself acted ({})", event.actor.component),
     };
     let place = event.actor.address.as_ref().map(|address| format!(" from {address}")).unwrap_or_default();
+    Reason::holds("actor", format!("{who}{place}"))
+}
+
+fn action_of(event: &Event) -> Reason {
     let what = event.resource.as_ref().map(|id| format!(" on {id}")).unwrap_or_default();
-    head.because(Reason::holds("actor", format!("{who}{place}")))
-        .because(Reason::holds("action", format!("it was `{}`{what} at {}", event.action, event.at)))
+    Reason::holds("action", format!("it was `{}`{what} at {}", event.action, event.at))
 }
 
 fn time_of(record: &UsageRecord) -> Reason {

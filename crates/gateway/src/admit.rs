@@ -6,19 +6,21 @@ use std::time::Duration;
 use axum::http::{HeaderName, HeaderValue};
 use galerne_api::error::Code;
 use galerne_core::admission::{Limit, Permit, RateBook, RateRefused, Subject};
-use galerne_core::budget::{self, BudgetRefused, HoldError, Payer, applies};
+use galerne_core::budget::{self, BudgetRefused, HoldError, Payer};
+use galerne_core::rating::{self, WorkBound};
 use galerne_model::identity::RateLimits;
 use galerne_model::ids::RequestId;
 use galerne_model::inference::Visibility;
 use galerne_model::ledger::Operation;
 use galerne_model::snapshot::{BudgetEntry, EndpointEntry, KeyEntry, Snapshot};
+use galerne_model::units::{Micros, Tokens};
 
-use crate::config::Shared;
+use crate::config::{Place, Shared};
 use crate::models;
 use crate::refusal::{Headers, Refusal};
 use crate::request::Asked;
 use crate::spool::{Hold, SpoolFull};
-use crate::ticket::Ticket;
+use crate::ticket::{Reserved, Ticket};
 
 /// Wait proposed when a request is refused because of seats, which no clock frees.
 const SEAT_WAIT: Duration = Duration::from_secs(1);
@@ -72,7 +74,12 @@ pub(crate) fn admit(
     endpoint: &Arc<EndpointEntry>,
     asked: &Asked<'_>,
     request_id: RequestId,
+    place: Place,
 ) -> Result<(Ticket, Headers), Refusal> {
+    if !shared.may_admit() {
+        let text = "this server does not hold the lease of its database now, so nothing is admitted";
+        return Err(Refusal::new(Code::LeaseLost, text).retry_after(RECORDING_WAIT));
+    }
     let now = shared.now();
     let subjects = subjects(snapshot, key, endpoint);
     let (permit, hold, rate_headers) = {
@@ -80,13 +87,16 @@ pub(crate) fn admit(
         let permit = books.rates.admit(&subjects, asked.estimate(endpoint.context_tokens), now);
         let rate_headers = rate_headers(&books.rates, &subjects);
         let permit = permit.map_err(|refused| rate_refusal(refused, rate_headers.clone()))?;
-        let budgets = budgets_above(snapshot, key);
-        let payer = Payer { tenant_id: key.tenant_id, project_id: key.project_id, key_id: key.id };
-        match books.budgets.try_hold(payer, &budgets, &endpoint.price, asked.bound(endpoint.context_tokens), now) {
+        let line_id = snapshot.line_of(key.id);
+        let payer = Payer { tenant_id: key.tenant_id, project_id: key.project_id, line_id };
+        let budgets = budgets_above(snapshot, payer);
+        let work = asked.bound(endpoint.context_tokens);
+        match books.budgets.try_hold(payer, &budgets, &endpoint.price, work, now) {
             Ok(hold) => (permit, hold, rate_headers),
             Err(error) => {
                 books.rates.cancel(permit);
-                return Err(hold_refusal(&error));
+                let prompt_alone = WorkBound { completion_max: Tokens(0), ..work };
+                return Err(hold_refusal(&error, rating::worst_case(&endpoint.price, prompt_alone).ok()));
             }
         }
     };
@@ -106,7 +116,8 @@ pub(crate) fn admit(
         give_back(shared, permit, hold);
         return Err(spool_refusal(full));
     }
-    Ok((Ticket::new(shared, entry, hold, permit, endpoint, snapshot.energy.clone()), rate_headers))
+    let reserved = Reserved { hold: entry, money: hold, permit, place };
+    Ok((Ticket::new(shared, reserved, endpoint, snapshot.energy), rate_headers))
 }
 
 fn give_back(shared: &Shared, permit: Permit, hold: budget::Hold) {
@@ -125,9 +136,8 @@ fn subjects(snapshot: &Snapshot, key: &KeyEntry, endpoint: &EndpointEntry) -> Ve
     all.into_iter().filter(|(_, limits)| *limits != RateLimits::default()).collect()
 }
 
-fn budgets_above<'a>(snapshot: &'a Snapshot, key: &KeyEntry) -> Vec<&'a BudgetEntry> {
-    let all = snapshot.budgets.iter();
-    all.filter(|budget| applies(&budget.subject, key.tenant_id, key.project_id, key.id)).collect()
+fn budgets_above(snapshot: &Snapshot, payer: Payer) -> Vec<&BudgetEntry> {
+    snapshot.budgets.iter().filter(|budget| payer.is_under(&budget.subject)).collect()
 }
 
 fn rate_refusal(refused: RateRefused, headers: Headers) -> Refusal {
@@ -179,9 +189,10 @@ fn push(headers: &mut Headers, names: [&'static str; 3], left: u32, limit: u32) 
     }
 }
 
-fn hold_refusal(error: &HoldError) -> Refusal {
+/// `prompt` is what the prompt may cost without any answer.
+fn hold_refusal(error: &HoldError, prompt: Option<Micros>) -> Refusal {
     match error {
-        HoldError::Refused(refused) => budget_refusal(refused),
+        HoldError::Refused(refused) => budget_refusal(refused, prompt),
         HoldError::NotLoaded { .. } => {
             Refusal::new(Code::Overloaded, format!("{error}; this passes in a moment")).retry_after(SEAT_WAIT)
         }
@@ -189,14 +200,23 @@ fn hold_refusal(error: &HoldError) -> Refusal {
     }
 }
 
-fn budget_refusal(refused: &BudgetRefused) -> Refusal {
-    let fits = match refused.fits_max_tokens {
-        Some(tokens) if tokens.0 > 0 => format!("`max_tokens` of {} would fit", tokens.0),
-        _ => "not even the prompt fits".to_owned(),
+fn budget_refusal(refused: &BudgetRefused, prompt: Option<Micros>) -> Refusal {
+    let (name, left) = (&refused.name, refused.available.euros());
+    let raise = format!("have the limit raised: galerne budget set {name} --limit EUROS");
+    let ways = match (refused.fits_max_tokens, prompt) {
+        (Some(tokens), _) if tokens.0 > 0 => {
+            format!("{left} € are left; hint: send `max_tokens` of {} or less, or {raise}", tokens.0)
+        }
+        (_, Some(prompt)) => {
+            let prompt = prompt.euros();
+            format!(
+                "{left} € are left, and its prompt alone may cost {prompt} €; hint: send a shorter prompt, or {raise}"
+            )
+        }
+        (_, None) => format!("{left} € are left; hint: {raise}"),
     };
     let resets = refused.resets_at.map_or_else(String::new, |at| format!("; the budget starts again at {at}"));
-    let text = format!("{refused}; {fits}{resets}; hint: galerne budget show {}", refused.name);
-    let mut refusal = Refusal::new(Code::BudgetExhausted, text).param("max_tokens");
+    let mut refusal = Refusal::new(Code::BudgetExhausted, format!("{refused}; {ways}{resets}")).param("max_tokens");
     let numbers = [
         ("x-galerne-budget-limit-micros", refused.limit.0),
         ("x-galerne-budget-available-micros", refused.available.0),

@@ -12,35 +12,34 @@ use jiff::Timestamp;
 use crate::digest::digest;
 use crate::refusal::Refusal;
 
-/// Finds the key and checks that it may be used for inference now.
-pub(crate) fn authenticate(
-    headers: &HeaderMap,
-    pepper: &[u8],
-    snapshot: &Snapshot,
-    now: Timestamp,
-) -> Result<Arc<KeyEntry>, Refusal> {
+/// Finds the key that was sent.
+pub(crate) fn find_key(headers: &HeaderMap, pepper: &[u8], snapshot: &Snapshot) -> Result<Arc<KeyEntry>, Refusal> {
     let key = presented(headers)?;
     token::check_key(key).map_err(|bad| Refusal::new(Code::InvalidKey, bad.to_string()))?;
-    let entry = snapshot.keys.get(&digest(pepper, key)).ok_or_else(|| {
+    snapshot.keys.get(&digest(pepper, key)).cloned().ok_or_else(|| {
         let last_four = token::last_four(key);
         Refusal::new(
             Code::InvalidKey,
             format!("the API key ending in `{last_four}` is not known here, or it was revoked"),
         )
-    })?;
-    if let Some(expired_at) = entry.expires_at.filter(|at| *at <= now) {
-        let text = format!("the API key expired at {expired_at}; hint: galerne key rotate {}", entry.id);
+    })
+}
+
+/// Checks that a key may be used for inference now.
+pub(crate) fn check_key(key: &KeyEntry, now: Timestamp) -> Result<(), Refusal> {
+    if let Some(expired_at) = key.expires_at.filter(|at| *at <= now) {
+        let text = format!("the API key expired at {expired_at}; hint: galerne key rotate {}", key.id);
         return Err(Refusal::new(Code::KeyExpired, text));
     }
-    if !entry.scopes.contains(&KeyScope::Inference) {
+    if !key.scopes.contains(&KeyScope::Inference) {
         let text = "the API key does not have the scope `inference`; hint: galerne key create --scope inference";
         return Err(Refusal::new(Code::ScopeMissing, text));
     }
-    if !entry.may_infer {
+    if !key.may_infer {
         let text = "the key's principal has no role that allows inference in the key's project";
         return Err(Refusal::new(Code::Forbidden, text));
     }
-    Ok(Arc::clone(entry))
+    Ok(())
 }
 
 fn presented(headers: &HeaderMap) -> Result<&str, Refusal> {

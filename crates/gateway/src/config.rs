@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use galerne_core::admission::RateBook;
 use galerne_core::budget::{BudgetBook, Payer};
 use galerne_core::rating::Charge;
 use galerne_core::routing::ReplicaBook;
+use galerne_model::event::Event;
 use galerne_model::ids::EndpointId;
 use galerne_model::ledger::UsageRecord;
 use galerne_model::limits;
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::activity::{ActivityTable, EndpointActivity};
+use crate::denial::DenialBook;
 use crate::metrics::Metrics;
 use crate::routes;
 use crate::spool::{self, Recovered, Spool, SpoolError, SpoolLimits, UsageBatch};
@@ -26,6 +28,9 @@ use crate::upstream::Upstream;
 
 /// Wall-clock time; the server passes the process's one clock.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// Whether this process may spend from budgets at this moment.
+pub type MayAdmit = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// How often idle limiters, gone replicas and gone endpoints are forgotten.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(30);
@@ -117,8 +122,10 @@ pub(crate) struct Shared {
     pub(crate) activity: Arc<ActivityTable>,
     pub(crate) upstream: Upstream,
     pub(crate) metrics: Metrics,
+    pub(crate) denials: DenialBook,
     pub(crate) bounds: Bounds,
     in_flight: AtomicUsize,
+    may_admit: OnceLock<MayAdmit>,
     /// Requests end here at shutdown, streams included.
     pub(crate) tasks: TaskTracker,
     /// No new requests.
@@ -152,21 +159,24 @@ impl Gateway {
             Spool::open(&config.spool_dir, config.spool_limits, settled, now).map_err(GatewayError::Spool)?;
         let mut books = Books::default();
         books.hear(&config.spending);
-        books.recover(&recovered.unsettled);
+        books.recover(&recovered.unsettled, &config.snapshot.borrow());
+        let activity = Arc::<ActivityTable>::default();
         let shared = Arc::new(Shared {
             pepper: config.pepper,
             clock: config.clock,
             snapshot: config.snapshot,
             spending: config.spending,
             wake: config.wake,
-            metrics: Metrics::new(Arc::clone(&spool)),
+            metrics: Metrics::new(Arc::clone(&spool), Arc::clone(&activity)),
+            denials: DenialBook::default(),
             spool,
             books: Mutex::new(books),
             replicas: Mutex::new(ReplicaBook::new()),
-            activity: Arc::default(),
+            activity,
             upstream: Upstream::new().map_err(GatewayError::Upstream)?,
             bounds,
             in_flight: AtomicUsize::new(0),
+            may_admit: OnceLock::new(),
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
             cut: CancellationToken::new(),
@@ -190,9 +200,24 @@ impl Gateway {
         self.shared.spool.source()
     }
 
+    /// From now on requests are admitted only while `may_admit` says so. Said once; later calls change nothing.
+    pub fn admit_while(&self, may_admit: MayAdmit) {
+        self.shared.may_admit.get_or_init(|| may_admit);
+    }
+
     /// Requests per endpoint, for scaling to zero and back.
     pub fn activity(&self) -> Vec<EndpointActivity> {
         self.shared.activity.snapshot()
+    }
+
+    /// Events of refusals, to be written by whoever has the store. They are kept, within bounds, until somebody comes.
+    pub fn denials(&self) -> Vec<Event> {
+        self.shared.denials.take_due(Instant::now())
+    }
+
+    /// The same at the end: counts whose window is still open are told as well.
+    pub fn last_denials(&self) -> Vec<Event> {
+        self.shared.denials.take_all()
     }
 
     /// Puts the gateway's series into `registry`.
@@ -221,6 +246,11 @@ impl Gateway {
 impl Shared {
     pub(crate) fn now(&self) -> Timestamp {
         (self.clock)()
+    }
+
+    /// Whether this process may spend from budgets at this moment.
+    pub(crate) fn may_admit(&self) -> bool {
+        self.may_admit.get().is_none_or(|may_admit| may_admit())
     }
 
     /// The rate and budget books, with the ledger's last news merged.
@@ -266,9 +296,10 @@ impl Books {
     }
 
     /// Counts records that were on disk and not in the ledger when the gateway started.
-    fn recover(&mut self, unsettled: &[UsageRecord]) {
+    fn recover(&mut self, unsettled: &[UsageRecord], snapshot: &Snapshot) {
         for record in unsettled {
-            let payer = Payer { tenant_id: record.tenant_id, project_id: record.project_id, key_id: record.key_id };
+            let line_id = snapshot.line_of(record.key_id);
+            let payer = Payer { tenant_id: record.tenant_id, project_id: record.project_id, line_id };
             let charge =
                 Charge { micros: record.quantities.micros.min(record.held_micros), picos: record.quantities.picos };
             self.budgets.recover(record.sequence, record.started_at, charge, payer);

@@ -33,11 +33,13 @@ mod stream;
 
 mod spool;
 
+mod denial;
 mod metrics;
 mod models;
 mod refusal;
 
 pub use activity::EndpointActivity;
-pub use config::{Bounds, Clock, Gateway, GatewayConfig, GatewayError, Wake};
+pub use config::{Bounds, Clock, Gateway, GatewayConfig, GatewayError, MayAdmit, Wake};
+pub use denial::COUNTED_BY;
 pub use digest::digest;
 pub use spool::{Hold, Recovered, Spool, SpoolError, SpoolFull, SpoolLimits, UsageBatch};

@@ -16,6 +16,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::activity::ActivityTable;
 use crate::meter::Counted;
 use crate::spool::Spool;
 
@@ -66,10 +67,11 @@ pub(crate) struct Metrics {
     request_seconds: Histogram,
     first_token_seconds: Histogram,
     spool: Arc<Spool>,
+    activity: Arc<ActivityTable>,
 }
 
 impl Metrics {
-    pub(crate) fn new(spool: Arc<Spool>) -> Self {
+    pub(crate) fn new(spool: Arc<Spool>, activity: Arc<ActivityTable>) -> Self {
         Self {
             in_flight: Gauge::default(),
             retries: Counter::default(),
@@ -80,6 +82,7 @@ impl Metrics {
             request_seconds: Histogram::new(SECONDS),
             first_token_seconds: Histogram::new(SECONDS),
             spool,
+            activity,
         }
     }
 
@@ -111,6 +114,7 @@ impl Metrics {
             self.first_token_seconds.clone(),
         );
         registry.register_collector(Box::new(SpoolBytes(Arc::clone(&self.spool))));
+        registry.register_collector(Box::new(WaitingRequests(Arc::clone(&self.activity))));
     }
 
     pub(crate) fn refused(&self, code: Code) {
@@ -153,6 +157,21 @@ impl Collector for SpoolBytes {
         let help = "Usage records and holds on disk that the ledger has not taken yet";
         let metric = encoder.encode_descriptor("galerne_spool", help, Some(&Unit::Bytes), bytes.metric_type())?;
         bytes.encode(metric)
+    }
+}
+
+/// Read when scraped, like the size of the spool.
+#[derive(Debug)]
+struct WaitingRequests(Arc<ActivityTable>);
+
+impl Collector for WaitingRequests {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        let count = self.0.snapshot().iter().map(|activity| activity.waiting).sum::<usize>();
+        let waiting = ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX));
+        let help = "Admitted requests that wait for a replica of their endpoint";
+        let name = "galerne_gateway_waiting_requests";
+        let metric = encoder.encode_descriptor(name, help, None, waiting.metric_type())?;
+        waiting.encode(metric)
     }
 }
 

@@ -3,6 +3,8 @@
 //! Only the top level is parsed; every field that is not named here goes to the engine byte for byte, so that it, and not
 //! the gateway, refuses what it does not know. Fields that differ between dialects are translated: `random_seed` → `seed`,
 //! `tool_choice: "any"` → `"required"`, `safe_prompt: false` (the default) is left out, `true` is refused.
+//! These are not `galerne_api::openai`'s types, which the worker reads: those hold every field of a request parsed, which a
+//! body of megabytes would pay for twice, and would send an engine what they made of it instead of what the caller wrote.
 //! INVARIANT: no top-level name occurs twice, so engine and gateway cannot read two different requests.
 
 use std::borrow::Cow;
@@ -39,15 +41,33 @@ pub(crate) struct Fields<'a>(pub(crate) Vec<(Cow<'a, str>, &'a RawValue)>);
 pub(crate) struct Asked<'a> {
     pub(crate) operation: Operation,
     pub(crate) model: String,
-    pub(crate) stream: bool,
-    /// The client wants the usage chunk.
-    pub(crate) include_usage: bool,
+    pub(crate) delivery: Delivery,
     max_tokens: Option<u32>,
     choices: u32,
     /// Prompts of a completion, inputs of an embedding; 1 for a chat.
     inputs: i64,
     body_bytes: usize,
     fields: Fields<'a>,
+}
+
+/// How the answer is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    /// In one piece.
+    Whole,
+    /// As it is made.
+    Stream(UsageShown),
+}
+
+/// Where a stream tells its usage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum UsageShown {
+    /// In the chunk with the finish reason, as Mistral does: nothing was said about it. OpenAI's clients read past it.
+    WithLast,
+    /// In a chunk of its own at the end, and `null` in every other: OpenAI's `include_usage`.
+    Apart,
+    /// Nowhere: `include_usage` is false.
+    Never,
 }
 
 impl<'a> Asked<'a> {
@@ -74,9 +94,10 @@ impl<'a> Asked<'a> {
             return Err(invalid("stream", "embeddings are not streamed: leave `stream` out"));
         }
         let options = fields.read::<Fields<'a>>("stream_options")?;
-        let include_usage = match &options {
-            Some(options) => options.read::<bool>("include_usage")?.unwrap_or(false),
-            None => false,
+        let shown = match options.as_ref().map(|options| options.read::<bool>("include_usage")).transpose()?.flatten() {
+            Some(true) => UsageShown::Apart,
+            Some(false) => UsageShown::Never,
+            None => UsageShown::WithLast,
         };
         if fields.read::<bool>("safe_prompt")?.unwrap_or(false) {
             return Err(invalid(
@@ -90,8 +111,7 @@ impl<'a> Asked<'a> {
         Ok(Self {
             operation,
             model,
-            stream,
-            include_usage,
+            delivery: if stream { Delivery::Stream(shown) } else { Delivery::Whole },
             max_tokens,
             choices,
             inputs,
@@ -145,13 +165,13 @@ impl<'a> Asked<'a> {
         for (name, value) in &self.fields.0 {
             match name.as_ref() {
                 "model" | "safe_prompt" => {}
-                "stream_options" if self.stream => {}
+                "stream_options" if self.delivery != Delivery::Whole => {}
                 "random_seed" => out.raw("seed", value.get()),
                 "tool_choice" if value.get() == r#""any""# => out.raw(name, r#""required""#),
                 _ => out.raw(name, value.get()),
             }
         }
-        if self.stream {
+        if self.delivery != Delivery::Whole {
             out.raw("stream_options", &self.upstream_stream_options());
         }
         out.finish()

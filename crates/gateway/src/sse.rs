@@ -82,6 +82,11 @@ pub(crate) fn carries_content(data: &str) -> bool {
     })
 }
 
+/// Whether a chunk says why a choice ended.
+pub(crate) fn finishes(data: &str) -> bool {
+    data.split("\"finish_reason\":").skip(1).any(|rest| rest.trim_start().starts_with('"'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,6 +103,13 @@ mod tests {
         assert!(carries_content(r#"{"choices":[{"delta":{"content": "\"content\":\"\""}}]}"#));
         assert!(!carries_content(r#"{"x":"\"content\":\"a"}"#));
         assert!(carries_content(r#"{"choices":[{"text":""},{"text":"b"}]}"#));
+    }
+
+    #[test]
+    fn a_chunk_finishes_with_a_reason_and_not_with_words_about_one() {
+        assert!(finishes(r#"{"choices":[{"delta":{},"finish_reason": "stop"}]}"#));
+        assert!(!finishes(r#"{"choices":[{"delta":{"content":"a"},"finish_reason":null}]}"#));
+        assert!(!finishes(r#"{"choices":[{"delta":{"content":"\"finish_reason\":\"stop\""},"finish_reason":null}]}"#));
     }
 
     #[test]

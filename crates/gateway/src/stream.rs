@@ -2,8 +2,9 @@
 //!
 //! Between the task and the client is a short channel, so a slow client slows the replica down and, past a limit, is cut.
 //! INVARIANT: the usage record is in the spool before the client can read the end of the stream.
-//! A cut stream is metered up to the cut: by the last usage the engine reported; without one, each chunk with content
-//! counts as one token, which it has at least, and the prompt is counted by asking the replica.
+//! A cut stream is metered up to the cut: by what a worker says it had done, else by the last usage the engine reported, else
+//! each chunk with content counts as one token, which it has at least, and the prompt is counted by asking the replica.
+//! The chunk with the finish reason waits for the end of the stream, which follows it at once, where it is to carry usage.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,18 +20,20 @@ use galerne_model::snapshot::ReplicaEntry;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::config::{Place, Shared};
+use crate::config::Shared;
 use crate::meter::{self, Counted};
 use crate::refusal::Refusal;
-use crate::request::{Fields, ObjectWriter};
+use crate::request::{Fields, ObjectWriter, UsageShown};
 use crate::sse::{self, Event, Parser};
-use crate::ticket::{Ending, Energy, Ticket};
+use crate::ticket::{ACCOUNT_PATIENCE, Ending, Energy, Ticket};
 use crate::upstream::{self, SeatGuard};
 
 /// Parts on their way to the client; each is at most what one read from the replica brought.
 const PARTS_IN_CHANNEL: usize = 8;
 /// Time given to the replica to close its stream after `[DONE]`, so that the connection can be used again.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(100);
+/// How long a worker may take to say what it had done while the client waits for the last words.
+const WATCHED_PATIENCE: Duration = Duration::from_secs(2);
 const DONE: &[u8] = b"data: [DONE]\n\n";
 
 /// A stream that has begun.
@@ -41,27 +44,31 @@ pub(crate) struct Opened {
     pub(crate) first: Bytes,
     pub(crate) rest: reqwest::Response,
     pub(crate) deadline: Instant,
-    /// The client asked for the usage chunk.
-    pub(crate) include_usage: bool,
+    /// Where the client is told the usage.
+    pub(crate) shown: UsageShown,
     /// How to ask for the prompt's tokens.
     pub(crate) tokenize_body: Option<Vec<u8>>,
-    /// The request's place in this process.
-    pub(crate) place: Place,
 }
 
 /// Starts the task and gives the response whose body it feeds.
 pub(crate) fn reply(shared: &Arc<Shared>, opened: Opened) -> Response<Body> {
     let (parts, mut received) = mpsc::channel::<Bytes>(PARTS_IN_CHANNEL);
+    let Opened { ticket, seat, replica, first, rest, deadline, shown, tokenize_body } = opened;
     let pump = Pump {
         shared: Arc::clone(shared),
+        ticket,
+        replica,
+        deadline,
+        shown,
+        tokenize_body,
         parts,
         parser: Parser::default(),
         reported: None,
+        last: None,
         content_chunks: 0,
         failed: false,
-        opened,
     };
-    shared.tasks.spawn(Box::pin(pump.run()));
+    shared.tasks.spawn(Box::pin(pump.run(first, rest, seat)));
     let body =
         stream::poll_fn(move |ctx| received.poll_recv(ctx).map(|part| part.map(Ok::<_, std::convert::Infallible>)));
     let mut response = Response::new(Body::from_stream(body));
@@ -75,11 +82,17 @@ pub(crate) fn reply(shared: &Arc<Shared>, opened: Opened) -> Response<Body> {
 
 struct Pump {
     shared: Arc<Shared>,
-    opened: Opened,
+    ticket: Ticket,
+    replica: Option<ReplicaEntry>,
+    deadline: Instant,
+    shown: UsageShown,
+    tokenize_body: Option<Vec<u8>>,
     parts: mpsc::Sender<Bytes>,
     parser: Parser,
-    /// The last usage the engine reported.
-    reported: Option<Counted>,
+    /// The last usage the engine reported, counted and in its own words.
+    reported: Option<(Counted, String)>,
+    /// The chunk that will carry the usage: the one with the finish reason, or the engine's own for usage.
+    last: Option<String>,
     content_chunks: i64,
     /// The engine put an error into the stream.
     failed: bool,
@@ -98,38 +111,33 @@ enum End {
 }
 
 impl Pump {
-    async fn run(mut self) {
-        let (end, unsent) = self.pass_on().await;
-        let Self { shared, parts, opened, reported, content_chunks, failed, .. } = self;
-        let Opened { mut ticket, seat, replica, rest, tokenize_body, place: _place, .. } = opened;
-        let (outcome, http_status, seat_ending) = match end {
-            End::Done if !failed => (Outcome::Completed, 200, routing::Ending::Answered),
-            End::Done => (Outcome::Failed, 200, routing::Ending::Answered),
-            End::ClientLeft | End::ClientSlow => (Outcome::Cancelled, 499, routing::Ending::Cancelled),
-            End::ReplicaBroke => (Outcome::Failed, 200, routing::Ending::Broken),
-            End::Deadline => (Outcome::Failed, 200, routing::Ending::TimedOut),
-            End::ShuttingDown => (Outcome::Failed, 200, routing::Ending::Cancelled),
-        };
+    async fn run(mut self, first: Bytes, mut rest: reqwest::Response, seat: SeatGuard) {
+        let (end, mut unsent) = self.pass_on(first, &mut rest).await;
         // Before the count, which may wait for the replica: a stream nobody reads stops the engine by closing.
         let rest = (end == End::Done).then_some(rest);
-        seat.release(seat_ending);
-        let counted = match reported {
-            Some(reported) => reported_until(end, reported, content_chunks),
-            None => count(&shared, content_chunks, replica.zip(tokenize_body)).await,
-        };
+        seat.release(end.of_seat());
+        let counted = self.count(end).await;
+        let Self { shared, mut ticket, shown, parts, reported, last, failed, .. } = self;
         let (energy, charge) = (ticket.energy(counted), ticket.charge(counted));
         let request_id = ticket.request_id();
+        let (outcome, http_status) = end.outcome(failed);
         ticket.settle(Ending { outcome, http_status, counted });
         shared.metrics.answered(counted);
-        let last = match end {
+        let usage = reported.map(|(_, json)| meter::shown_usage(&json, Some(energy)));
+        if let Some(last) = last_chunk(end, shown, last, usage) {
+            write_data(&mut unsent, last.as_bytes());
+        }
+        let tail = match end {
             End::Done => done_tail(unsent, energy, charge),
             End::ClientLeft | End::ClientSlow => return,
+            // The engine has said what went wrong.
+            End::ReplicaBroke if failed => Bytes::from(unsent),
             End::ReplicaBroke | End::Deadline | End::ShuttingDown => {
                 error_tail(unsent, &cut_refusal(end, shared.bounds.request), request_id)
             }
         };
         // A client that is gone by now has nothing to lose: the record is written.
-        let sent = timeout(shared.bounds.client, parts.send(last)).await.is_ok_and(|sent| sent.is_ok());
+        let sent = timeout(shared.bounds.client, parts.send(tail)).await.is_ok_and(|sent| sent.is_ok());
         drop(parts);
         if let Some(rest) = rest {
             close(rest).await;
@@ -137,9 +145,29 @@ impl Pump {
         tracing::debug!(%request_id, ?end, sent, "stream ended");
     }
 
+    /// What was used, from whoever knows it best.
+    async fn count(&mut self, end: End) -> Counted {
+        let reported = self.reported.as_ref().map(|(counted, _)| *counted);
+        if let (End::Done, Some(reported)) = (end, reported) {
+            return reported;
+        }
+        let replica = self.replica.take();
+        if let (Some(replica), true) = (&replica, end != End::Done) {
+            let patience = if end.is_watched() { WATCHED_PATIENCE } else { ACCOUNT_PATIENCE };
+            let request_id = self.ticket.request_id();
+            if let Some(done) = upstream::account(&self.shared, replica, request_id, patience).await {
+                return done;
+            }
+        }
+        match reported {
+            Some(reported) => reported_until(end, reported, self.content_chunks),
+            None => count_chunks(&self.shared, self.content_chunks, replica.zip(self.tokenize_body.take())).await,
+        }
+    }
+
     /// Passes events on until the stream ends; what must be sent last is given back.
-    async fn pass_on(&mut self) -> (End, Vec<u8>) {
-        let mut part = std::mem::take(&mut self.opened.first);
+    async fn pass_on(&mut self, first: Bytes, rest: &mut reqwest::Response) -> (End, Vec<u8>) {
+        let mut part = first;
         loop {
             self.parser.feed(&part);
             let mut out = Vec::with_capacity(part.len());
@@ -159,7 +187,7 @@ impl Pump {
                 biased;
                 () = self.parts.closed() => return (End::ClientLeft, Vec::new()),
                 () = self.shared.cut.cancelled() => return (End::ShuttingDown, Vec::new()),
-                next = timeout_at(self.opened.deadline, self.opened.rest.chunk()) => match next {
+                next = timeout_at(self.deadline, rest.chunk()) => match next {
                     Ok(Ok(Some(part))) => part,
                     Ok(Ok(None) | Err(_)) => return (End::ReplicaBroke, Vec::new()),
                     Err(_) => return (End::Deadline, Vec::new()),
@@ -174,52 +202,99 @@ impl Pump {
             let data = event.data();
             match data.as_deref().map(str::trim_end) {
                 Some("[DONE]") => return Ok(Seen::Done),
-                Some(data) if has_usage(data) => self.usage_event(&event, data, out),
-                Some(data) => {
-                    if sse::carries_content(data) {
-                        self.content_chunks += 1;
-                        self.opened.ticket.first_content();
-                    }
-                    self.failed |= data.starts_with("{\"error\"");
-                    out.extend_from_slice(&event.0);
-                }
+                Some(data) => self.chunk(&event, data, out),
                 None => out.extend_from_slice(&event.0),
             }
         }
         Ok(Seen::More)
     }
 
-    /// A chunk with usage: noted; shown with energy in the final one, dropped or stripped when nobody asked for it.
-    fn usage_event(&mut self, event: &Event, data: &str, out: &mut Vec<u8>) {
-        let parsed: Option<Fields<'_>> = serde_json::from_str(data).ok();
-        let Some((fields, usage)) = parsed.and_then(|fields| fields.get("usage").map(|usage| (fields, usage.get())))
-        else {
-            out.extend_from_slice(&event.0);
-            return;
-        };
-        let counted = meter::read_usage(usage);
-        self.reported = counted.or(self.reported);
-        let last =
-            fields.get("choices").is_none_or(|choices| choices.get().trim_start_matches('[').trim_start() == "]");
-        if !last && sse::carries_content(data) {
+    fn chunk(&mut self, event: &Event, data: &str, out: &mut Vec<u8>) {
+        if sse::carries_content(data) {
             self.content_chunks += 1;
-            self.opened.ticket.first_content();
+            self.ticket.first_content();
         }
-        if last && !self.opened.include_usage {
+        let is_error = data.starts_with("{\"error\"");
+        self.failed |= is_error;
+        let usage = if has_usage(data) { self.note_usage(data) } else { None };
+        let shown = self.shown;
+        if usage == Some(UsagePlace::Apart) {
+            if shown == UsageShown::Apart {
+                self.last = Some(data.to_owned());
+            }
             return;
         }
-        let energy = counted.filter(|_| last).map(|counted| self.opened.ticket.energy(counted));
-        let mut chunk = ObjectWriter::with_capacity(data.len() + 96);
-        for (name, value) in &fields.0 {
-            if name != "usage" {
-                chunk.raw(name, value.get());
-            } else if self.opened.include_usage {
-                chunk.raw(name, &meter::shown_usage(usage, energy));
+        if shown == UsageShown::WithLast {
+            // A further choice goes on: the one that was held back was not the last.
+            if let Some(held) = self.last.take() {
+                write_data(out, held.as_bytes());
             }
         }
-        out.extend_from_slice(b"data: ");
-        out.extend_from_slice(&chunk.finish());
-        out.extend_from_slice(b"\n\n");
+        match (shown, usage) {
+            (UsageShown::WithLast, _) if sse::finishes(data) => {
+                self.last = Some(if usage.is_some() { with_usage(data, None) } else { data.to_owned() });
+            }
+            (UsageShown::Apart, _) if sse::finishes(data) && !is_error => {
+                let chunk = with_usage(data, Some("null"));
+                write_data(out, chunk.as_bytes());
+                // In case the engine makes no chunk of its own for the usage.
+                self.last.get_or_insert(chunk);
+            }
+            (UsageShown::Apart, None) if !is_error && !data.contains("\"usage\":") => with_null_usage(data, out),
+            (UsageShown::Apart, Some(_)) => write_data(out, with_usage(data, Some("null")).as_bytes()),
+            (UsageShown::WithLast | UsageShown::Never, Some(_)) => write_data(out, with_usage(data, None).as_bytes()),
+            (UsageShown::WithLast | UsageShown::Apart | UsageShown::Never, None) => out.extend_from_slice(&event.0),
+        }
+    }
+
+    /// Notes the usage in a chunk and says where the engine put it.
+    fn note_usage(&mut self, data: &str) -> Option<UsagePlace> {
+        let fields: Fields<'_> = serde_json::from_str(data).ok()?;
+        let usage = fields.get("usage")?.get();
+        if let Some(counted) = meter::read_usage(usage) {
+            self.reported = Some((counted, usage.to_owned()));
+        }
+        let is_apart =
+            fields.get("choices").is_none_or(|choices| choices.get().trim_start_matches('[').trim_start() == "]");
+        Some(if is_apart { UsagePlace::Apart } else { UsagePlace::Within })
+    }
+}
+
+/// Where an engine put its usage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum UsagePlace {
+    /// In a chunk without choices.
+    Apart,
+    /// In a chunk of the answer.
+    Within,
+}
+
+impl End {
+    /// What the replica is credited or blamed with.
+    fn of_seat(self) -> routing::Ending {
+        match self {
+            Self::Done => routing::Ending::Answered,
+            Self::ClientLeft | Self::ClientSlow | Self::ShuttingDown => routing::Ending::Cancelled,
+            Self::ReplicaBroke => routing::Ending::Broken,
+            Self::Deadline => routing::Ending::TimedOut,
+        }
+    }
+
+    /// Outcome and status of the usage record; `failed`: the engine told of an error.
+    fn outcome(self, failed: bool) -> (Outcome, u16) {
+        match self {
+            Self::Done if !failed => (Outcome::Completed, 200),
+            Self::ClientLeft | Self::ClientSlow => (Outcome::Cancelled, 499),
+            Self::Done | Self::ReplicaBroke | Self::Deadline | Self::ShuttingDown => (Outcome::Failed, 200),
+        }
+    }
+
+    /// Whether somebody waits for the last words.
+    fn is_watched(self) -> bool {
+        match self {
+            Self::ClientLeft | Self::ClientSlow => false,
+            Self::Done | Self::ReplicaBroke | Self::Deadline | Self::ShuttingDown => true,
+        }
     }
 }
 
@@ -230,7 +305,7 @@ fn reported_until(end: End, reported: Counted, content_chunks: i64) -> Counted {
 }
 
 /// A lower bound of what was used, where the engine did not report it.
-async fn count(shared: &Shared, content_chunks: i64, ask: Option<(ReplicaEntry, Vec<u8>)>) -> Counted {
+async fn count_chunks(shared: &Shared, content_chunks: i64, ask: Option<(ReplicaEntry, Vec<u8>)>) -> Counted {
     let mut counted = Counted { completion: content_chunks, ..Counted::default() };
     // The prompt was worked through once there is content.
     if content_chunks > 0
@@ -251,6 +326,67 @@ fn has_usage(data: &str) -> bool {
     data.split("\"usage\":").skip(1).any(|rest| !rest.trim_start().starts_with("null"))
 }
 
+/// The chunk that ends the answer, with the usage where the client looks for it.
+fn last_chunk(end: End, shown: UsageShown, last: Option<String>, usage: Option<String>) -> Option<String> {
+    let usage = usage.filter(|_| end == End::Done);
+    match (shown, usage) {
+        (UsageShown::WithLast, Some(usage)) => last.map(|last| with_usage(&last, Some(&usage))),
+        (UsageShown::WithLast, None) => last,
+        (UsageShown::Apart, Some(usage)) => last.map(|last| apart(&last, &usage)),
+        (UsageShown::Apart, None) | (UsageShown::Never, _) => None,
+    }
+}
+
+/// A chunk with `usage` in place of its own, or without any.
+fn with_usage(data: &str, usage: Option<&str>) -> String {
+    rewritten(data, |name, value| if name == "usage" { None } else { Some(value) }, usage)
+}
+
+/// A chunk of the same answer that has no choices and the usage.
+fn apart(data: &str, usage: &str) -> String {
+    let keep = |name: &str, value| match name {
+        "usage" => None,
+        "choices" => Some("[]"),
+        _ => Some(value),
+    };
+    rewritten(data, keep, Some(usage))
+}
+
+fn rewritten<'a>(data: &'a str, keep: impl Fn(&str, &'a str) -> Option<&'a str>, usage: Option<&str>) -> String {
+    let Ok(fields) = serde_json::from_str::<Fields<'a>>(data) else { return data.to_owned() };
+    let mut chunk = ObjectWriter::with_capacity(data.len() + 96);
+    for (name, value) in &fields.0 {
+        if let Some(value) = keep(name, value.get()) {
+            chunk.raw(name, value);
+        }
+    }
+    if let Some(usage) = usage {
+        chunk.raw("usage", usage);
+    }
+    String::from_utf8(chunk.finish()).expect("made of texts")
+}
+
+/// Writes a chunk of an answer with `usage: null` at its end; these are most chunks, so it is not parsed.
+fn with_null_usage(data: &str, out: &mut Vec<u8>) {
+    match data.strip_suffix('}') {
+        Some(open) if open.len() > 1 => {
+            out.extend_from_slice(b"data: ");
+            out.extend_from_slice(open.as_bytes());
+            out.extend_from_slice(b",\"usage\":null}\n\n");
+        }
+        Some(_) | None => write_data(out, data.as_bytes()),
+    }
+}
+
+fn write_data(out: &mut Vec<u8>, data: &[u8]) {
+    for line in data.split(|byte| *byte == b'\n') {
+        out.extend_from_slice(b"data: ");
+        out.extend_from_slice(line);
+        out.push(b'\n');
+    }
+    out.push(b'\n');
+}
+
 fn done_tail(mut unsent: Vec<u8>, energy: Energy, charge: Charge) -> Bytes {
     unsent.extend_from_slice(meter::energy_comment(energy, charge).as_bytes());
     unsent.extend_from_slice(DONE);
@@ -258,9 +394,7 @@ fn done_tail(mut unsent: Vec<u8>, energy: Energy, charge: Charge) -> Bytes {
 }
 
 fn error_tail(mut unsent: Vec<u8>, refusal: &Refusal, request_id: galerne_model::ids::RequestId) -> Bytes {
-    unsent.extend_from_slice(b"data: ");
-    unsent.extend_from_slice(&refusal.json(request_id));
-    unsent.extend_from_slice(b"\n\n");
+    write_data(&mut unsent, &refusal.json(request_id));
     Bytes::from(unsent)
 }
 

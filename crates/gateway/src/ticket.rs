@@ -1,6 +1,7 @@
 //! An admitted request: what it reserved, and the one place that ends it.
 //!
-//! INVARIANT: a ticket ends in exactly one usage record: by `settle`, or by its drop when the client left or a task died.
+//! INVARIANT: a ticket ends in exactly one usage record: by `settle` or `wind_up`, or by its drop when the client left or a
+//! task died. What a worker had done for a request that was cut is asked of the worker, so that leaving early is not free.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +17,14 @@ use galerne_model::units::{MicrogramsCo2e, Millijoules, Tokens};
 use tokio::time::Instant;
 
 use crate::activity::Busy;
-use crate::config::Shared;
+use crate::config::{Place, Shared};
 use crate::meter::Counted;
 use crate::spool::Hold;
+use crate::upstream;
 
+/// How long a worker may take to say what it had done for a request that was cut: it ends the batch it computes first,
+/// which takes seconds where a long prompt meets a large model.
+pub(crate) const ACCOUNT_PATIENCE: Duration = Duration::from_secs(20);
 /// HTTP status recorded for requests whose client left; nginx's number for it.
 const CLIENT_LEFT: u16 = 499;
 
@@ -29,10 +34,20 @@ pub(crate) struct Ticket {
     open: Option<Open>,
 }
 
+/// What an admitted request holds until it ends.
+pub(crate) struct Reserved {
+    pub(crate) hold: Hold,
+    pub(crate) money: budget::Hold,
+    pub(crate) permit: Permit,
+    /// Its place in this process: also what is wound up behind a client that left takes one.
+    pub(crate) place: Place,
+}
+
 struct Open {
     hold: Hold,
     money: budget::Hold,
     permit: Permit,
+    _place: Place,
     endpoint: Arc<EndpointEntry>,
     rate: EnergyRate,
     admitted: Instant,
@@ -62,17 +77,17 @@ pub(crate) struct Energy {
 impl Ticket {
     pub(crate) fn new(
         shared: &Arc<Shared>,
-        hold: Hold,
-        money: budget::Hold,
-        permit: Permit,
+        reserved: Reserved,
         endpoint: &Arc<EndpointEntry>,
         rate: EnergyRate,
     ) -> Self {
+        let Reserved { hold, money, permit, place } = reserved;
         let busy = shared.activity.begin(endpoint.id, hold.started_at);
         let open = Open {
             hold,
             money,
             permit,
+            _place: place,
             endpoint: Arc::clone(endpoint),
             rate,
             admitted: Instant::now(),
@@ -126,6 +141,14 @@ impl Ticket {
         }
     }
 
+    /// Ends a request whose answer was cut off before anybody counted it: a worker is asked what it had done. Nobody
+    /// waits for that.
+    pub(crate) fn wind_up(mut self, ending: Ending) {
+        if let Some(open) = self.open.take() {
+            open.wind_up(&self.shared, ending);
+        }
+    }
+
     fn open(&self) -> &Open {
         self.open.as_ref().expect("only `settle` and `drop` take it, and both consume the ticket")
     }
@@ -139,12 +162,26 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         if let Some(open) = self.open.take() {
             let ending = Ending { outcome: Outcome::Cancelled, http_status: CLIENT_LEFT, counted: Counted::default() };
-            open.settle(&self.shared, ending);
+            open.wind_up(&self.shared, ending);
         }
     }
 }
 
 impl Open {
+    fn wind_up(mut self, shared: &Arc<Shared>, ending: Ending) {
+        // At the very end of the process there is no runtime left to ask in.
+        let asking = self.replica.clone().filter(|_| tokio::runtime::Handle::try_current().is_ok());
+        let Some(replica) = asking else { return self.settle(shared, ending) };
+        self.worked.get_or_insert_with(|| self.admitted.elapsed());
+        let shared = Arc::clone(shared);
+        shared.clone().tasks.spawn(Box::pin(async move {
+            let done = upstream::account(&shared, &replica, self.hold.request_id, ACCOUNT_PATIENCE).await;
+            let counted = done.unwrap_or(ending.counted);
+            shared.metrics.answered(counted);
+            self.settle(&shared, Ending { counted, ..ending });
+        }));
+    }
+
     fn settle(mut self, shared: &Shared, ending: Ending) {
         let Ending { outcome, http_status, counted } = ending;
         let now = shared.now().max(self.hold.started_at);

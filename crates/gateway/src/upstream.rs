@@ -8,22 +8,25 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderName, StatusCode, header};
 use bytes::BytesMut;
 use galerne_api::error::Code;
 use galerne_core::routing::{self, Ending, Next, Progress, Seat};
-use galerne_model::ids::ReplicaId;
+use galerne_model::ids::{ReplicaId, RequestId};
 use galerne_model::ledger::Operation;
 use galerne_model::limits;
-use galerne_model::snapshot::ReplicaEntry;
+use galerne_model::snapshot::{ReplicaEnergy, ReplicaEntry};
 use reqwest::{Client, Response};
 use serde::Deserialize;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::config::Shared;
+use crate::meter::{self, Counted};
 use crate::refusal::{Refusal, Relayed, X_REQUEST_ID};
 use crate::ticket::Ticket;
 
+/// Tells a worker when nobody will want the answer any more.
+const X_DEADLINE_MS: HeaderName = HeaderName::from_static("x-galerne-deadline-ms");
 /// Longest connect; replicas are near.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Idle connections are kept shorter than engines keep theirs (uvicorn: 5 s), so that few are found closed.
@@ -116,6 +119,8 @@ pub(crate) struct Unanswered {
     pub(crate) unreachable: bool,
     /// Attempts that did reach one, earlier ones included.
     pub(crate) reached: u32,
+    /// The last attempt's replica may have worked on it before it failed.
+    pub(crate) worked: bool,
 }
 
 /// Asks a replica, and another one (or the same, when there is no other) if the first fails.
@@ -133,7 +138,7 @@ pub(crate) async fn ask(shared: &Arc<Shared>, ticket: &mut Ticket, ask: &Ask<'_>
             Some((SeatGuard::new(shared, seat), replica))
         }) else {
             let refusal = Refusal::new(Code::NoReadyReplica, "no replica is ready").retry_after(FAILED_WAIT);
-            return Err(Unanswered { refusal, unreachable: false, reached });
+            return Err(Unanswered { refusal, unreachable: false, reached, worked: false });
         };
         ticket.on_replica(replica);
         let client = if attempts == 1 { &shared.upstream.pooled } else { &shared.upstream.fresh };
@@ -150,12 +155,21 @@ pub(crate) async fn ask(shared: &Arc<Shared>, ticket: &mut Ticket, ask: &Ask<'_>
             && (other || failure.ending != Ending::Busy)
             && shared.upstream.spend_retry();
         if !again {
-            return Err(Unanswered { refusal: failure.refusal, unreachable, reached });
+            let worked = may_have_worked(failure.ending);
+            return Err(Unanswered { refusal: failure.refusal, unreachable, reached, worked });
         }
         shared.metrics.retries.inc();
         let request_id = ticket.request_id();
         tracing::warn!(%request_id, replica_id = %replica.id, reason = %failure.refusal.message, "attempt failed; asked again");
         avoid = Some(replica.id);
+    }
+}
+
+fn may_have_worked(ending: Ending) -> bool {
+    match ending {
+        Ending::Broken | Ending::TimedOut | Ending::ServerError(_) | Ending::Cancelled => true,
+        // A refusal comes before the work.
+        Ending::Answered | Ending::Busy | Ending::ConnectFailed => false,
     }
 }
 
@@ -166,17 +180,20 @@ enum Begun {
 
 async fn attempt(client: &Client, ticket: &Ticket, ask: &Ask<'_>, replica: &ReplicaEntry) -> Result<Begun, Failure> {
     let url = format!("{}{}", replica.url.trim_end_matches('/'), path(ask.operation));
+    // At least one: none at all would be refused as nonsense where it is only late.
+    let left_ms = ask.deadline.saturating_duration_since(Instant::now()).as_millis().max(1);
     let request = client
         .post(url)
         .header(header::CONTENT_TYPE, "application/json")
         .header(X_REQUEST_ID, ticket.request_id().to_string())
+        .header(X_DEADLINE_MS, left_ms.to_string())
         .body(ask.body.clone());
     let mut response = timeout_at(ask.deadline, request.send())
         .await
         .map_err(|_| out_of_time(ask.longest))?
         .map_err(|error| transport(&error))?;
     if !response.status().is_success() {
-        return Err(Box::pin(refused(response)).await);
+        return Err(Box::pin(refused(response, ask.longest)).await);
     }
     if ask.stream {
         let event_stream = response
@@ -196,6 +213,26 @@ async fn attempt(client: &Client, ticket: &Ticket, ask: &Ask<'_>, replica: &Repl
         .await
         .map_err(|_| out_of_time(ask.longest))?;
     body.map(Begun::Plain)
+}
+
+/// What a worker did for a request that was cut off, once it has stopped: tokens and CPU time. Nothing when the replica is
+/// no worker of ours, cannot be reached, or never began.
+pub(crate) async fn account(
+    shared: &Shared,
+    replica: &ReplicaEntry,
+    request_id: RequestId,
+    patience: Duration,
+) -> Option<Counted> {
+    if replica.energy != ReplicaEnergy::CpuTime {
+        return None;
+    }
+    let url = format!("{}/usage/{request_id}", replica.url.trim_end_matches('/'));
+    let asked = async {
+        let mut response = shared.upstream.fresh.get(url).send().await.ok()?.error_for_status().ok()?;
+        let body = read_bounded(&mut response, ERROR_MAX_BYTES).await.ok()?;
+        meter::read_usage(std::str::from_utf8(&body).ok()?)
+    };
+    timeout(patience, Box::pin(asked)).await.ok()?
 }
 
 /// How many tokens a prompt has, asked of the replica that worked on it. Nothing when it cannot say.
@@ -235,7 +272,7 @@ fn path(operation: Operation) -> &'static str {
 }
 
 /// What an engine said instead of an answer. The caller's mistakes are handed on in the engine's words.
-async fn refused(mut response: Response) -> Failure {
+async fn refused(mut response: Response, longest: Duration) -> Failure {
     #[derive(Deserialize)]
     struct Said {
         error: SaidError,
@@ -261,13 +298,17 @@ async fn refused(mut response: Response) -> Failure {
         .map(|said| said.error);
     let message = said.as_ref().map_or_else(|| format!("the replica answered {status}"), |said| said.message.clone());
     let number = status.as_u16();
+    let code = said.as_ref().and_then(|said| said.code.as_ref()).and_then(|code| code.as_str());
+    if number == 504 && code == Some(Code::DeadlineExceeded.as_str()) {
+        // It was told our deadline and its clock was the faster one.
+        return out_of_time(longest);
+    }
     let ending = routing::ending_of_status(number);
     let refusal = match number {
         400 | 413 | 422 => {
             let mut refusal = Refusal::new(Code::InvalidBody, message);
             refusal.param = said.as_ref().and_then(|said| said.param.clone());
-            let code =
-                said.as_ref().and_then(|said| said.code.as_ref()).and_then(|code| code.as_str().map(str::to_owned));
+            let code = code.map(str::to_owned);
             let kind = said.and_then(|said| said.kind);
             let status = if number == 413 { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::BAD_REQUEST };
             refusal.relayed = Some(Box::new(Relayed { status, kind, code }));

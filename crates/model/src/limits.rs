@@ -28,6 +28,21 @@ pub const CLIENT_WRITE_TIMEOUT_MS: u64 = 30_000;
 pub const GATEWAY_IN_FLIGHT_MAX: usize = 2_048;
 /// Requests that may wait for one endpoint to wake.
 pub const WAKE_QUEUE_MAX: usize = 256;
+/// Refusals on `/v1` are events one by one up to the numbers below; the others of this long become one event with a count.
+pub const DENIAL_WINDOW_MS: u64 = 60_000;
+/// Refusals of one caller, code and endpoint that keep their request's id in a window: enough to ask why, few enough
+/// that a client in a loop writes little.
+pub const DENIALS_SINGLE_PER_GROUP: u32 = 10;
+/// Refusals of callers with a key that keep their request's id in a window.
+pub const DENIALS_SINGLE_KNOWN_MAX: u32 = 300;
+/// The same for strangers, who could otherwise fill a disk: one per second.
+pub const DENIALS_SINGLE_STRANGERS_MAX: u32 = 60;
+/// Groups of callers with a key counted apart in a window; those of more are counted by their code only.
+pub const DENIAL_GROUPS_KNOWN_MAX: usize = 256;
+/// The same for strangers, who can have as many addresses as they like.
+pub const DENIAL_GROUPS_STRANGERS_MAX: usize = 64;
+/// How often events of refusals are written: what a kill of the process takes with it.
+pub const DENIAL_WRITE_INTERVAL_MS: u64 = 1_000;
 /// Bytes of usage records a gateway keeps when nobody takes them; past it the gateway stops admitting.
 pub const SPOOL_MAX_BYTES: u64 = 256 * 1024 * 1024;
 /// Records in one settlement transaction: at this size a commit is amortised and takes tens of milliseconds.

@@ -185,3 +185,51 @@ fn stuck_is_a_deadline_that_has_passed() {
     );
     assert_eq!(stuck(&replica, at("2026-11-22T09:59:05Z")), None, "the loop looks every few seconds");
 }
+
+/// What the gateway writes of a refused request.
+fn refusal() -> Event {
+    Event {
+        id: EventId::from_uuid(id(1)),
+        sequence: 7,
+        at: at("2026-11-22T10:00:00Z"),
+        actor: Actor { key_id: Some(KeyId::from_uuid(id(3))), address: Some("192.0.2.7".into()), ..Actor::default() },
+        action: "inference.use".into(),
+        tenant_id: None,
+        project_id: None,
+        resource: Some("endpoint_x".into()),
+        decision: Decision::Denied,
+        before_digest: None,
+        after_digest: None,
+        text: "rate_limited: this key may make 2 requests per minute and has made them".into(),
+    }
+}
+
+#[test]
+fn a_refused_request_is_explained_by_what_its_caller_was_told() {
+    let reason = refused(&refusal(), Some("rate_limited"));
+    assert_eq!(
+        lines(&reason),
+        [
+            "⨯ this key may make 2 requests per minute and has made them",
+            "✓ somebody acted with key_00000000000000000000000000000003 from 192.0.2.7",
+            "✓ it was `inference.use` on endpoint_x at 2026-11-22T10:00:00Z",
+        ]
+    );
+    assert_eq!(reason.next[0].command.as_deref(), Some("galerne explain rate_limited"));
+    let unknown = refused(&Event { text: "you may not".into(), ..refusal() }, None);
+    assert_eq!((unknown.text.as_str(), unknown.next.len()), ("you may not", 0));
+}
+
+#[test]
+fn a_request_that_was_only_counted_is_said_to_be_so() {
+    let mut sum = refusal();
+    sum.text = "rate_limited: 40 more refused like this until 2026-11-22T10:01:00Z".into();
+    let reason = counted(&[sum]);
+    assert!(reason.text.starts_with("it has no record of its own") && !reason.holds, "{}", reason.text);
+    let part = &reason.because[0];
+    assert_eq!(
+        part.text,
+        "since 2026-11-22T10:00:00Z, rate_limited: 40 more refused like this until 2026-11-22T10:01:00Z"
+    );
+    assert_eq!(part.next[0].command.as_deref(), Some("galerne why event/event_00000000000000000000000000000001"));
+}

@@ -25,14 +25,19 @@ fn the_engine_gets_its_own_model_name_and_everything_else_byte_for_byte() {
 #[test]
 fn usage_is_always_asked_for_in_streams() {
     let body = r#"{"model":"m","messages":[{}],"stream":true,"stream_options":{"include_usage":false,"include_obfuscation":false}}"#;
-    assert!(!chat(body).include_usage);
+    assert_eq!(chat(body).delivery, Delivery::Stream(UsageShown::Never));
     assert_eq!(
         sent(Operation::Chat, body),
         r#"{"model":"weights","messages":[{}],"stream":true,"stream_options":{"include_obfuscation":false,"include_usage":true}}"#
     );
-    assert!(
-        chat(r#"{"model":"m","messages":[{}],"stream":true,"stream_options":{"include_usage":true}}"#).include_usage
-    );
+    for (more, delivery) in [
+        (r#","stream":true,"stream_options":{"include_usage":true}"#, Delivery::Stream(UsageShown::Apart)),
+        (r#","stream":true,"stream_options":{}"#, Delivery::Stream(UsageShown::WithLast)),
+        (r#","stream":true"#, Delivery::Stream(UsageShown::WithLast)),
+        ("", Delivery::Whole),
+    ] {
+        assert_eq!(chat(&format!(r#"{{"model":"m","messages":[{{}}]{more}}}"#)).delivery, delivery, "{more}");
+    }
 }
 
 #[test]

@@ -6,11 +6,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use galerne_model::ledger::UsageRecord;
+use galerne_model::ids::{EndpointId, KeyId, PrincipalId, ProjectId, RequestId, TenantId};
+use galerne_model::ledger::{EnergyMethod, Outcome, Quantities, UsageRecord};
 use galerne_model::limits;
+use galerne_model::units::Micros;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::frame::{Entry, FRAME_MAX_BYTES, Frames};
 use super::{Position, Spool, segment};
@@ -161,21 +164,43 @@ impl Spool {
         }
         while cursor.expected < record.sequence {
             let sequence = cursor.expected;
-            tracing::error!(sequence, "usage record was lost by damage to the spool; an empty one takes its place");
-            records.push(UsageRecord {
+            tracing::error!(
                 sequence,
-                request_id: galerne_model::ids::RequestId::from_uuid(uuid::Uuid::now_v7()),
-                outcome: galerne_model::ledger::Outcome::Interrupted,
-                http_status: 0,
-                held_micros: galerne_model::units::Micros::ZERO,
-                quantities: galerne_model::ledger::Quantities::default(),
-                energy_method: galerne_model::ledger::EnergyMethod::Unknown,
-                first_token_micros: None,
-                ..record.clone()
-            });
+                "usage record was lost by damage to the spool; an empty one, of no tenant, takes its place"
+            );
+            records.push(stand_in(&record, sequence));
             cursor.expected += 1;
         }
         cursor.expected += 1;
         records.push(record);
+    }
+}
+
+/// The empty record in place of a lost one, from the time of the one after it.
+///
+/// Whose the lost one was is not known, so it is nobody's: all its ids are nil. Its request is not lost with it: the hold
+/// that stays without a record is ended under its own owner when the spool is opened.
+fn stand_in(after: &UsageRecord, sequence: i64) -> UsageRecord {
+    let nobody = Uuid::nil();
+    UsageRecord {
+        source: after.source,
+        sequence,
+        request_id: RequestId::from_uuid(Uuid::now_v7()),
+        started_at: after.started_at,
+        ended_at: after.started_at,
+        tenant_id: TenantId::from_uuid(nobody),
+        project_id: ProjectId::from_uuid(nobody),
+        principal_id: PrincipalId::from_uuid(nobody),
+        key_id: KeyId::from_uuid(nobody),
+        endpoint_id: EndpointId::from_uuid(nobody),
+        replica_id: None,
+        operation: after.operation,
+        outcome: Outcome::Interrupted,
+        http_status: 0,
+        held_micros: Micros::ZERO,
+        quantities: Quantities::default(),
+        energy_method: EnergyMethod::Unknown,
+        price_book_id: None,
+        first_token_micros: None,
     }
 }

@@ -255,7 +255,11 @@ fn a_damaged_record_leaves_an_empty_one_in_its_place_so_the_rest_can_be_settled(
     let records = read_all(&spool, 0);
     assert_eq!(sequences(&records), [1, 2, 3, 4]);
     assert_eq!((records[1].outcome, records[1].held_micros), (Outcome::Interrupted, Micros(0)));
+    let nobody = (TenantId::from_uuid(Uuid::nil()), ProjectId::from_uuid(Uuid::nil()));
+    assert_eq!((records[1].tenant_id, records[1].project_id), nobody, "not the owner of the record after it");
+    assert_eq!(records[2].tenant_id, hold(2).tenant_id);
     assert_eq!(records[3].request_id, hold(1).request_id, "its hold has lost its record and is interrupted");
+    assert_eq!(records[3].tenant_id, hold(1).tenant_id, "under its own owner");
 }
 
 #[test]

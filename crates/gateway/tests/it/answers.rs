@@ -43,12 +43,19 @@ async fn a_plain_answer_carries_its_energy_and_is_settled_with_it() {
 }
 
 #[tokio::test]
-async fn a_stream_without_include_usage_shows_no_usage_chunk_but_energy_in_a_comment() {
+async fn a_stream_carries_its_usage_on_its_last_chunk_and_energy_in_a_comment() {
     let (site, _engine) = site().await;
     let reply = site.chat(json!({"stream": true, "max_tokens": 5})).await;
     assert_eq!((reply.status, reply.header("content-type")), (200, "text/event-stream"));
     let events = events(&reply.text);
-    assert!(events.iter().all(|event| event["usage"].is_null() && event["choices"][0].is_object()), "{}", reply.text);
+    assert!(events.iter().all(|event| event["choices"][0].is_object()), "no chunk is without a choice: {}", reply.text);
+    let (last, before) = events.split_last().expect("chunks");
+    assert!(before.iter().all(|event| event.get("usage").is_none()), "{}", reply.text);
+    assert_eq!(
+        (&last["choices"][0]["finish_reason"], &last["usage"]["completion_tokens"]),
+        (&json!("stop"), &json!(5))
+    );
+    assert_eq!((&last["usage"]["energy_joules"], &last["usage"]["galerne"]), (&json!(0.05), &Value::Null));
     let texts: Vec<&str> = events.iter().filter_map(|event| event["choices"][0]["delta"]["content"].as_str()).collect();
     assert_eq!(texts.concat(), "t0t1t2t3t4");
     let end = ": energy {\"joules\":0.050,\"co2e_grams\":0.000000,\"method\":\"estimated\",\"cost_eur\":\"0.000015500000\"}\n\ndata: [DONE]\n\n";
@@ -63,11 +70,27 @@ async fn a_stream_with_include_usage_ends_with_one_usage_chunk_and_its_energy() 
     let (site, _engine) = site().await;
     let reply = site.chat(json!({"stream": true, "max_tokens": 5, "stream_options": {"include_usage": true}})).await;
     let events = events(&reply.text);
-    let with_usage: Vec<&Value> = events.iter().filter(|event| event["usage"].is_object()).collect();
-    assert_eq!(with_usage.len(), 1);
-    let last = events.last().expect("events");
+    let (last, before) = events.split_last().expect("chunks");
+    assert!(before.iter().all(|event| event.get("usage") == Some(&Value::Null)), "as OpenAI says: {}", reply.text);
     assert_eq!((&last["choices"], &last["usage"]["completion_tokens"]), (&json!([]), &json!(5)));
     assert_eq!((&last["usage"]["energy_joules"], &last["usage"]["galerne"]), (&json!(0.05), &Value::Null));
+}
+
+#[tokio::test]
+async fn a_stream_that_wants_no_usage_shows_none() {
+    let (site, _engine) = site().await;
+    let reply = site.chat(json!({"stream": true, "max_tokens": 5, "stream_options": {"include_usage": false}})).await;
+    let events = events(&reply.text);
+    assert!(events.iter().all(|event| event.get("usage").is_none() && event["choices"][0].is_object()));
+    assert_eq!(site.settled(1).await[0].quantities.completion_tokens, Tokens(5));
+}
+
+#[tokio::test]
+async fn an_engine_that_tells_of_its_own_error_is_not_talked_over() {
+    let (site, _engine) = site().await;
+    let reply = site.chat(json!({"stream": true, "max_tokens": 2, "x_do": "error"})).await;
+    assert_eq!(reply.text.matches("\"error\"").count(), 1, "{}", reply.text);
+    assert_eq!(site.settled(1).await[0].outcome, Outcome::Failed);
 }
 
 #[tokio::test]

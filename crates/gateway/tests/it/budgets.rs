@@ -29,6 +29,7 @@ async fn a_budget_refuses_with_the_numbers_and_the_largest_answer_that_fits() {
         message.contains("budget `budget-1` has 0.001000 €") && message.contains("0.000000 € are spent"),
         "{message}"
     );
+    assert!(message.contains("0.001000 € are left"), "{message}");
     let fits: u32 = message
         .split("`max_tokens` of ")
         .nth(1)
@@ -37,6 +38,22 @@ async fn a_budget_refuses_with_the_numbers_and_the_largest_answer_that_fits() {
         .expect("a number");
     assert_eq!(site.chat(json!({"max_tokens": fits + 1})).await.status, 402);
     assert_eq!(site.chat(json!({"max_tokens": fits})).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_prompt_that_alone_is_too_dear_is_told_its_price_and_what_to_do() {
+    let mut snapshot = snapshot(&[]);
+    snapshot.budgets.push(budget(1, BudgetSubject::Key { key_id: KeyId::from_uuid(uuid(1)) }, 100));
+    let site = Site::start(snapshot).await;
+    let body = chat_body(json!({"max_tokens": 5}));
+    let reply = site.chat(json!({"max_tokens": 5})).await;
+    assert_eq!((reply.status, reply.code().as_str()), (402, "budget_exhausted"));
+    // Each byte at most a token, and 512 of a template; a micro each.
+    let alone = body.to_string().len() + 512;
+    let says = format!(
+        "0.000100 € are left, and its prompt alone may cost 0.{alone:06} €; hint: send a shorter prompt, or have the limit raised: galerne budget set budget-1 --limit EUROS"
+    );
+    assert!(reply.message().ends_with(&says), "{}", reply.message());
 }
 
 #[tokio::test]
@@ -59,6 +76,12 @@ async fn hammer(limits: [i64; 3], requests: Vec<(u8, u32, bool, u8)>) {
     let mut second = key_entry(1);
     second.id = KeyId::from_uuid(uuid(2));
     add_key(&mut snapshot, 2, second);
+    // Key 3 follows key 2 by a rotation: in the overlap both work, and they share the budget of the line.
+    let (first_of_line, follower) = (KeyId::from_uuid(uuid(2)), KeyId::from_uuid(uuid(3)));
+    let mut third = key_entry(1);
+    third.id = follower;
+    add_key(&mut snapshot, 3, third);
+    snapshot.lines.insert(follower, first_of_line);
     let subjects = [
         BudgetSubject::Tenant { tenant_id: TenantId::from_uuid(uuid(1)) },
         BudgetSubject::Project { project_id: ProjectId::from_uuid(uuid(1)) },
@@ -113,7 +136,7 @@ proptest! {
     #[test]
     fn no_budget_is_overspent_by_one_pico_with_ten_clients(
         limits in [0i64..20_000, 0i64..20_000, 0i64..10_000],
-        requests in proptest::collection::vec((1u8..3, 1u32..400, any::<bool>(), 0u8..4), 60..140),
+        requests in proptest::collection::vec((1u8..4, 1u32..400, any::<bool>(), 0u8..4), 60..140),
     ) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
         runtime.block_on(hammer(limits, requests));
@@ -141,6 +164,10 @@ async fn what_the_ledger_has_not_settled_counts_also_after_a_restart() {
     let engine = Engine::start(&TaskTracker::new()).await;
     let mut snapshot = snapshot(&[&engine.url]);
     snapshot.budgets.push(budget(1, BudgetSubject::Key { key_id: KeyId::from_uuid(uuid(1)) }, 900));
+    let mut second = key_entry(1);
+    second.id = KeyId::from_uuid(uuid(2));
+    add_key(&mut snapshot, 2, second);
+    snapshot.lines.insert(KeyId::from_uuid(uuid(2)), KeyId::from_uuid(uuid(1)));
     let away = || Arc::new(Mutex::new(Ledger { away: true, ..Ledger::default() }));
     let most = json!({"max_tokens": 100});
     let spent = {
@@ -159,6 +186,8 @@ async fn what_the_ledger_has_not_settled_counts_also_after_a_restart() {
         402,
         "the {spent} answers are paid for, though no ledger knows it"
     );
+    let follower = receive(site.post_as(2, "/v1/chat/completions", &chat_body(most.clone()))).await;
+    assert_eq!(follower.status, 402, "the key that follows has no more left than the line");
     site.gateway.drain(Duration::from_secs(5)).await;
     let site = Site::start_in(dir.path(), snapshot, SpoolLimits::default(), Arc::default()).await;
     assert_eq!(site.settled(spent).await.len(), spent, "and they reach the ledger when it is back");

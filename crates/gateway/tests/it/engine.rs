@@ -1,15 +1,16 @@
 //! An engine that speaks the worker's wire. The field `x_do` of a request says how it behaves.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::State;
-use axum::http::StatusCode;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
@@ -37,6 +38,10 @@ struct Seen {
     requests: AtomicUsize,
     /// Requests whose connection went away before they ended.
     left: AtomicUsize,
+    /// What was computed for requests that were told to stall at work, by their id.
+    worked: Mutex<HashMap<String, i64>>,
+    /// Milliseconds that the last request was given.
+    deadline_ms: AtomicU64,
     changed: Notify,
 }
 
@@ -49,6 +54,7 @@ impl Engine {
             .route("/v1/completions", post(chat))
             .route("/v1/embeddings", post(embed))
             .route("/tokenize", post(tokenize))
+            .route("/usage/{request_id}", get(account))
             .with_state(engine.clone());
         let stop = engine.stop.clone();
         tasks.spawn(async move {
@@ -62,6 +68,11 @@ impl Engine {
 
     pub(crate) fn requests(&self) -> usize {
         self.seen.requests.load(Ordering::SeqCst)
+    }
+
+    /// Milliseconds that the last request was given.
+    pub(crate) fn deadline_ms(&self) -> u64 {
+        self.seen.deadline_ms.load(Ordering::SeqCst)
     }
 
     /// Waits until `count` requests have arrived.
@@ -133,7 +144,9 @@ impl Drop for Presence {
     }
 }
 
-async fn chat(State(engine): State<Engine>, Json(asked): Json<Value>) -> Response {
+async fn chat(State(engine): State<Engine>, headers: HeaderMap, Json(asked): Json<Value>) -> Response {
+    let header = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    engine.seen.deadline_ms.store(header("x-galerne-deadline-ms").parse().expect("a number"), Ordering::SeqCst);
     let mut presence = Presence::arrive(&engine);
     let tokens = asked["x_tokens"].as_i64().or_else(|| asked["max_tokens"].as_i64()).unwrap_or(8);
     let wants = asked["x_do"].as_str().unwrap_or("answer").to_owned();
@@ -144,6 +157,15 @@ async fn chat(State(engine): State<Engine>, Json(asked): Json<Value>) -> Respons
     match wants.as_str() {
         "stall" => {
             std::future::pending::<()>().await;
+        }
+        "stall at work" => {
+            engine.seen.worked.lock().expect("whole").insert(header("x-request-id").to_owned(), tokens);
+            std::future::pending::<()>().await;
+        }
+        "too late" => {
+            presence.ended = true;
+            let error = json!({"error": {"message": "the deadline of the request has passed", "type": "server_error", "param": null, "code": "deadline_exceeded"}});
+            return (StatusCode::GATEWAY_TIMEOUT, Json(error)).into_response();
         }
         "busy once" if engine.requests() == 1 => {
             presence.ended = true;
@@ -174,7 +196,10 @@ fn stream_answer(tokens: i64, wants: &str, presence: Presence) -> Response {
     for n in 0..tokens {
         events.push(format!("data: {}\n\n", chunk(json!({"content": format!("t{n}")}), Value::Null)));
     }
-    let ends_well = !matches!(wants, "break" | "stall after");
+    if wants == "error" {
+        events.push("data: {\"error\":{\"message\":\"the engine could not compute\",\"type\":\"server_error\",\"code\":\"engine_failed\"}}\n\n".to_owned());
+    }
+    let ends_well = !matches!(wants, "break" | "stall after" | "error");
     if ends_well {
         events.push(format!("data: {}\n\n", chunk(json!({}), json!("stop"))));
         if wants != "no usage" {
@@ -212,6 +237,14 @@ async fn embed(State(engine): State<Engine>, Json(asked): Json<Value>) -> Respon
         "usage": {"prompt_tokens": PROMPT_TOKENS, "total_tokens": PROMPT_TOKENS, "galerne": {"cpu_micros": CPU_MICROS_PER_TOKEN}},
     });
     Json(reply).into_response()
+}
+
+/// As the worker: known once the request has ended, by whatever.
+async fn account(State(engine): State<Engine>, Path(request_id): Path<String>) -> Response {
+    let worked = engine.seen.worked.lock().expect("whole").get(&request_id).copied();
+    let Some(tokens) = worked else { return StatusCode::NOT_FOUND.into_response() };
+    engine.was_left(1).await;
+    Json(usage(tokens)).into_response()
 }
 
 async fn tokenize(State(engine): State<Engine>, asked: String) -> Response {

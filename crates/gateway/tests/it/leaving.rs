@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use galerne_model::ledger::Outcome;
-use galerne_model::units::Tokens;
+use galerne_model::snapshot::ReplicaEnergy;
+use galerne_model::units::{Milliwatts, Tokens};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_util::task::TaskTracker;
 
 use crate::engine::Engine;
-use crate::site::{Site, chat_body, key, receive, snapshot};
+use crate::site::{Site, add_endpoint, chat_body, endpoint, key, receive, snapshot};
 
 #[tokio::test]
 async fn leaving_a_plain_request_reaches_the_engine_and_is_recorded() {
@@ -24,6 +25,55 @@ async fn leaving_a_plain_request_reaches_the_engine_and_is_recorded() {
     let record = &site.settled(1).await[0];
     assert_eq!((record.outcome, record.http_status), (Outcome::Cancelled, 499));
     site.is_idle().await;
+}
+
+#[tokio::test]
+async fn leaving_a_plain_request_is_charged_for_what_the_worker_had_done() {
+    let engine = Engine::start(&TaskTracker::new()).await;
+    let site = Site::start(snapshot(&[&engine.url])).await;
+    let body = chat_body(json!({"x_do": "stall at work", "max_tokens": 50, "x_tokens": 20}));
+    let held = site.tasks.spawn(site.post("/v1/chat/completions", &body).send());
+    engine.asked(1).await;
+    held.abort();
+    let record = &site.settled(1).await[0];
+    assert_eq!((record.outcome, record.http_status), (Outcome::Cancelled, 499));
+    let q = record.quantities;
+    assert_eq!((q.prompt_tokens, q.cached_tokens, q.completion_tokens), (Tokens(5), Tokens(5), Tokens(20)));
+    // 5 µ€ and 5 × 0.1 µ€ for the prompt, 20 × 2 µ€ for the answer; 20 × 2 ms × 5 W.
+    assert_eq!((q.micros.0, q.picos.0, q.millijoules.0), (45, 500_000, 200));
+    site.is_idle().await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_no_worker_is_not_asked_for_an_account() {
+    let engine = Engine::start(&TaskTracker::new()).await;
+    let mut external = endpoint(1, "m", &[&engine.url]);
+    external.replicas[0].energy = ReplicaEnergy::StatedPower(Milliwatts(1_000_000));
+    let mut first = snapshot(&[]);
+    add_endpoint(&mut first, external);
+    let site = Site::start(first).await;
+    let body = chat_body(json!({"x_do": "stall at work", "x_tokens": 20}));
+    let held = site.tasks.spawn(site.post("/v1/chat/completions", &body).send());
+    engine.asked(1).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    held.abort();
+    let record = &site.settled(1).await[0];
+    assert_eq!(record.quantities.completion_tokens, Tokens(0), "nobody knows");
+    assert!(record.quantities.millijoules.0 >= 20, "what is known of it: the time, at the stated power");
+    site.is_idle().await;
+}
+
+#[tokio::test]
+async fn a_request_cut_by_the_drain_is_charged_for_what_the_worker_had_done() {
+    let engine = Engine::start(&TaskTracker::new()).await;
+    let site = Site::start(snapshot(&[&engine.url])).await;
+    let body = chat_body(json!({"x_do": "stall at work", "x_tokens": 3}));
+    let held = site.tasks.spawn(receive(site.post("/v1/chat/completions", &body)));
+    engine.asked(1).await;
+    site.gateway.drain(Duration::from_millis(200)).await;
+    assert_eq!(held.await.expect("answered").status, 503);
+    let record = &site.settled(1).await[0];
+    assert_eq!((record.outcome, record.quantities.completion_tokens), (Outcome::Failed, Tokens(3)));
 }
 
 #[tokio::test]

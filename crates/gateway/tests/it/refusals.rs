@@ -17,6 +17,23 @@ async fn raw(site: &Site, body: impl Into<reqwest::Body>) -> crate::site::Reply 
 }
 
 #[tokio::test]
+async fn a_server_without_the_lease_of_its_database_admits_nothing() {
+    let engine = Engine::start(&TaskTracker::new()).await;
+    let site = Site::start(snapshot(&[&engine.url])).await;
+    let may_admit = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let asked = Arc::clone(&may_admit);
+    site.gateway.admit_while(Arc::new(move || asked.load(std::sync::atomic::Ordering::SeqCst)));
+    assert_eq!(site.chat(json!({"max_tokens": 2})).await.status, 200);
+    may_admit.store(false, std::sync::atomic::Ordering::SeqCst);
+    let refused = site.chat(json!({"max_tokens": 2})).await;
+    assert_eq!((refused.status, refused.code().as_str()), (503, "lease_lost"));
+    assert_eq!(refused.header("retry-after"), "5");
+    may_admit.store(true, std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(site.chat(json!({"max_tokens": 2})).await.status, 200);
+    assert_eq!(site.settled(2).await.len(), 2, "what was refused left no record");
+}
+
+#[tokio::test]
 async fn bad_keys_are_told_apart() {
     let mut snapshot = snapshot(&[&nobody().await]);
     let mut expired = key_entry(2);
@@ -48,6 +65,23 @@ async fn bad_keys_are_told_apart() {
         assert_eq!((reply.status, reply.code().as_str()), (status, code), "{authorization:?}");
         assert_eq!(reply.header("x-should-retry"), "false");
     }
+    let told: Vec<(String, bool)> = site
+        .gateway
+        .denials()
+        .into_iter()
+        .map(|event| (event.text.split(':').next().unwrap_or_default().to_owned(), event.actor.key_id.is_some()))
+        .collect();
+    let expected = [
+        ("unauthenticated", false),
+        ("invalid_key", false),
+        ("invalid_key", false),
+        ("invalid_key", false),
+        ("invalid_key", false),
+        ("key_expired", true),
+        ("scope_missing", true),
+        ("forbidden", true),
+    ];
+    assert_eq!(told, expected.map(|(code, known)| (code.to_owned(), known)), "each is an event");
     let by_header = receive(site.client.get(format!("{}/v1/models", site.url)).header("x-api-key", key(1))).await;
     assert_eq!(by_header.status, 200);
 }
@@ -65,8 +99,13 @@ async fn unknown_models_name_the_nearest_that_may_be_seen() {
     let reply = site.chat(json!({"model": "smolm2-135m"})).await;
     assert_eq!((reply.status, reply.code().as_str()), (404, "model_not_found"));
     assert_eq!(reply.message(), "no endpoint is named `smolm2-135m`; nearest: `smollm2-135m`, `m`");
+    let typo_id = reply.header("x-request-id").to_owned();
     let reply = site.chat(json!({"model": "smollm2"})).await;
     assert_eq!(reply.status, 404, "another tenant's endpoint cannot be told from none");
+    let [typo, hidden] = site.gateway.denials().try_into().expect("two events");
+    assert_eq!(hidden.tenant_id, typo.tenant_id, "nor in the caller's own event log");
+    assert_eq!(typo.actor.request_id.map(|id| id.to_string()).as_deref(), Some(typo_id.as_str()));
+    assert_eq!(hidden.text, format!("model_not_found: {}", reply.message()));
 }
 
 #[tokio::test]
@@ -113,6 +152,7 @@ async fn bad_bodies_are_refused_with_their_place() {
         assert!(reply.message().contains(says), "{}", reply.message());
     }
     assert!(site.ledger.lock().expect("whole").records.is_empty(), "what was never admitted leaves no record");
+    assert_eq!(site.gateway.last_denials(), [], "and decides nothing about who sent it");
 }
 
 #[tokio::test]

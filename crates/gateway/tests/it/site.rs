@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use galerne_core::budget::Payer;
 use galerne_gateway::{Bounds, Gateway, GatewayConfig, Spool, SpoolLimits, UsageBatch, Wake, digest};
 use galerne_model::identity::{KeyScope, RateLimits};
 use galerne_model::ids::{BudgetId, EndpointId, KeyId, PrincipalId, ProjectId, ReplicaId, RequestId, TenantId};
@@ -86,7 +87,6 @@ pub(crate) fn budget(n: u8, subject: BudgetSubject, limit: i64) -> BudgetEntry {
         name: format!("budget-{n}"),
         subject,
         limit: Micros(limit),
-        period_start: Timestamp::UNIX_EPOCH,
         period_end: None,
     }
 }
@@ -98,7 +98,6 @@ pub(crate) fn snapshot(urls: &[&str]) -> Snapshot {
             active: Milliwatts(5_000),
             method: Some(EnergyMethod::Estimated),
             intensity_mg_per_kwh: 50_000,
-            intensity_source: "test".into(),
         },
         ..Snapshot::default()
     };
@@ -121,6 +120,8 @@ pub(crate) struct Ledger {
     pub(crate) records: BTreeMap<i64, UsageRecord>,
     pub(crate) requests: BTreeSet<RequestId>,
     pub(crate) duplicates: usize,
+    /// The first keys of lines, as the snapshot has them.
+    pub(crate) lines: HashMap<KeyId, KeyId>,
     /// It settles nothing, like a database that is away.
     pub(crate) away: bool,
     /// Its disk, where a test kills the process: written before anything is acknowledged.
@@ -152,10 +153,11 @@ impl Ledger {
 
     /// Charged to `subject`, in picos: what is above a hold is the provider's.
     pub(crate) fn charged(&self, subject: &BudgetSubject) -> i128 {
-        let records = self
-            .records
-            .values()
-            .filter(|r| galerne_core::budget::applies(subject, r.tenant_id, r.project_id, r.key_id));
+        let records = self.records.values().filter(|r| {
+            let line_id = self.lines.get(&r.key_id).copied().unwrap_or(r.key_id);
+            let payer = Payer { tenant_id: r.tenant_id, project_id: r.project_id, line_id };
+            payer.is_under(subject)
+        });
         records
             .map(|record| {
                 let charge = i128::from(record.quantities.micros.0) * PICOS + i128::from(record.quantities.picos.0);
@@ -168,7 +170,7 @@ impl Ledger {
         let spent = budgets.iter().map(|budget| {
             let micros = (self.charged(&budget.subject) + PICOS - 1) / PICOS;
             let spent = Micros(i64::try_from(micros).expect("small"));
-            let (subject, period_start) = (budget.subject, budget.period_start);
+            let (subject, period_start) = (budget.subject, Timestamp::UNIX_EPOCH);
             (budget.id, PeriodSpending { subject, period_start, period_end: None, spent })
         });
         Spending { settled_sequence: self.through(), spent: spent.collect() }
@@ -257,6 +259,7 @@ impl Site {
         drop(rustls::crypto::ring::default_provider().install_default());
         let tasks = TaskTracker::new();
         let budgets = snapshot.budgets.clone();
+        ledger.lock().expect("whole").lines = snapshot.lines.clone();
         let spending = ledger.lock().expect("whole").spending(&budgets);
         let (snapshots, snapshot_rx) = watch::channel(Arc::new(snapshot));
         let (spendings, spending_rx) = watch::channel(Arc::new(spending));
@@ -318,7 +321,6 @@ impl Site {
         self.snapshots.send_modify(|snapshot| {
             let mut next = Snapshot::clone(snapshot);
             change(&mut next);
-            next.version += 1;
             *snapshot = Arc::new(next);
         });
     }

@@ -31,6 +31,18 @@ async fn an_answer_that_takes_too_long_is_refused_and_the_engine_is_told() {
 }
 
 #[tokio::test]
+async fn the_engine_is_told_how_long_it_has_and_may_be_the_first_to_say_that_it_is_over() {
+    let engine = Engine::start(&TaskTracker::new()).await;
+    let bounds = Bounds { request: Duration::from_secs(40), ..Bounds::default() };
+    let site = Site::start_hurried(snapshot(&[&engine.url]), bounds).await;
+    assert_eq!(site.chat(json!({})).await.status, 200);
+    assert!((30_000..=40_000).contains(&engine.deadline_ms()), "{} ms", engine.deadline_ms());
+    let reply = site.chat(json!({"x_do": "too late"})).await;
+    assert_eq!((reply.status, reply.code().as_str()), (504, "deadline_exceeded"));
+    assert_eq!(engine.requests(), 2, "it is not asked again: there is no time left");
+}
+
+#[tokio::test]
 async fn a_body_that_stops_coming_is_given_up() {
     let site = Site::start_hurried(snapshot(&[]), Bounds { client: SHORT, ..Bounds::default() }).await;
     let mut socket = tokio::net::TcpStream::connect(site.url.trim_start_matches("http://")).await.expect("connects");
@@ -118,6 +130,7 @@ async fn the_series_have_their_names_and_count() {
         "galerne_gateway_energy_joules_total 0.08",
         "galerne_gateway_request_seconds_count 1",
         "# TYPE galerne_spool_bytes gauge",
+        "galerne_gateway_waiting_requests 0",
     ] {
         assert!(text.contains(line), "`{line}` is not in:\n{text}");
     }

@@ -83,6 +83,11 @@ impl Bound {
 
     /// Serves until told to stop.
     pub(super) fn serve(self, router: Router) -> Listener {
+        self.serve_with(router, HEAD_TIMEOUT)
+    }
+
+    /// The same with another patience for heads.
+    fn serve_with(self, router: Router, head_timeout: Duration) -> Listener {
         let handle = Handle::new();
         let service = router.into_make_service_with_connect_info::<SocketAddr>();
         let capped = Capped { permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)) };
@@ -90,9 +95,9 @@ impl Bound {
         let serving = async move {
             let mut server = axum_server::from_tcp(listener)?;
             let builder = server.http_builder();
-            builder.http1().header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_MAX_BYTES.max(MIN_BUFFER));
+            builder.http1().header_read_timeout(head_timeout).max_buf_size(HEAD_MAX_BYTES.max(MIN_BUFFER));
             builder.http2().max_concurrent_streams(STREAMS_MAX).max_header_list_size(HEAD_LIMIT);
-            let server = server.first_request_timeout(HEAD_TIMEOUT).handle(told);
+            let server = server.first_request_timeout(head_timeout).handle(told);
             match tls {
                 Some(tls) => {
                     let acceptor = RustlsAcceptor::new(tls).handshake_timeout(HANDSHAKE_TIMEOUT).acceptor(capped);
@@ -208,5 +213,59 @@ impl AsyncWrite for Counted {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_millis(300);
+
+    fn listener() -> (Listener, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        listener.set_nonblocking(true).expect("set");
+        let address = listener.local_addr().expect("bound");
+        let bound = Bound { listener, address, tls: None };
+        let router = Router::new().route("/", get(|| async { "here" }));
+        (bound.serve_with(router, PATIENCE), address)
+    }
+
+    /// Sends a byte of `head` at a time and says what came back by the time the connection was closed.
+    async fn drip(address: SocketAddr, head: &[u8]) -> String {
+        let mut stream = TcpStream::connect(address).await.expect("it listens");
+        let (mut reader, mut writer) = stream.split();
+        let sending = async {
+            for byte in head.iter().cycle() {
+                tokio::time::sleep(PATIENCE / 10).await;
+                if writer.write_all(&[*byte]).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let mut text = Vec::new();
+        tokio::select! {
+            read = reader.read_to_end(&mut text) => drop(read),
+            () = sending => {}
+            () = tokio::time::sleep(PATIENCE * 20) => panic!("a head that drips in is waited for without end"),
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    #[tokio::test]
+    async fn a_head_that_drips_in_is_cut_off_on_a_new_and_on_a_used_connection() {
+        let (listener, address) = listener();
+        let text = drip(address, b"GET / HTTP/1.1\r\nx-a: b\r\nx-a: b\r\n").await;
+        assert!(!text.contains("200"), "{text}");
+        let mut used = TcpStream::connect(address).await.expect("it listens");
+        used.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\nGET / HT").await.expect("sent");
+        let mut text = Vec::new();
+        let closed = tokio::time::timeout(PATIENCE * 20, used.read_to_end(&mut text)).await;
+        assert!(closed.is_ok(), "the second head is waited for without end");
+        assert!(String::from_utf8_lossy(&text).contains("here"), "the whole request was answered");
+        listener.join().await;
     }
 }

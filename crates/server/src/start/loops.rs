@@ -1,4 +1,5 @@
-//! What the server keeps going beside requests: usage to the ledger, wakes to the loops, energy readings, housekeeping.
+//! What the server keeps going beside requests: usage to the ledger, refusals to the event log, wakes to the loops, energy
+//! readings, housekeeping.
 
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicU64;
@@ -6,10 +7,11 @@ use std::time::Duration;
 
 use galerne_control::EnergySample;
 use galerne_control::clock::Clock;
-use galerne_gateway::{UsageBatch, Wake};
+use galerne_gateway::{Gateway, UsageBatch, Wake};
+use galerne_model::event::Event;
 use galerne_model::ids::ReadingId;
-use galerne_model::limits::READING_INTERVAL_MS;
-use galerne_store::StoreError;
+use galerne_model::limits::{DENIAL_WRITE_INTERVAL_MS, READING_INTERVAL_MS};
+use galerne_store::{Store, StoreError, retry};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -84,6 +86,7 @@ impl LoopMetrics {
 pub(super) struct Work {
     pub(super) app: App,
     pub(super) control: galerne_control::Handle,
+    pub(super) gateway: Gateway,
     pub(super) meter: Meter,
     pub(super) woken: mpsc::Receiver<Wake>,
     pub(super) used: mpsc::Receiver<UsageBatch>,
@@ -93,7 +96,7 @@ pub(super) struct Work {
 
 /// Starts them.
 pub(super) fn spawn(tasks: &TaskTracker, stop: &CancellationToken, work: Work) {
-    let Work { app, control, meter, mut woken, used, metrics, clock } = work;
+    let Work { app, control, gateway, meter, mut woken, used, metrics, clock } = work;
     let (waker, stopped) = (control.clone(), stop.clone());
     tasks.spawn(async move {
         // The gateway's ends of this channel and of `used` outlive the drain: `stop` is what ends their readers.
@@ -101,6 +104,7 @@ pub(super) fn spawn(tasks: &TaskTracker, stop: &CancellationToken, work: Work) {
             waker.wake(wake.endpoint_id);
         }
     });
+    tasks.spawn(record_denials(app.store().clone(), gateway, stop.clone()));
     tasks.spawn(settle(control.clone(), used, stop.clone(), metrics.clone()));
     tasks.spawn(read_energy(control, meter, stop.clone(), metrics));
     tasks.spawn(keep_house(app, clock, stop.clone()));
@@ -137,6 +141,52 @@ async fn settle(
             tracing::debug!("the gateway ended before it heard that its usage is settled");
         }
     }
+}
+
+/// Writes what the gateway refused into the event log, and the rest of it at the end. While the database takes nothing the
+/// gateway counts on, within its bounds.
+async fn record_denials(store: Store, gateway: Gateway, stop: CancellationToken) {
+    let mut unwritten = Vec::new();
+    let mut ticks = tokio::time::interval(Duration::from_millis(DENIAL_WRITE_INTERVAL_MS));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let last = tokio::select! {
+            _ = ticks.tick() => false,
+            () = stop.cancelled() => true,
+        };
+        if last {
+            unwritten.extend(gateway.last_denials());
+        } else if unwritten.is_empty() {
+            unwritten = gateway.denials();
+        }
+        match write_events(&store, &unwritten).await {
+            Ok(()) => unwritten.clear(),
+            Err(error) if last => {
+                tracing::error!(error = %chain(&error), count = unwritten.len(), "events of refusals are lost");
+            }
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), waiting = unwritten.len(), "refusals are recorded later");
+            }
+        }
+        if last {
+            return;
+        }
+    }
+}
+
+/// Writes events, all of them or none, each once.
+async fn write_events(store: &Store, events: &[Event]) -> Result<(), StoreError> {
+    let Some(first) = events.first() else { return Ok(()) };
+    retry(|| async {
+        let mut tx = store.begin().await?;
+        // An earlier attempt may have been committed before its answer was lost.
+        if tx.event(first.id).await?.is_none() {
+            events.iter().for_each(|event| tx.record(event.clone()));
+            tx.commit().await?;
+        }
+        Ok(())
+    })
+    .await
 }
 
 /// Where the retries of one batch stand. They never end: a record that is given up is work nobody pays.
@@ -185,7 +235,8 @@ const fn way_out(error: &StoreError) -> Option<&'static str> {
         | StoreError::Conflict { .. }
         | StoreError::NotFound { .. }
         | StoreError::Exists { .. }
-        | StoreError::Fenced { .. } => None,
+        | StoreError::Fenced { .. }
+        | StoreError::Served { .. } => None,
     }
 }
 
