@@ -204,3 +204,28 @@ proptest! {
         prop_assert!(parse(&bytes).is_err());
     }
 }
+
+#[test]
+fn the_worker_knows_the_same_tensor_types() {
+    // The worker has a reader of its own (decision 0019); block sizes decide in both whether a file is whole.
+    let worker = include_str!("../../../worker/src/gguf.rs");
+    let table = worker.split("let (block, bytes) = match kind {").nth(1).and_then(|text| text.split("_ =>").next());
+    let mut theirs = BTreeMap::new();
+    for line in table.expect("the worker's table").lines().filter(|line| line.contains("=>")) {
+        let (ids, sizes) = line.split_once("=>").expect("just looked");
+        let sizes: Vec<u64> = sizes
+            .split(|c: char| !c.is_ascii_digit())
+            .filter(|text| !text.is_empty())
+            .map(|text| text.parse().expect("a number"))
+            .collect();
+        for id in ids.split('|') {
+            theirs.insert(id.trim().parse::<u32>().expect("a type"), (sizes[0], sizes[1]));
+        }
+    }
+    assert!(theirs.len() >= 30, "{theirs:?}: the pattern no longer fits the source");
+    let ours: BTreeMap<u32, (u64, u64)> = (0..256)
+        .filter_map(|id| Some((id, TensorType::from_id(id)?)))
+        .map(|(id, kind)| (id, (kind.block_elements, kind.block_bytes)))
+        .collect();
+    assert_eq!(theirs, ours);
+}
