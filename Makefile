@@ -26,7 +26,7 @@ help:
 	@echo "make up          install what is missing, build, start Galerne with a model served (ARGS=\"…\" for flags)"
 	@echo "make test        install what is missing, check, build, run all tests"
 	@echo "make test-full   the same, and what takes long"
-	@echo "make bench       the promised figures, measured here; exits 1 if one is missed"
+	@echo "make bench       the promised figures, measured here; fails if one is missed"
 	@echo "make build       build the release programs without starting them"
 	@echo "make tidy        only the rules of structure; seconds"
 

@@ -99,12 +99,14 @@ fn ledger(root: &Path) -> Result<Vec<Figure>> {
     let report = program::ledger_bench(root)?;
     let number = |key: &str| report[key].as_f64().with_context(|| format!("`{key}` in {report}"));
     let ratio = number("settle_to_peer_ratio")?;
+    // The first records fall into an empty file: what is promised must also hold while it grows to ten million.
+    let (first, rest) = (number("settle_records_per_second")?, number("settle_rest_records_per_second")?);
     Ok(vec![
         Figure {
             name: "usage records settled per second, SQLite".to_owned(),
-            value: number("settle_records_per_second")?,
+            value: first.min(rest),
             bound: Bound::AtLeast(SETTLE_BOUND),
-            note: format!("{ratio:.2} of bare insertions into one table"),
+            note: format!("{first:.0} into an empty file, {rest:.0} up to ten million; {ratio:.2} of bare insertions"),
         },
         Figure {
             name: "check of ten million records, seconds".to_owned(),
@@ -121,7 +123,7 @@ fn check_time(root: &Path) -> Result<Figure> {
         name: "cargo check after an edit in core, seconds".to_owned(),
         value: check_time::seconds(root)?,
         bound: Bound::AtMost(CHECK_BOUND),
-        note: "median of 3, whole workspace".to_owned(),
+        note: "median of 3, whole workspace, one file touched".to_owned(),
     })
 }
 

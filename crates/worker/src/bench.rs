@@ -58,7 +58,9 @@ impl Work {
     /// The prompt of one sequence.
     fn prompt(&self, sequence: usize) -> Vec<i32> {
         let length = if self.mode == Mode::Pp { self.tokens } else { PROMPT };
-        (0..length).map(|i| token(i * 37 + sequence * 101 + self.round * 7919)).collect()
+        // Also what was measured before on the same server begins otherwise, or a prompt would be partly there already.
+        let other = self.tokens * 13 + usize::from(self.mode == Mode::Pp) * 4999;
+        (0..length).map(|i| token(i * 37 + sequence * 101 + self.round * 7919 + other)).collect()
     }
 }
 
@@ -84,15 +86,19 @@ pub fn run(options: &Options) -> Result<Value, Refusal> {
     // Round 0 warms caches up and does not count.
     for round in 0..=options.reps {
         let work = Work { mode: options.mode, sequences: options.sequences, tokens: options.tokens, round };
+        // Who goes first alternates: what the machine does to the second of a pair, it does to both in turn.
+        let served_first = match &options.through {
+            Some(server) if round % 2 == 1 => Some(through::round(server, &work)?),
+            Some(_) | None => None,
+        };
         let measured = bare.round(&work)?;
+        let served = match (&options.through, served_first) {
+            (Some(server), None) => Some(through::round(server, &work)?),
+            (_, served) => served,
+        };
         if round > 0 {
             bare_rounds.push(measured);
-        }
-        if let Some(server) = &options.through {
-            let measured = through::round(server, &work)?;
-            if round > 0 {
-                through_rounds.push(measured);
-            }
+            through_rounds.extend(served);
         }
     }
     Ok(report(options, threads, &bare_rounds, &through_rounds))
@@ -177,5 +183,7 @@ mod tests {
         assert_ne!(work(1).prompt(0)[0], work(2).prompt(0)[0]);
         assert_ne!(work(1).prompt(0)[0], work(1).prompt(1)[0]);
         assert_eq!(work(1).prompt(0).len(), 64);
+        let generation = |tokens| Work { mode: Mode::Tg, sequences: 8, tokens, round: 1 }.prompt(0)[0];
+        assert!(generation(64) != generation(128) && generation(64) != work(1).prompt(0)[0]);
     }
 }

@@ -113,6 +113,15 @@ impl Site {
     }
 }
 
+/// A measurement that broke off leaves no server behind.
+impl Drop for Site {
+    fn drop(&mut self) {
+        // After `stop` it has ended, and both say so.
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
 fn wait_for(ready: &Path, process: &mut Child) -> Result<Value> {
     let deadline = Instant::now() + START_LIMIT;
     while !ready.exists() {
