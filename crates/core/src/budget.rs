@@ -15,11 +15,14 @@
 //! ```
 //!
 //! A request counts in the period in which it was admitted: [`Hold::admitted_at`], which becomes the
-//! `started_at` of its usage record. It never lies before the period already entered, so a clock that jumps
+//! `started_at` of its usage record. It never lies before the period that a request has entered, so a clock that jumps
 //! back cannot spend a month twice.
+//! Accounts are kept only of budgets that a request came under, and what the ledger says is taken over when one does: the
+//! work for a request, or for news from the ledger, does not grow with the number of budgets.
 //! Deliberately absent: the ledger. What it has settled arrives as a [`Spending`].
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use galerne_model::ids::{BudgetId, KeyId, ProjectId, TenantId};
 use galerne_model::money::{BudgetPeriod, BudgetSubject, TokenPrice};
@@ -30,10 +33,18 @@ use jiff::tz::TimeZone;
 
 use crate::rating::{self, Charge, RatingError, WorkBound};
 
+/// News from the ledger between two looks for budgets that are gone: a request under one closes its account at once.
+const FORGET_EVERY: u64 = 1_000;
+
 /// What one gateway holds and has spent since the ledger last spoke.
 #[derive(Debug, Default)]
 pub struct BudgetBook {
     accounts: BTreeMap<BudgetId, Account>,
+    /// The accounts that count a subject's requests.
+    by_subject: BTreeMap<BudgetSubject, Vec<BudgetId>>,
+    /// What the ledger said last, and how often it has spoken.
+    news: Arc<Spending>,
+    heard: u64,
     holds: BTreeMap<u64, Held>,
     /// By sequence in the gateway's spool.
     unsettled: BTreeMap<i64, Spent>,
@@ -130,6 +141,8 @@ struct Account {
     settled_picos: i128,
     unsettled_picos: i128,
     held_picos: i128,
+    /// What [`BudgetBook::heard`] was when the news about this budget was taken over.
+    heard: u64,
 }
 
 #[derive(Debug)]
@@ -162,6 +175,15 @@ pub fn period_at(period: BudgetPeriod, now: Timestamp) -> (Timestamp, Option<Tim
 }
 
 impl Payer {
+    /// Whom budgets can be on that count this payer's requests.
+    pub const fn subjects(self) -> [BudgetSubject; 3] {
+        [
+            BudgetSubject::Tenant { tenant_id: self.tenant_id },
+            BudgetSubject::Project { project_id: self.project_id },
+            BudgetSubject::Key { key_id: self.line_id },
+        ]
+    }
+
     /// Whether a budget on `subject`, as snapshots name it, counts this payer's requests.
     pub fn is_under(self, subject: &BudgetSubject) -> bool {
         match subject {
@@ -208,6 +230,9 @@ impl BudgetBook {
         now: Timestamp,
     ) -> Result<Hold, HoldError> {
         let amount = rating::worst_case(price, work).map_err(HoldError::Unpriceable)?;
+        for entry in budgets {
+            self.catch_up(entry.id);
+        }
         let admitted_at = self.enter_periods(budgets, now)?;
         let tightest = budgets
             .iter()
@@ -218,9 +243,7 @@ impl BudgetBook {
         {
             return Err(HoldError::Refused(Box::new(self.refusal(entry, left, amount, price, work))));
         }
-        for account in self.accounts_of(payer, admitted_at) {
-            account.held_picos += micros_in_picos(amount);
-        }
+        self.for_accounts(payer, admitted_at, |account| account.held_picos += micros_in_picos(amount));
         let id = self.next_hold;
         self.next_hold += 1;
         self.holds.insert(id, Held { amount, admitted_at, payer });
@@ -254,7 +277,7 @@ impl BudgetBook {
     }
 
     /// Takes over what the ledger says. Older news than already known is ignored.
-    pub fn merge(&mut self, spending: &Spending) {
+    pub fn merge(&mut self, spending: &Arc<Spending>) {
         if spending.settled_sequence < self.settled_sequence {
             return;
         }
@@ -262,15 +285,19 @@ impl BudgetBook {
         let still_unsettled = self.unsettled.split_off(&spending.settled_sequence.saturating_add(1));
         let settled = std::mem::replace(&mut self.unsettled, still_unsettled);
         for record in settled.values() {
-            for account in self.accounts_of(record.payer, record.admitted_at) {
+            self.for_accounts(record.payer, record.admitted_at, |account| {
                 account.unsettled_picos -= record.picos;
                 account.settled_picos += record.picos;
-            }
+            });
         }
-        self.accounts.retain(|id, _| spending.spent.contains_key(id));
-        #[expect(clippy::iter_over_hash_type, reason = "each budget is handled alone, so the order does not matter")]
-        for (id, news) in &spending.spent {
-            self.hear(*id, *news);
+        self.news = Arc::clone(spending);
+        self.heard += 1;
+        if self.heard.is_multiple_of(FORGET_EVERY) {
+            let gone: Vec<BudgetId> =
+                self.accounts.keys().filter(|id| !spending.spent.contains_key(id)).copied().collect();
+            for id in gone {
+                self.close(id);
+            }
         }
     }
 
@@ -280,7 +307,8 @@ impl BudgetBook {
     }
 
     /// Money held and money spent (settled or not, rounded up) in the running period of a budget.
-    pub fn position(&self, budget: BudgetId) -> Option<(Micros, Micros)> {
+    pub fn position(&mut self, budget: BudgetId) -> Option<(Micros, Micros)> {
+        self.catch_up(budget);
         let account = self.accounts.get(&budget)?;
         Some((picos_up(account.held_picos), picos_up(account.settled_picos + account.unsettled_picos)))
     }
@@ -299,13 +327,25 @@ impl BudgetBook {
         Ok(admitted_at)
     }
 
-    fn hear(&mut self, id: BudgetId, news: PeriodSpending) {
+    /// Takes over the last news about a budget; one that the ledger does not know has no account.
+    fn catch_up(&mut self, id: BudgetId) {
+        let known = self.accounts.get_mut(&id);
+        if known.as_ref().is_some_and(|account| account.heard == self.heard) {
+            return;
+        }
+        let Some(news) = self.news.spent.get(&id).copied() else {
+            return self.close(id);
+        };
         let settled = micros_in_picos(news.spent);
         // An account of another subject counted other requests.
-        match self.accounts.get_mut(&id).filter(|account| account.subject == news.subject) {
-            Some(account) if account.period_start == news.period_start => account.settled_picos = settled,
+        match known.filter(|account| account.subject == news.subject) {
+            Some(account) if account.period_start == news.period_start => {
+                account.settled_picos = settled;
+                account.heard = self.heard;
+            }
             // A clock that jumped back speaks of a period that is over. `Total` budgets begin at the epoch.
             Some(account) if news.period_start < account.period_start && news.period_start != Timestamp::UNIX_EPOCH => {
+                account.heard = self.heard;
             }
             Some(_) | None => self.open(id, news, settled),
         }
@@ -324,33 +364,49 @@ impl BudgetBook {
             settled_picos,
             unsettled_picos: unsettled.map(|spent| spent.picos).sum(),
             held_picos: held.map(|held| micros_in_picos(held.amount)).sum(),
+            heard: self.heard,
         };
+        self.close(id);
         self.accounts.insert(id, account);
+        self.by_subject.entry(subject).or_default().push(id);
+    }
+
+    fn close(&mut self, id: BudgetId) {
+        let Some(account) = self.accounts.remove(&id) else { return };
+        if let Some(ids) = self.by_subject.get_mut(&account.subject) {
+            ids.retain(|other| *other != id);
+            if ids.is_empty() {
+                self.by_subject.remove(&account.subject);
+            }
+        }
     }
 
     fn release(&mut self, id: u64) -> Option<Held> {
         let held = self.holds.remove(&id)?;
-        for account in self.accounts_of(held.payer, held.admitted_at) {
-            account.held_picos -= micros_in_picos(held.amount);
-        }
+        let amount = micros_in_picos(held.amount);
+        self.for_accounts(held.payer, held.admitted_at, |account| account.held_picos -= amount);
         Some(held)
     }
 
     fn spend(&mut self, sequence: i64, spent: Spent) {
-        for account in self.accounts_of(spent.payer, spent.admitted_at) {
-            account.unsettled_picos += spent.picos;
-        }
+        self.for_accounts(spent.payer, spent.admitted_at, |account| account.unsettled_picos += spent.picos);
         self.unsettled.insert(sequence, spent);
     }
 
-    /// The accounts that count a request: the same ones at its admission, at its end, and when one is opened between.
-    fn accounts_of(&mut self, payer: Payer, admitted_at: Timestamp) -> impl Iterator<Item = &mut Account> {
-        let all = self.accounts.values_mut();
-        all.filter(move |account| admitted_at >= account.period_start && payer.is_under(&account.subject))
+    /// Does something to the accounts that count a request: the same ones at its admission, at its end, and when one is
+    /// opened between.
+    fn for_accounts(&mut self, payer: Payer, admitted_at: Timestamp, mut act: impl FnMut(&mut Account)) {
+        for subject in payer.subjects() {
+            for id in self.by_subject.get(&subject).into_iter().flatten() {
+                if let Some(account) = self.accounts.get_mut(id).filter(|account| admitted_at >= account.period_start) {
+                    act(account);
+                }
+            }
+        }
     }
 
     fn refusal(
-        &self,
+        &mut self,
         entry: &BudgetEntry,
         left: i128,
         asked: Micros,

@@ -77,12 +77,12 @@ fn period_spending(entry: &BudgetEntry, spent: Micros) -> PeriodSpending {
     PeriodSpending { subject: entry.subject, period_start: start_of(entry), period_end: entry.period_end, spent }
 }
 
-fn spending(settled_sequence: i64, entries: &[(&BudgetEntry, i64)]) -> Spending {
+fn spending(settled_sequence: i64, entries: &[(&BudgetEntry, i64)]) -> Arc<Spending> {
     let spent = entries
         .iter()
         .map(|(entry, spent)| (entry.id, period_spending(entry, Micros(*spent))))
         .collect::<HashMap<_, _>>();
-    Spending { settled_sequence, spent }
+    Arc::new(Spending { settled_sequence, spent })
 }
 
 /// A request that may cost exactly `micros`.
@@ -219,6 +219,7 @@ fn a_clock_that_jumps_back_into_last_month_spends_this_month() {
     let (old, new) = (month(1, 100, november), month(1, 100, december));
     let mut book = BudgetBook::new();
     book.merge(&spending(0, &[(&new, 95)]));
+    refused(hold(&mut book, &[&new], 6, december));
     book.merge(&spending(0, &[(&old, 0)]));
     refused(hold(&mut book, &[&old], 6, november));
     let hold = hold(&mut book, &[&old], 5, november).expect("100 of 100");
@@ -259,6 +260,30 @@ fn a_new_budget_counts_what_is_in_flight_and_what_the_ledger_has_not_settled() {
     refused(hold(&mut book, &[&budget], 21, second(1)));
     book.settle(open, 2, micros(10));
     assert_eq!(book.position(budget.id), Some((Micros(0), Micros(60))));
+}
+
+#[test]
+fn a_book_keeps_no_account_of_budgets_that_nobody_asks_for_or_that_are_gone() {
+    let entries: Vec<BudgetEntry> = (10..1_010).map(|n| entry(n, 100)).collect();
+    let known: Vec<(&BudgetEntry, i64)> = entries.iter().map(|entry| (entry, 0)).collect();
+    let mut book = BudgetBook::new();
+    book.merge(&spending(0, &known));
+    assert_eq!(book.accounts.len(), 0, "news alone costs nothing");
+    let asked = hold(&mut book, &[&entries[0]], 60, second(0)).expect("60 of 100");
+    assert_eq!((book.accounts.len(), book.by_subject.len()), (1, 1));
+    book.settle(asked, 1, micros(60));
+    // The budget is deleted and made again under the same id: what is unsettled still counts.
+    book.merge(&spending(0, &[]));
+    assert_eq!(hold(&mut book, &[&entries[0]], 1, second(1)).err(), Some(HoldError::NotLoaded { name: "b10".into() }));
+    assert_eq!((book.accounts.len(), book.by_subject.len()), (0, 0));
+    book.merge(&spending(0, &known));
+    refused(hold(&mut book, &[&entries[0]], 41, second(2)));
+    assert_eq!(book.position(entries[0].id), Some((Micros(0), Micros(60))));
+    // Budgets that nobody asks for again are forgotten with time.
+    for _ in 0..FORGET_EVERY {
+        book.merge(&spending(0, &known[1..]));
+    }
+    assert_eq!(book.accounts.len(), 0);
 }
 
 /// One step of the world around the book.
@@ -362,7 +387,7 @@ impl World {
             })
             .collect();
         let settled_sequence = i64::try_from(count).expect("small");
-        self.book.merge(&Spending { settled_sequence, spent });
+        self.book.merge(&Arc::new(Spending { settled_sequence, spent }));
     }
 
     fn apply(&mut self, op: &Op) {
