@@ -36,6 +36,9 @@ pub struct Global {
     /// The API key to call it with [default: the profile]; better given as GALERNE_API_KEY
     #[arg(long, global = true, env = "GALERNE_API_KEY", hide_env = true, value_name = "KEY")]
     pub key: Option<String>,
+    /// Certificate to trust beside the system's authorities, PEM: the server's own, or of who signed it [default: the profile]
+    #[arg(long, global = true, env = "GALERNE_CA_FILE", hide_env = true, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
     /// Tenant to look in and to make things in, by name or id; '*' is all of them, for reports [default: that of the key]
     #[arg(long, global = true, value_name = "TENANT")]
     pub tenant: Option<String>,

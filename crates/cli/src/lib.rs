@@ -72,7 +72,7 @@ pub fn write_options(output: &mut Output, options: &[OptionShown]) -> Result<(),
 /// `up`, `restore`, `migrate` and `config` work on a server's own files: the binary runs them.
 pub async fn run(command: Command, global: &Global, output: Output, config: &Path) -> u8 {
     let profile = match Profile::load(config) {
-        Ok(profile) => profile.overridden(global.url.as_deref(), global.key.as_deref()),
+        Ok(profile) => profile.overridden(global.url.as_deref(), global.key.as_deref(), global.ca_file.as_deref()),
         Err(failure) => return { output }.failure(&failure),
     };
     let place =

@@ -82,7 +82,7 @@ impl Profile {
 
     /// The profile with what flags and environment say put over it.
     #[must_use]
-    pub fn overridden(mut self, url: Option<&str>, key: Option<&str>) -> Self {
+    pub fn overridden(mut self, url: Option<&str>, key: Option<&str>, ca_file: Option<&Path>) -> Self {
         if let Some(url) = url {
             // The stored key belongs to the stored server: it is not shown to another.
             if self.url.as_deref().map(trim_url) != Some(trim_url(url)) {
@@ -92,6 +92,10 @@ impl Profile {
         }
         if let Some(key) = key {
             self.api_key = Some(key.to_owned());
+        }
+        if let Some(file) = ca_file {
+            // What is kept by `galerne login` is read from wherever the next command is typed.
+            self.ca_file = Some(std::path::absolute(file).unwrap_or_else(|_| file.to_owned()));
         }
         self
     }
@@ -139,17 +143,19 @@ mod tests {
 
     #[test]
     fn a_stored_key_is_not_shown_to_another_server() {
-        let profile = stored().overridden(Some("https://elsewhere.example"), None);
+        let profile = stored().overridden(Some("https://elsewhere.example"), None, None);
         assert_eq!(profile.url(), "https://elsewhere.example");
         assert_eq!(profile.api_key, None);
-        let same = stored().overridden(Some("http://127.0.0.1:8080/v1/"), None);
+        let trusted = stored().overridden(Some("https://elsewhere.example"), None, Some(Path::new("/etc/ca.pem")));
+        assert_eq!(trusted.ca_file.as_deref(), Some(Path::new("/etc/ca.pem")));
+        let same = stored().overridden(Some("http://127.0.0.1:8080/v1/"), None, None);
         assert_eq!(same, stored());
     }
 
     #[test]
     fn a_typing_error_in_a_key_is_named_before_anybody_is_asked() {
         let wrong = KEY.replace("2C8GjS", "2C8GjT");
-        let profile = Profile::default().overridden(None, Some(&wrong));
+        let profile = Profile::default().overridden(None, Some(&wrong), None);
         let failure = profile.key().expect_err("the check characters do not match");
         assert_eq!(failure.code(), Code::InvalidKey);
         assert_eq!(Profile::default().key().expect_err("there is none").code(), Code::Unauthenticated);

@@ -155,7 +155,10 @@ impl From<client::Failure> for Failure {
                     // It runs and answers: what it shows is not believed.
                     Some(_) if said.speaks_of("certificate") => said
                         .hint("give the address that its certificate names: --url https://NAME:PORT, or galerne up --public-url")
-                        .hint("trust who signed it: ca_file = \"FILE.pem\" in the profile (not a certificate authority's own)"),
+                        .hint("trust it, or who signed it: --ca-file FILE.pem; galerne login keeps that"),
+                    Some(_) if said.speaks_of("invalid HTTP version") => {
+                        said.hint("this server speaks TLS: give its address with https://")
+                    }
                     Some(hint) => said.hint(hint),
                     None => said,
                 }

@@ -124,7 +124,9 @@ async fn named(session: &mut Session, asked: String) -> Result<String, Failure> 
         return Ok(asked);
     };
     let digest = format!("{DIGEST_PREFIX}{}", model.spec.sha256);
-    session.output.note(format!("`{asked}` is priced by the digest of its weights, whatever anybody calls them: {digest}"));
+    session
+        .output
+        .note(format!("`{asked}` is priced by the digest of its weights, whatever anybody calls them: {digest}"));
     Ok(digest)
 }
 
