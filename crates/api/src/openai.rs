@@ -1,4 +1,6 @@
-//! The OpenAI-compatible surface under `/v1`: requests, replies, stream chunks and errors, shared by gateway and worker.
+//! The OpenAI-compatible surface under `/v1`: requests, replies, stream chunks and errors, as the worker speaks them and our own
+//! client reads them. The gateway in between reads only what it decides by and passes the rest on as it came
+//! (`crates/gateway/src/request.rs` says why).
 //! INVARIANT: what OpenAI's clients require is always present (`logprobs`, `refusal`, `finish_reason` as null, `param` and
 //! `code` in errors); what we add lives in optional fields that their parsers ignore.
 //! Deliberately absent: any validation beyond shape; unknown parameters are kept in `other`, so that whoever answers can

@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use galerne_api::error::Code;
 use galerne_model::limits;
 use http_body_util::BodyExt as _;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::refusal::Refusal;
 
@@ -17,7 +17,11 @@ const DISCARD_MAX_BYTES: usize = 128 * 1024 * 1024;
 /// Longest time spent on throwing away.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The whole body as text; `pause` is the longest between two parts of it.
+/// Slowest body: below that of any line people work on. One that drips in would keep a place in this process for minutes.
+const RATE_MIN_BYTES_PER_SECOND: u64 = 16 * 1024;
+
+/// The whole body as text; `pause` is the longest between two parts of it, and the longest that all of it may lag behind
+/// [`RATE_MIN_BYTES_PER_SECOND`].
 pub(crate) async fn read(headers: &HeaderMap, body: Body, pause: Duration) -> Result<Bytes, Refusal> {
     let announced: Option<usize> =
         headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
@@ -26,7 +30,11 @@ pub(crate) async fn read(headers: &HeaderMap, body: Body, pause: Duration) -> Re
         return Err(too_large(&mut body, announced).await);
     }
     let mut whole = BytesMut::with_capacity(announced.unwrap_or(0));
-    while let Some(frame) = timeout(pause, body.frame()).await.map_err(|_| too_slow(pause))? {
+    let begun = Instant::now();
+    loop {
+        let due = Duration::from_millis(whole.len() as u64 * 1000 / RATE_MIN_BYTES_PER_SECOND);
+        let until = (begun + due + pause).min(Instant::now() + pause);
+        let Some(frame) = timeout_at(until, body.frame()).await.map_err(|_| too_slow(pause))? else { break };
         let Ok(part) = frame.map_err(|_| broken())?.into_data() else { continue };
         if whole.len() + part.len() > limits::INFERENCE_BODY_MAX_BYTES {
             drop(whole);
@@ -61,9 +69,9 @@ async fn too_large(body: &mut Body, announced: Option<usize>) -> Refusal {
 }
 
 fn too_slow(pause: Duration) -> Refusal {
-    let seconds = pause.as_secs_f32();
-    Refusal::new(Code::RequestTimeout, format!("the body did not go on for {seconds} seconds"))
-        .retry_after(Duration::from_secs(1))
+    let (seconds, rate) = (pause.as_secs_f32(), RATE_MIN_BYTES_PER_SECOND / 1024);
+    let text = format!("the body did not go on for {seconds} seconds, or came at less than {rate} KiB a second");
+    Refusal::new(Code::RequestTimeout, text).retry_after(Duration::from_secs(1))
 }
 
 fn broken() -> Refusal {

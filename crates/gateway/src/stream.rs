@@ -176,12 +176,10 @@ impl Pump {
                 Ok(Seen::Done) => return (End::Done, out),
                 Err(sse::EventTooLong) => return (End::ReplicaBroke, out),
             }
-            if !out.is_empty() {
-                match timeout(self.shared.bounds.client, self.parts.send(Bytes::from(out))).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(_)) => return (End::ClientLeft, Vec::new()),
-                    Err(_) => return (End::ClientSlow, Vec::new()),
-                }
+            if !out.is_empty()
+                && let Err(end) = self.send(Bytes::from(out)).await
+            {
+                return (end, Vec::new());
             }
             part = tokio::select! {
                 biased;
@@ -193,6 +191,22 @@ impl Pump {
                     Err(_) => return (End::Deadline, Vec::new()),
                 },
             };
+        }
+    }
+
+    /// Hands a part to the client, who may be slow, but neither for long nor beyond the request's own time.
+    async fn send(&mut self, part: Bytes) -> Result<(), End> {
+        let patience = Instant::now() + self.shared.bounds.client;
+        let until = patience.min(self.deadline);
+        tokio::select! {
+            biased;
+            () = self.shared.cut.cancelled() => Err(End::ShuttingDown),
+            sent = timeout_at(until, self.parts.send(part)) => match sent {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(_)) => Err(End::ClientLeft),
+                Err(_) if until < patience => Err(End::Deadline),
+                Err(_) => Err(End::ClientSlow),
+            },
         }
     }
 

@@ -57,6 +57,56 @@ async fn a_body_that_stops_coming_is_given_up() {
 }
 
 #[tokio::test]
+async fn a_body_that_drips_in_is_given_up_too() {
+    let site = Site::start_hurried(snapshot(&[]), Bounds { client: SHORT, ..Bounds::default() }).await;
+    let mut socket = tokio::net::TcpStream::connect(site.url.trim_start_matches("http://")).await.expect("connects");
+    let key = key(1);
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-length: 100000\r\n\r\n"
+    );
+    socket.write_all(head.as_bytes()).await.expect("sent");
+    let (mut reader, mut writer) = socket.split();
+    let mut answer = [0; 12];
+    tokio::select! {
+        read = reader.read_exact(&mut answer) => drop(read.expect("an answer")),
+        () = async {
+            for _ in 0..100 {
+                tokio::time::sleep(SHORT / 10).await;
+                writer.write_all(b" ").await.expect("it still listens");
+            }
+        } => panic!("a body that drips in is waited for without end"),
+    }
+    assert_eq!(&answer, b"HTTP/1.1 408");
+}
+
+#[tokio::test]
+async fn a_client_that_reads_too_slowly_is_cut_at_the_deadline_as_well() {
+    let engine = Engine::start(&TaskTracker::new()).await;
+    let site = Site::start_hurried(snapshot(&[&engine.url]), Bounds { request: SHORT, ..Bounds::default() }).await;
+    let body = chat_body(json!({"stream": true, "x_tokens": 400_000}));
+    let response = site.post("/v1/chat/completions", &body).send().await.expect("begins");
+    let mut parts = response.bytes_stream();
+    assert!(parts.next().await.is_some(), "a client that reads the beginning and then stops");
+    let began = Instant::now();
+    assert_eq!(site.settled(1).await[0].outcome, Outcome::Failed);
+    assert!(began.elapsed() < Bounds::default().client / 3, "{:?}", began.elapsed());
+    engine.was_left(1).await;
+    drop(parts);
+}
+
+#[tokio::test]
+async fn the_drain_cuts_a_stream_whose_client_reads_no_more() {
+    let engine = Engine::start(&TaskTracker::new()).await;
+    let site = Site::start(snapshot(&[&engine.url])).await;
+    let body = chat_body(json!({"stream": true, "x_tokens": 400_000}));
+    let response = site.post("/v1/chat/completions", &body).send().await.expect("begins");
+    let mut parts = response.bytes_stream();
+    assert!(parts.next().await.is_some(), "a client that reads the beginning and then stops");
+    site.gateway.drain(SHORT).await;
+    assert_eq!(site.settled(1).await[0].outcome, Outcome::Failed, "it has its record when the drain is over");
+}
+
+#[tokio::test]
 async fn a_client_that_reads_too_slowly_is_cut_and_the_engine_is_told() {
     let engine = Engine::start(&TaskTracker::new()).await;
     let site = Site::start_hurried(snapshot(&[&engine.url]), Bounds { client: SHORT, ..Bounds::default() }).await;

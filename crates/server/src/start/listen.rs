@@ -12,11 +12,12 @@ use axum::Router;
 use axum_server::Handle;
 use axum_server::accept::Accept;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
-use galerne_model::limits::HEAD_MAX_BYTES;
+use galerne_model::limits::{CLIENT_WRITE_TIMEOUT_MS, HEAD_MAX_BYTES};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
+use tokio::time::Sleep;
 use tokio_util::task::TaskTracker;
 
 use super::error::StartError;
@@ -26,6 +27,9 @@ use crate::config::Config;
 const CONNECTIONS_MAX: usize = 8_192;
 /// Time for the head of a request; a browser takes milliseconds.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+/// Longest time a connection takes nothing of what is written to it. An answer of megabytes would else stay in memory for
+/// as long as somebody likes not to read it.
+const WRITE_TIMEOUT: Duration = Duration::from_millis(CLIENT_WRITE_TIMEOUT_MS);
 /// Time for a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for connections to end by themselves once nothing is in flight; then they are cut.
@@ -83,14 +87,14 @@ impl Bound {
 
     /// Serves until told to stop.
     pub(super) fn serve(self, router: Router) -> Listener {
-        self.serve_with(router, HEAD_TIMEOUT)
+        self.serve_with(router, HEAD_TIMEOUT, WRITE_TIMEOUT)
     }
 
-    /// The same with another patience for heads.
-    fn serve_with(self, router: Router, head_timeout: Duration) -> Listener {
+    /// The same with other patience.
+    fn serve_with(self, router: Router, head_timeout: Duration, write_timeout: Duration) -> Listener {
         let handle = Handle::new();
         let service = router.into_make_service_with_connect_info::<SocketAddr>();
-        let capped = Capped { permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)) };
+        let capped = Capped { permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)), write_timeout };
         let (listener, tls, told) = (self.listener, self.tls, handle.clone());
         let serving = async move {
             let mut server = axum_server::from_tcp(listener)?;
@@ -159,6 +163,7 @@ impl Listener {
 #[derive(Debug, Clone)]
 struct Capped {
     permits: Arc<Semaphore>,
+    write_timeout: Duration,
 }
 
 impl<S: Send + 'static> Accept<TcpStream, S> for Capped {
@@ -169,19 +174,42 @@ impl<S: Send + 'static> Accept<TcpStream, S> for Capped {
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
         // A refused connection costs less than one that waits: the client hears it at once and comes back.
         let permit = Arc::clone(&self.permits).try_acquire_owned();
+        let write_timeout = self.write_timeout;
         Box::pin(async move {
             let permit = permit.map_err(|_| io::Error::other("too many connections"))?;
             stream.set_nodelay(true)?;
-            std::future::ready(Ok((Counted { stream, _permit: permit }, service))).await
+            let counted = Counted { stream, write_timeout, stalled: None, _permit: permit };
+            std::future::ready(Ok((counted, service))).await
         })
     }
 }
 
-/// A connection that gives its place back when it ends.
+/// A connection that gives its place back when it ends, and ends when nobody reads it.
 #[derive(Debug)]
 struct Counted {
     stream: TcpStream,
+    write_timeout: Duration,
+    /// Runs while a write waits for the other side.
+    stalled: Option<Pin<Box<Sleep>>>,
     _permit: OwnedSemaphorePermit,
+}
+
+impl Counted {
+    /// What a write came to; an error when it has waited too long.
+    fn patiently<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let patience = self.write_timeout;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        match stalled.as_mut().poll(cx) {
+            Poll::Ready(()) => {
+                Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the other side does not read")))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
 }
 
 impl AsyncRead for Counted {
@@ -192,7 +220,8 @@ impl AsyncRead for Counted {
 
 impl AsyncWrite for Counted {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.patiently(cx, written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -208,7 +237,8 @@ impl AsyncWrite for Counted {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
+        self.patiently(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -224,14 +254,17 @@ mod tests {
     use super::*;
 
     const PATIENCE: Duration = Duration::from_millis(300);
+    /// More than the system's buffers hold.
+    const LARGE: usize = 64 * 1024 * 1024;
 
     fn listener() -> (Listener, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         listener.set_nonblocking(true).expect("set");
         let address = listener.local_addr().expect("bound");
         let bound = Bound { listener, address, tls: None };
-        let router = Router::new().route("/", get(|| async { "here" }));
-        (bound.serve_with(router, PATIENCE), address)
+        let large = || async { vec![b'x'; LARGE] };
+        let router = Router::new().route("/", get(|| async { "here" })).route("/large", get(large));
+        (bound.serve_with(router, PATIENCE, PATIENCE), address)
     }
 
     /// Sends a byte of `head` at a time and says what came back by the time the connection was closed.
@@ -266,6 +299,32 @@ mod tests {
         let closed = tokio::time::timeout(PATIENCE * 20, used.read_to_end(&mut text)).await;
         assert!(closed.is_ok(), "the second head is waited for without end");
         assert!(String::from_utf8_lossy(&text).contains("here"), "the whole request was answered");
+        listener.join().await;
+    }
+    #[tokio::test]
+    async fn an_answer_that_nobody_reads_is_given_up_and_a_slow_reader_gets_all_of_it() {
+        let (listener, address) = listener();
+        let ask = async || {
+            let mut stream = TcpStream::connect(address).await.expect("it listens");
+            stream.write_all(b"GET /large HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.expect("sent");
+            stream
+        };
+        let mut deaf = ask().await;
+        let mut slow = ask().await;
+        let mut read = 0;
+        let mut part = vec![0; LARGE / 16];
+        loop {
+            // Longer in all than one write may wait.
+            tokio::time::sleep(PATIENCE / 4).await;
+            match slow.read(&mut part).await.expect("it is not cut") {
+                0 => break,
+                more => read += more,
+            }
+        }
+        assert!(read > LARGE, "{read}: the body and its head");
+        let mut rest = Vec::new();
+        let ended = deaf.read_to_end(&mut rest).await;
+        assert!(ended.is_err() || rest.len() < LARGE, "what nobody had read was kept: {} bytes", rest.len());
         listener.join().await;
     }
 }
