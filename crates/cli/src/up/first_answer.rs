@@ -65,9 +65,10 @@ impl Steps<'_> {
 
     fn say_commands(&self, site: &Site, endpoint: &str) {
         let phases = self.phases;
+        // Without a limit a small model at the usual temperature of 1 goes on until its context is full.
         let python = format!(
-            "import openai; print(openai.OpenAI().chat.completions.create(model=\"{endpoint}\", \
-             messages=[{{\"role\": \"user\", \"content\": \"Hello\"}}]).choices[0].message.content)"
+            "import openai; print(openai.OpenAI().chat.completions.create(model=\"{endpoint}\", max_tokens=64, \
+             temperature=0.2, messages=[{{\"role\": \"user\", \"content\": \"Hello\"}}]).choices[0].message.content)"
         );
         phases.line("Next, in another terminal:");
         phases.line(format!("  {}", "galerne chat".bold()));
@@ -75,7 +76,7 @@ impl Steps<'_> {
         phases.line(format!("  python3 -c '{python}'"));
         phases.line(format!("  curl {}/v1/chat/completions -H \"Authorization: Bearer $OPENAI_API_KEY\" \\", site.url));
         phases.line(format!(
-            "    -H 'Content-Type: application/json' -d '{{\"model\":\"{endpoint}\",\"messages\":[{{\"role\":\"user\",\"content\":\"Hello\"}}]}}'"
+            "    -H 'Content-Type: application/json' -d '{{\"model\":\"{endpoint}\",\"max_tokens\":64,\"temperature\":0.2,\"messages\":[{{\"role\":\"user\",\"content\":\"Hello\"}}]}}'"
         ));
     }
 }
