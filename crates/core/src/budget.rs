@@ -88,6 +88,8 @@ pub struct OutstandingHold {
     pub amount: Micros,
     /// When it was made.
     pub admitted_at: Timestamp,
+    /// Who pays.
+    pub payer: Payer,
 }
 
 /// Why a hold was not given.
@@ -303,7 +305,11 @@ impl BudgetBook {
 
     /// Holds that have not ended, oldest first: exactly the requests in flight, or a hold was lost.
     pub fn outstanding(&self) -> impl Iterator<Item = OutstandingHold> + '_ {
-        self.holds.values().map(|held| OutstandingHold { amount: held.amount, admitted_at: held.admitted_at })
+        self.holds.values().map(|held| OutstandingHold {
+            amount: held.amount,
+            admitted_at: held.admitted_at,
+            payer: held.payer,
+        })
     }
 
     /// Money held and money spent (settled or not, rounded up) in the running period of a budget.

@@ -24,10 +24,23 @@ pub struct BudgetView<'a> {
     pub budget: &'a Budget,
     /// Settled in the running period.
     pub spent: Micros,
+    /// Held for requests that run.
+    pub held: HeldNow,
     /// Who spent it, by name, in any order.
     pub spenders: &'a [(String, Micros)],
     /// The time.
     pub now: Timestamp,
+}
+
+/// What is held under a budget at this moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HeldNow {
+    /// Requests.
+    pub requests: usize,
+    /// Their worst cases together.
+    pub amount: Micros,
+    /// When the oldest was admitted.
+    pub oldest_at: Option<Timestamp>,
 }
 
 /// Why an endpoint is in its state.
@@ -123,12 +136,22 @@ pub fn request(record: &UsageRecord, endpoint: &str) -> Reason {
 pub fn budget(view: &BudgetView<'_>) -> Reason {
     let spec = &view.budget.spec;
     let name = &view.budget.name;
-    let left = spec.limit_micros.saturating_sub(view.spent).max(Micros::ZERO);
-    let numbers =
-        format!("{} € of {} € are spent, {} € are left", view.spent.euros(), spec.limit_micros.euros(), left.euros());
-    let head = if left == Micros::ZERO {
+    let held = view.held;
+    let unspent = spec.limit_micros.saturating_sub(view.spent).max(Micros::ZERO);
+    let left = unspent.saturating_sub(held.amount).max(Micros::ZERO);
+    let (spent, limit) = (view.spent.euros(), spec.limit_micros.euros());
+    let (held_euros, left_euros) = (held.amount.euros(), left.euros());
+    let numbers = if held.requests == 0 {
+        format!("{spent} € of {limit} € are spent, {left_euros} € are left")
+    } else {
+        format!("{spent} € of {limit} € are spent, {held_euros} € held for requests that run, {left_euros} € are left")
+    };
+    let head = if unspent == Micros::ZERO {
         Reason::blocks("budget_spent", numbers)
             .next("raise its limit", format!("galerne budget set {name} --limit EUROS"))
+    } else if left == Micros::ZERO {
+        Reason::blocks("budget_held", format!("{numbers}; what requests do not use is free again when they end"))
+            .next("wait for them, or raise its limit", format!("galerne budget set {name} --limit EUROS"))
     } else {
         Reason::holds("budget_left", format!("{numbers}; a request is admitted if its worst case fits into that"))
     };
@@ -147,6 +170,7 @@ pub fn budget(view: &BudgetView<'_>) -> Reason {
         .take(SPENDERS_NAMED)
         .map(|(who, spent)| Reason::holds("spender", format!("{who} spent {} €", spent.euros())));
     let mut reason = head.because(period);
+    reason.because.extend(held_now(&held));
     reason.because.extend(named);
     reason
 }
@@ -172,6 +196,17 @@ pub fn counted(sums: &[Event]) -> Reason {
         told.because(actor_of(event)).next("the event with the count", format!("galerne why event/{}", event.id))
     };
     sums.iter().fold(Reason::blocks("request_counted", text), |reason, event| reason.because(part(event)))
+}
+
+fn held_now(held: &HeldNow) -> Option<Reason> {
+    let since = held.oldest_at.map_or_else(String::new, |at| format!(", the oldest since {at}"));
+    let requests = if held.requests == 1 {
+        "1 request holds its".to_owned()
+    } else {
+        format!("{} requests hold their", held.requests)
+    };
+    let text = format!("{requests} worst case, {} € together{since}", held.amount.euros());
+    (held.requests > 0).then(|| Reason::holds("held", text))
 }
 
 /// Why an action was denied, or that it was not.

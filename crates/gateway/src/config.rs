@@ -9,10 +9,12 @@ use galerne_core::admission::RateBook;
 use galerne_core::budget::{BudgetBook, Payer};
 use galerne_core::rating::Charge;
 use galerne_core::routing::ReplicaBook;
+use galerne_core::why::HeldNow;
 use galerne_model::event::Event;
 use galerne_model::ids::EndpointId;
 use galerne_model::ledger::UsageRecord;
 use galerne_model::limits;
+use galerne_model::money::BudgetSubject;
 use galerne_model::snapshot::{Snapshot, Spending};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
@@ -218,6 +220,17 @@ impl Gateway {
     /// The same at the end: counts whose window is still open are told as well.
     pub fn last_denials(&self) -> Vec<Event> {
         self.shared.denials.take_all()
+    }
+
+    /// What running requests hold under budgets on `subject`, as snapshots name it.
+    pub fn held_under(&self, subject: &BudgetSubject) -> HeldNow {
+        let books = self.shared.books();
+        let holds = books.budgets.outstanding().filter(|hold| hold.payer.is_under(subject));
+        holds.fold(HeldNow::default(), |sum, hold| HeldNow {
+            requests: sum.requests + 1,
+            amount: sum.amount.saturating_add(hold.amount),
+            oldest_at: Some(sum.oldest_at.map_or(hold.admitted_at, |oldest| oldest.min(hold.admitted_at))),
+        })
     }
 
     /// Puts the gateway's series into `registry`.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use galerne_gateway::Gateway;
 use galerne_store::Store;
 use jiff::Timestamp;
 use prometheus_client::registry::Registry;
@@ -27,6 +28,8 @@ pub(crate) struct Parts {
     pub(crate) directory: Directory,
     pub(crate) pepper: Pepper,
     pub(crate) data: PathBuf,
+    /// What running requests hold is known to the gateway only.
+    pub(crate) gateway: Gateway,
     pub(crate) metrics: ApiMetrics,
     pub(crate) registry: Mutex<Registry>,
     /// Requests of the API, and work of theirs that outlives an answer's head; joined at shutdown.
@@ -54,6 +57,10 @@ impl App {
 
     pub(crate) fn data(&self) -> &Path {
         &self.0.data
+    }
+
+    pub(crate) fn gateway(&self) -> &Gateway {
+        &self.0.gateway
     }
 
     pub(crate) fn metrics(&self) -> &ApiMetrics {

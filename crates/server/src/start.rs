@@ -172,6 +172,7 @@ pub async fn start(
         directory,
         pepper,
         data: data.path().to_owned(),
+        gateway: gateway.clone(),
         metrics: api_metrics,
         registry: Mutex::new(registry),
         tasks: TaskTracker::new(),

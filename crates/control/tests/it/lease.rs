@@ -21,7 +21,7 @@ async fn a_second_server_is_refused_while_the_first_lives_and_let_in_when_it_has
     let first = SiteLease::take(&store, "first".into(), &clock).await.expect("it is free");
     let gate = first.gate();
     let stop = CancellationToken::new();
-    let running = tokio::spawn(first.run(stop.clone()));
+    let running = tokio_util::task::TaskTracker::new().spawn(first.run(stop.clone()));
     assert!(gate.is_open());
     let refused = SiteLease::take(&store, "second".into(), &clock).await.err();
     assert!(matches!(&refused, Some(StoreError::Served { holder, .. }) if holder == "first"), "{refused:?}");

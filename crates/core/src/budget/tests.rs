@@ -190,7 +190,7 @@ fn a_dropped_hold_is_found_among_the_outstanding() {
     assert!(hold(&mut book, &[&budget], 20, second(1)).is_ok(), "30 of 100, and the hold is dropped here");
     book.void(kept);
     let lost: Vec<_> = book.outstanding().collect();
-    assert_eq!(lost, [OutstandingHold { amount: Micros(20), admitted_at: second(1) }]);
+    assert_eq!(lost, [OutstandingHold { amount: Micros(20), admitted_at: second(1), payer: payer(0) }]);
 }
 
 #[test]

@@ -98,8 +98,13 @@ fn a_budget_names_who_spent_most_and_when_it_starts_again() {
         ("key b".to_owned(), Micros(3_000_000)),
         ("key c".to_owned(), Micros(0)),
     ];
-    let view =
-        BudgetView { budget: &budget, spent: Micros(5_000_000), spenders: &spenders, now: at("2026-11-22T10:00:00Z") };
+    let view = BudgetView {
+        budget: &budget,
+        spent: Micros(5_000_000),
+        held: HeldNow::default(),
+        spenders: &spenders,
+        now: at("2026-11-22T10:00:00Z"),
+    };
     let reason = super::budget(&view);
     assert_eq!(
         lines(&reason),
@@ -114,6 +119,15 @@ fn a_budget_names_who_spent_most_and_when_it_starts_again() {
     let overspent = super::budget(&BudgetView { spent: Micros(5_000_001), ..view });
     assert!(overspent.text.ends_with("0.000000 € are left"), "a lowered limit: {}", overspent.text);
     assert!(super::budget(&BudgetView { spent: Micros(1), ..view }).holds);
+    // What runs now is part of why the next request is refused.
+    let held = HeldNow { requests: 3, amount: Micros(1_999_999), oldest_at: Some(at("2026-11-22T09:59:00Z")) };
+    let busy = super::budget(&BudgetView { spent: Micros(3_000_000), held, ..view });
+    assert!(busy.holds && busy.text.contains("1.999999 € held for requests that run, 0.000001 € are left"), "{busy:?}");
+    let part = busy.because.iter().find(|part| part.code == "held").expect("told apart");
+    assert!(part.text.contains("3 requests") && part.text.contains("09:59"), "{part:?}");
+    let full = HeldNow { amount: Micros(2_000_000), ..held };
+    let full = super::budget(&BudgetView { spent: Micros(3_000_000), held: full, ..view });
+    assert_eq!((full.holds, full.code.as_str()), (false, "budget_held"));
 }
 
 #[test]

@@ -84,7 +84,9 @@ async fn endpoint(reader: &mut Reader, caller: &Caller, place: Place, name: &str
 async fn budget(app: &App, reader: &mut Reader, caller: &Caller, place: Place, name: &str) -> Result<Why, Refusal> {
     let budget: Budget = resolve(reader, caller, place, name).await?;
     let now = App::now();
-    let spent = app.store().spent(&budget.spec.subject, budget.spec.period, now).await?.spent;
+    let spent = app.store().spent(&budget.spec.subject, budget.spec.period, now).await?;
+    let held = app.gateway().held_under(&spent.subject);
+    let spent = spent.spent;
     let (start, _) = galerne_core::budget::period_at(budget.spec.period, now);
     let mut filter = CostFilter {
         tenant_id: budget.tenant_id,
@@ -110,7 +112,7 @@ async fn budget(app: &App, reader: &mut Reader, caller: &Caller, place: Place, n
             spenders.push((spender(reader, group, row.group).await?, micros));
         }
     }
-    let reason = why::budget(&BudgetView { budget: &budget, spent, spenders: &spenders, now });
+    let reason = why::budget(&BudgetView { budget: &budget, spent, held, spenders: &spenders, now });
     Ok(Why { kind: "budget".to_owned(), id: budget.id.to_string(), name: budget.name.clone(), reason })
 }
 

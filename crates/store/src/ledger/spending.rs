@@ -2,8 +2,10 @@
 //!
 //! Kept for every subject, with or without a budget, so that a new budget knows the past at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
+use futures_util::TryStreamExt;
+use galerne_model::ids::BudgetId;
 use galerne_model::money::{Budget, BudgetPeriod, BudgetSubject};
 use galerne_model::snapshot::{PeriodSpending, Spending};
 use galerne_model::units::{Micros, PICOS_PER_MICRO};
@@ -24,6 +26,12 @@ const READ: &str = "SELECT CAST(COALESCE(SUM(micros), 0) AS BIGINT) AS micros, \
     CAST(COALESCE(SUM(picos), 0) AS BIGINT) AS picos FROM spending \
     JOIN ledger_ref ON ledger_ref.no = spending.subject_no WHERE period_start = $2 AND ledger_ref.id IN \
     (SELECT CAST($1 AS TEXT) UNION ALL SELECT key_id FROM key_line WHERE line_id = $1)";
+
+const READ_ALL: &str = "SELECT ledger_ref.id, spending.period_start, spending.micros, spending.picos FROM spending \
+    JOIN ledger_ref ON ledger_ref.no = spending.subject_no WHERE period_start = $1 OR period_start = $2";
+
+/// Budgets from which on all spending is read at once: a question takes 50 µs, a row two.
+const AT_ONCE: usize = 200;
 
 /// `period_start` of what is never counted anew.
 pub(super) const TOTAL: i64 = 0;
@@ -93,15 +101,8 @@ impl Reader {
             BudgetSubject::Key { key_id } => BudgetSubject::Key { key_id: self.key_line(key_id).await? },
             other @ (BudgetSubject::Tenant { .. } | BudgetSubject::Project { .. }) => other,
         };
-        let id = match subject {
-            BudgetSubject::Tenant { tenant_id } => RefId::from(tenant_id),
-            BudgetSubject::Project { project_id } => RefId::from(project_id),
-            BudgetSubject::Key { key_id } => RefId::from(key_id),
-        };
-        let (period_start, period_end) = match period {
-            BudgetPeriod::Total => (Timestamp::UNIX_EPOCH, None),
-            BudgetPeriod::Month => (month_of(now).0, Some(month_of(now).1)),
-        };
+        let id = ref_of(&subject);
+        let (period_start, period_end) = period_at(period, now);
         let row =
             sqlx::query(READ).bind(id.to_string()).bind(period_start.as_microsecond()).fetch_one(self.conn()).await?;
         let spent = rounded_up(row.try_get("micros")?, row.try_get("picos")?);
@@ -111,11 +112,70 @@ impl Reader {
     /// What every living budget spent in its running period, and up to which record of a spool that is counted.
     pub async fn spending(&mut self, source: i64, now: Timestamp) -> Result<Spending, StoreError> {
         let mut spending = Spending { settled_sequence: self.settled_through(source).await?, ..Spending::default() };
-        for budget in self.list_all::<Budget>(&Filter::default()).await? {
+        let budgets = self.list_all::<Budget>(&Filter::default()).await?;
+        if budgets.len() >= AT_ONCE {
+            spending.spent = self.spent_under(&budgets, now).await?;
+            return Ok(spending);
+        }
+        for budget in budgets {
             let spent = self.spent(&budget.spec.subject, budget.spec.period, now).await?;
             spending.spent.insert(budget.id, spent);
         }
         Ok(spending)
+    }
+
+    /// The same as [`Reader::spent`] for many budgets.
+    async fn spent_under(
+        &mut self,
+        budgets: &[Budget],
+        now: Timestamp,
+    ) -> Result<HashMap<BudgetId, PeriodSpending>, StoreError> {
+        let lines = self.key_lines().await?;
+        let line_names: HashMap<String, String> =
+            lines.iter().map(|(key, line)| (key.to_string(), line.to_string())).collect();
+        let month = month_of(now).0.as_microsecond();
+        let mut by_name: HashMap<(String, i64), (i64, i64)> = HashMap::new();
+        let mut rows = sqlx::query(READ_ALL).bind(TOTAL).bind(month).fetch(self.conn());
+        while let Some(row) = rows.try_next().await? {
+            let (name, period): (String, i64) = (row.try_get("id")?, row.try_get("period_start")?);
+            let name = line_names.get(&name).cloned().unwrap_or(name);
+            let (micros, picos) = by_name.entry((name, period)).or_default();
+            *micros = micros.checked_add(row.try_get("micros")?).ok_or_else(too_large)?;
+            *picos = picos.checked_add(row.try_get("picos")?).ok_or_else(too_large)?;
+        }
+        drop(rows);
+        let of = |budget: &Budget| {
+            let subject = match budget.spec.subject {
+                BudgetSubject::Key { key_id } => {
+                    BudgetSubject::Key { key_id: lines.get(&key_id).copied().unwrap_or(key_id) }
+                }
+                other @ (BudgetSubject::Tenant { .. } | BudgetSubject::Project { .. }) => other,
+            };
+            let (period_start, period_end) = period_at(budget.spec.period, now);
+            let key = (ref_of(&subject).to_string(), period_start.as_microsecond());
+            let (micros, picos) = by_name.get(&key).copied().unwrap_or_default();
+            (budget.id, PeriodSpending { subject, period_start, period_end, spent: rounded_up(micros, picos) })
+        };
+        Ok(budgets.iter().map(of).collect())
+    }
+}
+
+fn ref_of(subject: &BudgetSubject) -> RefId {
+    match *subject {
+        BudgetSubject::Tenant { tenant_id } => RefId::from(tenant_id),
+        BudgetSubject::Project { project_id } => RefId::from(project_id),
+        BudgetSubject::Key { key_id } => RefId::from(key_id),
+    }
+}
+
+/// Start and end of the running period.
+fn period_at(period: BudgetPeriod, now: Timestamp) -> (Timestamp, Option<Timestamp>) {
+    match period {
+        BudgetPeriod::Total => (Timestamp::UNIX_EPOCH, None),
+        BudgetPeriod::Month => {
+            let (start, end) = month_of(now);
+            (start, Some(end))
+        }
     }
 }
 

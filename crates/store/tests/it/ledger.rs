@@ -2,9 +2,9 @@
 
 use galerne_model::ids::{EndpointId, KeyId, NodeId, ProjectId, ReplicaId};
 use galerne_model::ledger::{Outcome, Owner, Quantities};
-use galerne_model::money::{BudgetPeriod, BudgetSubject};
+use galerne_model::money::{Budget, BudgetPeriod, BudgetSubject};
 use galerne_model::units::{Micros, Millijoules, Picos};
-use galerne_store::{CostFilter, CostGroup, StoreError, UsageFilter, csv_header, csv_line};
+use galerne_store::{CostFilter, CostGroup, Filter, StoreError, UsageFilter, csv_header, csv_line};
 use jiff::Timestamp;
 
 use crate::bed::Bed;
@@ -157,8 +157,32 @@ pub(crate) async fn a_budget_on_a_key_counts_its_whole_line(bed: &Bed) {
         let spent = spent.expect("reads");
         assert_eq!((spent.spent, spent.subject), (Micros(121), BudgetSubject::Key { key_id: key(1) }));
     }
-    let spending = reader.spending(1, now()).await.expect("reads");
-    assert_eq!(spending.spent[&budget.id].spent, Micros(121), "whichever key of the line it was made for");
+    let few = reader.spending(1, now()).await.expect("reads");
+    assert_eq!(few.spent[&budget.id].spent, Micros(121), "whichever key of the line it was made for");
+    drop(reader);
+    // Of many budgets all is read at once, with the same result for each of them.
+    let mut tx = bed.store.begin().await.expect("begins");
+    let subjects = [
+        BudgetSubject::Key { key_id: key(2) },
+        BudgetSubject::Key { key_id: key(9) },
+        BudgetSubject::Key { key_id: key(77) },
+        BudgetSubject::Project { project_id: project_id(1) },
+        BudgetSubject::Tenant { tenant_id: tenant_id(1) },
+    ];
+    for n in 0..250_u64 {
+        let period = if n % 2 == 0 { BudgetPeriod::Total } else { BudgetPeriod::Month };
+        let subject = subjects[usize::try_from(n % 5).expect("small")];
+        tx.insert(&sample::budget(100 + n, subject, period)).await.expect("inserts");
+    }
+    tx.commit().await.expect("commits");
+    let mut reader = bed.store.reader().await.expect("reads");
+    let many = reader.spending(1, now()).await.expect("reads");
+    assert_eq!(many.spent[&budget.id], few.spent[&budget.id]);
+    assert_eq!(many.spent.len(), 251);
+    for budget in reader.list_all::<Budget>(&Filter::default()).await.expect("lists") {
+        let alone = reader.spent(&budget.spec.subject, budget.spec.period, now()).await.expect("reads");
+        assert_eq!(many.spent[&budget.id], alone, "{:?}", budget.spec);
+    }
     drop(reader);
     closes(bed).await;
 }
