@@ -28,9 +28,12 @@ struct Message;
 
 impl Visit for Message {
     fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        self.record_str(field, &format!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, text: &str) {
         let Ok(mut first) = FIRST.lock() else { return };
         if field.name() == "message" && first.is_none() {
-            let text = format!("{value:?}");
             let text = text.trim().trim_start_matches("error loading model: ");
             *first = Some(text.chars().filter(|c| !c.is_control()).take(CHARS).collect());
         }
@@ -59,5 +62,11 @@ mod tests {
         });
         assert_eq!(since_last(&"nothing"), "unknown model architecture: 'x'");
         assert_eq!(since_last(&"nothing"), "nothing");
+        // As the binding writes them: a text in a field.
+        let subscriber = tracing_subscriber::registry().with(Complaints);
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::error!(target: "llama-cpp-2", message = "error loading model: too new", module = "m");
+        });
+        assert_eq!(since_last(&"nothing"), "too new");
     }
 }

@@ -13,10 +13,16 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 /// A place inside the site, or on this machine.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{host}` is at {address}, which is not an address of the public internet")]
-pub(super) struct PrivateAddress {
-    pub(super) host: String,
-    pub(super) address: IpAddr,
+pub(super) enum PrivateAddress {
+    /// Written in the URL.
+    #[error("{0} is not an address of the public internet")]
+    Written(IpAddr),
+    /// What a name stands for.
+    #[error("`{host}` is at {address}, which is not an address of the public internet")]
+    Named { host: String, address: IpAddr },
+    /// A host of the settings, but not the place they name.
+    #[error("`{host}` is a host of this site's settings, and only the port they name may be asked")]
+    OtherPort { host: String },
 }
 
 /// Lets connections through to public addresses and to the places that the operator's own settings name.
@@ -44,12 +50,11 @@ impl Guard {
             return Ok(());
         }
         if let Ok(address) = place.host.parse::<IpAddr>() {
-            return allow(&place.host, address);
+            return if is_public(address) { Ok(()) } else { Err(PrivateAddress::Written(address)) };
         }
         // The resolver knows no ports: another port of a trusted host must not pass as that host.
         if self.trusted.iter().any(|trusted| trusted.host == place.host) {
-            let address = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-            return Err(PrivateAddress { host: place.host, address });
+            return Err(PrivateAddress::OtherPort { host: place.host });
         }
         Ok(())
     }
@@ -68,7 +73,7 @@ impl Resolve for Guard {
             let allowed: Vec<SocketAddr> =
                 found.iter().copied().filter(|found| is_trusted || is_public(found.ip())).collect();
             match found.first() {
-                Some(first) if allowed.is_empty() => Err(PrivateAddress { host, address: first.ip() }.into()),
+                Some(first) if allowed.is_empty() => Err(PrivateAddress::Named { host, address: first.ip() }.into()),
                 _ => Ok(Box::new(allowed.into_iter()) as Addrs),
             }
         })
@@ -92,10 +97,6 @@ pub(super) fn refused(error: &reqwest::Error) -> Option<&PrivateAddress> {
         cause = inner.source();
     }
     None
-}
-
-fn allow(host: &str, address: IpAddr) -> Result<(), PrivateAddress> {
-    if is_public(address) { Ok(()) } else { Err(PrivateAddress { host: host.to_owned(), address }) }
 }
 
 /// Whether an address belongs to the public internet (IANA's special-purpose registries; what they reserve is inside).
@@ -214,7 +215,10 @@ mod tests {
         let resolve =
             async |guard: &Guard| guard.resolve("localhost".parse().expect("a name")).await.map(|found| found.count());
         let refused = resolve(&Guard::new([])).await.expect_err("loopback");
-        assert!(refused.downcast_ref::<PrivateAddress>().is_some_and(|private| private.address.is_loopback()));
+        assert!(
+            matches!(refused.downcast_ref(), Some(PrivateAddress::Named { address, .. }) if address.is_loopback()),
+            "{refused}"
+        );
         assert!(resolve(&Guard::new(["http://localhost:1"])).await.expect("trusted") > 0);
     }
 }

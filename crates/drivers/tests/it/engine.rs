@@ -287,7 +287,7 @@ async fn what_the_real_worker_refuses_has_a_public_code_the_numbers_and_a_next_s
     for (spec, code, words) in [
         (with(cut), "gguf_invalid", "1000000"),
         (with(hostile), "gguf_invalid", "tensors"),
-        (with(other), "model_unsupported", "unknown model architecture: 'alien'"),
+        (with(other), "model_unsupported", "model: unknown model architecture: 'alien'"),
         (with("/nowhere/m.gguf".into()), "weights_unreadable", "/nowhere/m.gguf"),
         (huge, "not_enough_memory", "MiB are available"),
         (long, "invalid_value", "the model was trained for 8192"),
