@@ -231,7 +231,13 @@ fn single(asker: &Asker, code: Code, text: &str, at: Timestamp) -> Event {
     let address = asker.address.map(|address| address.to_string());
     let key = asker.key.as_deref();
     let actor = Actor { request_id: Some(asker.request_id), address, ..actor(key) };
-    event(actor, key, asker.endpoint_id, code, format!("{code}: {text}"), at)
+    event(actor, key, asker.endpoint_id, code, format!("{code}: {}", printable(text)), at)
+}
+
+/// A text without what could move an operator's cursor: it may repeat what the caller sent, and is read at terminals.
+fn printable(text: &str) -> String {
+    let turns = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().map(|c| if c.is_control() || turns(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 fn actor(key: Option<&KeyEntry>) -> Actor {

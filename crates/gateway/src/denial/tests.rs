@@ -59,6 +59,14 @@ fn a_refusal_tells_who_what_from_where_and_why_with_the_numbers() {
 }
 
 #[test]
+fn what_a_caller_sent_cannot_move_an_operators_cursor() {
+    let book = DenialBook::default();
+    book.note(&known(1, 7), Code::ModelNotFound, "no endpoint is named `\u{1b}[2Jé\r\n\u{202e}x`", at(0));
+    let text = book.take_all().remove(0).text;
+    assert_eq!(text, "model_not_found: no endpoint is named `\u{fffd}[2Jé\u{fffd}\u{fffd}\u{fffd}x`");
+}
+
+#[test]
 fn a_client_in_a_loop_writes_a_few_events_and_one_sum_that_is_exact() {
     let book = DenialBook::default();
     for n in 0..100_000 {

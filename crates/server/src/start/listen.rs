@@ -254,6 +254,8 @@ mod tests {
     use super::*;
 
     const PATIENCE: Duration = Duration::from_millis(300);
+    /// Longer, because the slow reader may itself be kept waiting by a busy machine.
+    const WRITE_PATIENCE: Duration = Duration::from_secs(1);
     /// More than the system's buffers hold.
     const LARGE: usize = 64 * 1024 * 1024;
 
@@ -264,7 +266,7 @@ mod tests {
         let bound = Bound { listener, address, tls: None };
         let large = || async { vec![b'x'; LARGE] };
         let router = Router::new().route("/", get(|| async { "here" })).route("/large", get(large));
-        (bound.serve_with(router, PATIENCE, PATIENCE), address)
+        (bound.serve_with(router, PATIENCE, WRITE_PATIENCE), address)
     }
 
     /// Sends a byte of `head` at a time and says what came back by the time the connection was closed.
@@ -315,7 +317,7 @@ mod tests {
         let mut part = vec![0; LARGE / 16];
         loop {
             // Longer in all than one write may wait.
-            tokio::time::sleep(PATIENCE / 4).await;
+            tokio::time::sleep(WRITE_PATIENCE / 10).await;
             match slow.read(&mut part).await.expect("it is not cut") {
                 0 => break,
                 more => read += more,
