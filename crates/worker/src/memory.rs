@@ -56,7 +56,7 @@ impl Plan {
                 mib(self.compute),
                 mib(available)
             ),
-            "lower --context or --sequences, choose a smaller model or quantisation, or free memory",
+            "lower the context or the number of sequences, choose a smaller model or quantisation, or free memory",
         ))
     }
 }

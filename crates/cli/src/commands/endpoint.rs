@@ -72,7 +72,7 @@ pub struct CreateArguments {
     /// The model, by name or id
     #[arg(long, value_name = "MODEL")]
     model: String,
-    /// Context of one sequence in tokens [default: what the model was trained for, as far as memory allows]
+    /// Context of one sequence in tokens [default: 4,096, or what the model was trained for if that is less]
     #[arg(long, value_name = "TOKENS")]
     context: Option<u32>,
     /// Sequences decoded together

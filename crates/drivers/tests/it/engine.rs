@@ -278,6 +278,13 @@ async fn what_the_real_worker_refuses_has_a_public_code_the_numbers_and_a_next_s
     let with = |model: PathBuf| WorkerSpec { model, ..spec.clone() };
     let cut = damaged(&bench, "cut.gguf", |bytes| bytes[..1_000_000].to_vec());
     let other = damaged(&bench, "other.gguf", |bytes| renamed(bytes, "llama", "alien"));
+    // Two tokens with one text: llama.cpp aborts on its own assertion.
+    let twice = damaged(&bench, "twice.gguf", |mut bytes| {
+        let and = [&5_u64.to_le_bytes()[..], "Ġand".as_bytes()].concat();
+        let at = bytes.windows(and.len()).position(|part| part == and).expect("a token") + 8;
+        bytes[at..at + 5].copy_from_slice("Ġthe".as_bytes());
+        bytes
+    });
     let hostile = damaged(&bench, "hostile.gguf", |mut bytes| {
         bytes[8..16].fill(0xff);
         bytes
@@ -288,6 +295,7 @@ async fn what_the_real_worker_refuses_has_a_public_code_the_numbers_and_a_next_s
         (with(cut), "gguf_invalid", "1000000"),
         (with(hostile), "gguf_invalid", "tensors"),
         (with(other), "model_unsupported", "model: unknown model architecture: 'alien'"),
+        (with(twice), "model_unsupported", "llama.cpp gave up on the model: llama-vocab.cpp"),
         (with("/nowhere/m.gguf".into()), "weights_unreadable", "/nowhere/m.gguf"),
         (huge, "not_enough_memory", "MiB are available"),
         (long, "invalid_value", "the model was trained for 8192"),

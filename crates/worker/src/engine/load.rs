@@ -68,8 +68,8 @@ pub(crate) fn backends(baseline: Baseline) -> Result<String, Refusal> {
                 "the CPU variant `{variant}` runs without {}; it would be five to ten times slower than this engine can be",
                 missing.join(" and ")
             ),
-            "use a machine whose processor has them and keep all libggml-cpu-* libraries beside galerne-worker, or accept \
-             it with --allow-baseline",
+            "use a machine whose processor has them and keep all libggml-cpu-* libraries beside galerne-worker; by \
+             hand it starts with --allow-baseline",
         ));
     }
     let devices = llama_cpp_2::list_llama_ggml_backend_devices();
