@@ -107,16 +107,22 @@ pub(crate) async fn migrate(
                 .bind(Timestamp::now().as_microsecond())
                 .execute(&mut *tx)
                 .await?;
-            if migration.version == key_lines::VERSION {
-                key_lines::fill(&mut tx).await?;
-            }
         }
+        fill_after(&mut tx, from).await?;
     }
     tx.commit().await?;
     if from < SCHEMA_VERSION {
         tracing::info!(from, to = SCHEMA_VERSION, "schema migrated");
     }
     Ok(Migrated { from, to: SCHEMA_VERSION, copy })
+}
+
+/// What schema changes after `version` do with rows that were there before them.
+pub(crate) async fn fill_after(conn: &mut AnyConnection, version: i64) -> Result<(), StoreError> {
+    if version < key_lines::VERSION {
+        key_lines::fill(conn).await?;
+    }
+    Ok(())
 }
 
 async fn copy_before(conn: &mut AnyConnection, path: &Path, version: i64) -> Result<PathBuf, StoreError> {

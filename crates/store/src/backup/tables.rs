@@ -48,6 +48,19 @@ pub(super) fn all() -> Vec<Table> {
     resources.chain(OTHERS.iter().copied()).collect()
 }
 
+/// All tables as they were at a schema, to be loaded into the newest: later columns take their defaults.
+pub(super) fn at(schema: i64) -> Vec<Table> {
+    let before_since = |table: Table| match table.name {
+        "lease" if schema < 6 => Table {
+            columns: &[Text, Text, Number, Number],
+            insert: "INSERT INTO lease (name, holder, epoch, expires_at) VALUES ($1, $2, $3, $4)",
+            ..table
+        },
+        _ => table,
+    };
+    all().into_iter().map(before_since).collect()
+}
+
 /// Whether a freshly migrated database is still as the migrations left it.
 pub(super) async fn is_empty(conn: &mut AnyConnection) -> Result<bool, StoreError> {
     Ok(sqlx::query(COUNT).fetch_one(conn).await?.try_get::<i64, _>("n")? == 0)

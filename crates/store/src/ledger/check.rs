@@ -112,16 +112,31 @@ impl Store {
                 sums.read_transfers(&mut reader).await?;
             }
         }
-        let mut check = Check { reader, sums, findings: Vec::new() };
-        check.usage_against_transfers().await?;
-        check.requests_counted_twice();
-        check.spools().await?;
-        let balances = check.balances().await?;
-        let reversed = check.reversals().await?;
-        check.sums_beside(&balances, &reversed).await?;
-        let readings = check.energy().await?;
-        check.report(&balances, readings)
+        prove(&mut reader, sums).await
     }
+}
+
+impl Reader {
+    /// The same within one transaction, which sees what it has written itself.
+    pub(crate) async fn ledger_check(&mut self) -> Result<CheckReport, StoreError> {
+        let mut sums = Sums::new();
+        sums.read_usage(self).await?;
+        sums.read_transfers(self).await?;
+        prove(self, sums).await
+    }
+}
+
+/// Compares everything with everything.
+async fn prove(reader: &mut Reader, sums: Sums) -> Result<CheckReport, StoreError> {
+    let mut check = Check { reader, sums, findings: Vec::new() };
+    check.usage_against_transfers().await?;
+    check.requests_counted_twice();
+    check.spools().await?;
+    let balances = check.balances().await?;
+    let reversed = check.reversals().await?;
+    check.sums_beside(&balances, &reversed).await?;
+    let readings = check.energy().await?;
+    check.report(&balances, readings)
 }
 
 impl Sums {
@@ -173,13 +188,13 @@ impl Sums {
 }
 
 /// A check under way.
-struct Check {
-    reader: Reader,
+struct Check<'a> {
+    reader: &'a mut Reader,
     sums: Sums,
     findings: Vec<Finding>,
 }
 
-impl Check {
+impl Check<'_> {
     fn find(&mut self, code: &'static str, text: String) {
         self.findings.push(Finding { code, text });
     }
@@ -302,7 +317,7 @@ impl Check {
 
     /// Compares what projects gave back with what was reversed; returns each reversed charge.
     async fn reversals(&mut self) -> Result<Vec<Reversed>, StoreError> {
-        let reversed = beside::reversed(&mut self.reader).await?;
+        let reversed = beside::reversed(self.reader).await?;
         let mut expected = Quantities::default();
         for one in &reversed {
             add(&mut expected, &one.charged)?;

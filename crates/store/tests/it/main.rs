@@ -93,4 +93,6 @@ contract! {
     migration::the_schema_is_the_committed_one;
     backup::a_backup_restores_into_either_engine;
     backup::a_backup_that_was_touched_is_refused;
+    backup::a_ledger_that_does_not_close_is_not_restored;
+    backup::a_backup_of_an_older_schema_is_brought_up_to_date;
 }

@@ -51,7 +51,7 @@ pub(super) async fn reversed(reader: &mut Reader) -> Result<Vec<Reversed>, Store
         .collect()
 }
 
-impl Check {
+impl Check<'_> {
     /// Compares the sums by day with balances and records, and the sums by spender with those by day.
     pub(super) async fn sums_beside(
         &mut self,

@@ -134,7 +134,10 @@ mod tests {
             vec![(group(1, 20, 5), 7), (group(1, 21, 5), -21), (group(1, 22, 5), 21), (group(1, 23, 5), -7)],
             (0..8)
                 .map(|n: i64| {
-                    (group(n & 1, 20 + (n >> 1 & 1), 5 + (n >> 2)), if n.count_ones() % 2 == 0 { 7 } else { -7 })
+                    (
+                        group(n & 1, 20 + (n >> 1 & 1), 5 + (n >> 2)),
+                        if n.count_ones().is_multiple_of(2) { 7 } else { -7 },
+                    )
                 })
                 .collect(),
         ];
