@@ -5,12 +5,10 @@
 
 use std::time::Duration;
 
-use galerne_model::resource::Resource;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
 use crate::error::{Code, Problem};
 use crate::v1::{Create, Kind, Page, Update};
@@ -386,9 +384,6 @@ impl ListOptions {
         .collect()
     }
 }
-
-/// The parts every resource of a kind shares, for output that does not know the kind.
-pub type AnyResource = Resource<String, Value, Value>;
 
 fn one<K: Kind>(name_or_id: &str) -> String {
     format!("/api/v1/{}/{}", K::PLURAL, encode_segment(name_or_id))

@@ -117,11 +117,6 @@ impl Config {
     pub fn from_layers(layers: &Layers) -> Result<Self, BadConfig> {
         meaning::of(layers)
     }
-
-    /// Whether other machines can reach the address.
-    pub fn is_public(&self) -> bool {
-        !self.listen.ip().is_loopback()
-    }
 }
 
 impl BadConfig {

@@ -86,7 +86,6 @@ codes! {
     InUse = "in_use", 409, Conflict, Never, Caller, "something still depends on it";
     WrongState = "wrong_state", 409, Conflict, Never, Caller, "its state does not allow this";
     IdempotencyMismatch = "idempotency_mismatch", 422, Invalid, Never, Caller, "the idempotency key was used for another request";
-    IdempotencyInProgress = "idempotency_in_progress", 409, Unavailable, Later, Caller, "the same request is still being worked on";
 
     // Inference.
     ModelNotFound = "model_not_found", 404, NotFound, Never, Caller, "no endpoint has this name";

@@ -143,8 +143,10 @@ fn database(reader: &mut Reader<'_>, data: Option<&Path>) -> Option<StoreUrl> {
     })
 }
 
+/// An address, not a name: what a name means is decided elsewhere, and could be public tomorrow. `localhost` is always here.
 fn listen(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| format!("`{text}` is not an address and a port"))
+    let here = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
+    here.as_deref().unwrap_or(text).parse().map_err(|_| format!("`{text}` is not an address and a port"))
 }
 
 fn zone(text: &str) -> Result<String, String> {

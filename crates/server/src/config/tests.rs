@@ -25,7 +25,7 @@ fn without_anything_the_defaults_hold_and_nothing_is_public() {
     assert_eq!(config.data, PathBuf::from("/srv/ada/.local/share/galerne"));
     assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
     assert_eq!(config.pue_thousandths, 1_000);
-    assert!(!config.is_public());
+    assert!(config.listen.ip().is_loopback());
 }
 
 #[test]
@@ -71,7 +71,23 @@ fn an_unknown_option_names_the_nearest() {
 
 #[test]
 fn a_public_address_needs_tls() {
-    let layers = Layers::read(None, &environment(&[]), &[("listen", "0.0.0.0:8080".to_owned())]).expect("known");
+    let of = |listen: &str| {
+        let layers = Layers::read(None, &environment(&[]), &[("listen", listen.to_owned())]).expect("known");
+        Config::from_layers(&layers).map(|config| config.listen.to_string()).map_err(|bad| bad.code())
+    };
+    for public in ["0.0.0.0:8080", "[::]:8080", "192.168.1.2:80", "8.8.8.8:80", "[::ffff:127.0.0.1]:80", "[fe80::1]:80"]
+    {
+        assert_eq!(of(public), Err(Code::PublicBindNeedsTls), "{public}");
+    }
+    for here in ["127.0.0.1:0", "127.9.9.9:80", "[::1]:80"] {
+        assert_eq!(of(here).as_deref(), Ok(here));
+    }
+    assert_eq!(of("localhost:9000").as_deref(), Ok("127.0.0.1:9000"));
+    for none in ["example.org:80", "8080", ":8080", "localhost", "localhost:x", "1.2.3.4:80000", ""] {
+        assert_eq!(of(none), Err(Code::ConfigInvalid), "{none}: a name may be public, and the rest is nothing");
+    }
+    let env = environment(&[("GALERNE_LISTEN", "0.0.0.0:8080")]);
+    let layers = Layers::read(None, &env, &[]).expect("known");
     assert_eq!(Config::from_layers(&layers).expect_err("refused").code(), Code::PublicBindNeedsTls);
 }
 
