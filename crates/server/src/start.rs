@@ -21,7 +21,7 @@ use galerne_model::limits::DRAIN_DEADLINE_MS;
 use galerne_model::node::NodeFacts;
 use galerne_model::snapshot::{Snapshot, Spending};
 use galerne_model::units::Milliwatts;
-use galerne_store::{Lease, Store, StoreError};
+use galerne_store::{Lease, Store, StoreError, StoreUrl};
 use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -151,8 +151,10 @@ pub async fn start(
     let planes = start_planes(ground, &loops, &stop_loops).await?;
     let Planes { control, gateway, woken, used } = planes;
     control.set_energy_rate(host.meter.active, host.meter.method);
-    let gate = lease.gate();
-    gateway.admit_while(Arc::new(move || gate.is_open()));
+    if !is_behind_lock(&config.database, &data) {
+        let gate = lease.gate();
+        gateway.admit_while(Arc::new(move || gate.is_open()));
+    }
     let tenure = Tenure::begin(lease);
 
     let mut registry = Registry::default();
@@ -226,6 +228,18 @@ async fn open_state(
     let words = if first_key.is_some() { "operator and first key made" } else { "state found" };
     progress(Progress::Done(Phase::FirstStart, words.to_owned()));
     Ok(State { store, lease, first_key })
+}
+
+/// Whether the lock of the directory already keeps every other server from the database. Then a disk that stalls for
+/// longer than a lease lasts needs to stop nobody.
+fn is_behind_lock(database: &StoreUrl, data: &DataDir) -> bool {
+    match database {
+        StoreUrl::Sqlite(path) => {
+            let folder = path.parent().and_then(|folder| folder.canonicalize().ok());
+            folder.is_some_and(|folder| folder.starts_with(data.path()))
+        }
+        StoreUrl::Postgres(_) => false,
+    }
 }
 
 /// Which server this is, for whoever is refused; the same after a restart, and another one in a copied directory that
