@@ -126,14 +126,10 @@ impl From<StoreError> for Refusal {
                     .hint("choose another name")
             }
             StoreError::DiskFull(_) => {
-                tracing::error!(error = %chain(&error), "the disk of the database is full");
                 Self::new(Code::StoreUnavailable, "the change could not be written: the disk is full")
                     .hint("free space on the disk of the data directory")
             }
-            StoreError::Busy(_)
-            | StoreError::Database(_)
-            | StoreError::Fenced { .. }
-            | StoreError::Served { .. } => {
+            StoreError::Busy(_) | StoreError::Database(_) | StoreError::Fenced { .. } | StoreError::Served { .. } => {
                 tracing::warn!(error = %chain(&error), "the database did not answer a request");
                 Self::new(Code::StoreUnavailable, "the database did not answer in time").hint("try again in a moment")
             }

@@ -128,3 +128,23 @@ fn remove(path: &Path) -> io::Result<()> {
         Ok(()) | Err(_) => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_files_named_by_a_digest_are_ever_removed() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let digest = "ab".repeat(32);
+        for name in [digest.as_str(), "ab", "fetching.part", &"zz".repeat(32)] {
+            std::fs::write(folder.path().join(name), "weights").expect("written");
+        }
+        assert_eq!(blobs(folder.path()).expect("read"), [digest.clone()]);
+        let path = folder.path().join(&digest);
+        remove(&path).expect("removed");
+        remove(&path).expect("another deletion was here first");
+        assert!(blobs(folder.path()).expect("read").is_empty());
+        assert!(blobs(&folder.path().join("none")).expect("no folder yet").is_empty());
+    }
+}
