@@ -56,6 +56,8 @@ contract! {
     events::numbers_have_no_gaps_whoever_writes_and_whoever_gives_up;
     events::a_filter_finds_its_events_and_a_cursor_all_of_them;
     events::a_commit_is_announced;
+    events::denials_are_found_by_their_request_and_by_when_they_were_told;
+    events::events_are_handed_out_to_be_forwarded_in_order_and_without_gaps;
     coordination::a_lease_has_one_holder_and_a_growing_epoch;
     coordination::an_old_epoch_cannot_write;
     coordination::an_outbox_item_is_done_once_however_often_it_is_given_out;
