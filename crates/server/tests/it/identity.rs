@@ -257,3 +257,25 @@ async fn a_mistyped_name_is_answered_with_the_nearest_that_the_caller_may_see() 
     assert_eq!(wide.json["hint"], "did you mean `open-risk`?", "nothing of another tenant is named");
     site.running.drain().await;
 }
+
+#[tokio::test]
+async fn a_role_taken_away_is_gone_because_it_was_given_once() {
+    let site = Site::new().await;
+    site.tenant("acme").await;
+    let body = json!({"name": "ada", "tenant": "acme", "spec": {"kind": "user"}});
+    let ada = site.operator.made("/api/v1/principals", &body).await;
+    let give = |name: &str, role: &str| {
+        let scope = json!({"level": "tenant", "tenant_id": ada["tenant_id"]});
+        json!({"name": name, "spec": {"principal_id": ada["id"], "role": role, "scope": scope}})
+    };
+    let first = site.operator.made("/api/v1/role-bindings", &give("one", "member")).await;
+    let again = site.operator.post("/api/v1/role-bindings", &give("two", "member")).await;
+    assert_eq!((again.status, again.code()), (409, "already_exists"));
+    let other = site.operator.made("/api/v1/role-bindings", &give("two", "viewer")).await;
+    let changed = json!({"generation": 1, "spec": give("two", "member")["spec"]});
+    let changed = site.operator.put(&format!("/api/v1/role-bindings/{}", id(&other)), &changed).await;
+    assert_eq!(changed.code(), "already_exists", "nor does a change make a second one");
+    assert_eq!(site.operator.delete(&format!("/api/v1/role-bindings/{}", id(&first)), 1).await.status, 200);
+    site.operator.made("/api/v1/role-bindings", &give("one", "member")).await;
+    site.running.drain().await;
+}

@@ -63,7 +63,8 @@ impl Managed for RoleBinding {
             }
         }
         let tenant_id = check_scope(tx, draft.spec.scope).await?;
-        check_principal(tx, caller, &draft.spec, tenant_id).await
+        check_principal(tx, caller, &draft.spec, tenant_id).await?;
+        check_single(tx, draft).await
     }
 
     async fn check_unused(tx: &mut Tx, caller: &Caller, resource: &Self) -> Result<(), Refusal> {
@@ -117,6 +118,19 @@ async fn check_scope(tx: &mut Tx, scope: Scope) -> Result<Option<TenantId>, Refu
         };
     }
     Ok(Some(tenant_id))
+}
+
+/// The same role given twice would still be there after it was taken away once.
+async fn check_single(tx: &mut Tx, draft: &RoleBinding) -> Result<(), Refusal> {
+    let beside = Filter { tenant_id: draft.tenant_id, project_id: draft.project_id, name: None };
+    let all = tx.list_all::<RoleBinding>(&beside).await?;
+    match all.iter().find(|binding| binding.id != draft.id && binding.spec == draft.spec) {
+        Some(binding) => Err(Refusal::new(
+            Code::AlreadyExists,
+            format!("role binding `{}` gives the principal this role there already", binding.name),
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Roles in a tenant go to its own principals; only operators let others in.
