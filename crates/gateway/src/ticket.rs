@@ -10,7 +10,7 @@ use galerne_core::admission::Permit;
 use galerne_core::budget;
 use galerne_core::energy;
 use galerne_core::rating::{self, Charge, TokenCounts};
-use galerne_model::ids::RequestId;
+use galerne_model::ids::{RequestId, TenantId};
 use galerne_model::ledger::{EnergyMethod, Operation, Outcome, Quantities, UsageRecord};
 use galerne_model::snapshot::{EndpointEntry, EnergyRate, ReplicaEnergy, ReplicaEntry};
 use galerne_model::units::{MicrogramsCo2e, Millijoules, Tokens};
@@ -105,6 +105,10 @@ impl Ticket {
 
     pub(crate) fn operation(&self) -> Operation {
         self.open().hold.operation
+    }
+
+    pub(crate) fn tenant_id(&self) -> TenantId {
+        self.open().hold.tenant_id
     }
 
     /// Notes which replica works on it now.

@@ -25,6 +25,8 @@ use crate::meter::{self, Counted};
 use crate::refusal::{Refusal, Relayed, X_REQUEST_ID};
 use crate::ticket::Ticket;
 
+/// Tells a worker with whom cached prompts may be shared.
+const X_CACHE_SCOPE: HeaderName = HeaderName::from_static("x-galerne-cache-scope");
 /// Tells a worker when nobody will want the answer any more.
 const X_DEADLINE_MS: HeaderName = HeaderName::from_static("x-galerne-deadline-ms");
 /// Longest connect; replicas are near.
@@ -188,6 +190,11 @@ async fn attempt(client: &Client, ticket: &Ticket, ask: &Ask<'_>, replica: &Repl
         .header(X_REQUEST_ID, ticket.request_id().to_string())
         .header(X_DEADLINE_MS, left_ms.to_string())
         .body(ask.body.clone());
+    // What a tenant is told of cached tokens must not depend on another's prompts. Other servers are not told who asks.
+    let request = match replica.energy {
+        ReplicaEnergy::CpuTime => request.header(X_CACHE_SCOPE, ticket.tenant_id().to_string()),
+        ReplicaEnergy::StatedPower(_) | ReplicaEnergy::Unknown => request,
+    };
     let mut response = timeout_at(ask.deadline, request.send())
         .await
         .map_err(|_| out_of_time(ask.longest))?

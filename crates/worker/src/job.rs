@@ -35,6 +35,8 @@ pub(crate) struct Generate {
     pub ignore_end: bool,
     pub deadline: Option<Instant>,
     pub account: Account,
+    /// Whose cached prompts it may profit from.
+    pub cache_scope: Option<String>,
     pub events: mpsc::Sender<Event>,
 }
 

@@ -32,6 +32,9 @@ pub(crate) const ACCOUNTS: usize = 4096;
 /// Longest wait for the end of a request whose account is asked for: a batch of a long prompt on a large model.
 pub(crate) const ACCOUNT_WAIT: Duration = Duration::from_secs(30);
 
+/// Longest name of a cache scope; tenants' ids take 39.
+pub(crate) const CACHE_SCOPE_BYTES: usize = 128;
+
 /// Longest name of a request.
 pub(crate) const REQUEST_ID_BYTES: usize = 128;
 

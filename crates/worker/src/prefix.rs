@@ -4,6 +4,8 @@
 //! prompts ran at half speed. Here a prefix is shared by copying a slot, which costs about as much as two prompt tokens.
 //! llama.cpp computes slots with consecutive numbers in one pass over the weights, so live slots are kept together.
 //! INVARIANT: a live slot is never given to another sequence.
+//! INVARIANT: what one scope's prompts left is never reused for another's: who sees how many tokens were cached could guess
+//! another's prompt, token by token.
 //! Deliberately absent: the cache itself; the engine performs what is decided here.
 
 use crate::limits;
@@ -20,6 +22,8 @@ pub(crate) struct Slots {
 struct Slot {
     /// What its cells hold, kept after the sequence has ended for those who begin alike.
     tokens: Vec<i32>,
+    /// Whose prompt began them.
+    scope: Option<String>,
     is_live: bool,
     used_at: u64,
 }
@@ -64,10 +68,10 @@ impl Slots {
         Self { reuses: false, ..Self::new(count) }
     }
 
-    /// Places a prompt; `None` when all slots are live and it has to wait.
-    pub(crate) fn place(&mut self, prompt: &[i32]) -> Option<Placement> {
+    /// Places a prompt of `scope`; `None` when all slots are live and it has to wait.
+    pub(crate) fn place(&mut self, prompt: &[i32], scope: Option<&str>) -> Option<Placement> {
         let best = (0..self.slots.len()).filter(|&i| !self.slots[i].is_live).min_by_key(|&i| self.cost(i))?;
-        let placement = match self.donor(prompt) {
+        let placement = match self.donor(prompt, scope) {
             Some((from, keep)) if !self.slots[from].is_live && self.runs_with(from) <= self.runs_with(best) => {
                 Placement { slot: from, reuse: Reuse::InPlace { keep } }
             }
@@ -79,7 +83,8 @@ impl Slots {
         };
         self.now += 1;
         let tokens = prompt[..placement.reuse.tokens()].to_vec();
-        self.slots[placement.slot] = Slot { tokens, is_live: true, used_at: self.now };
+        let scope = scope.map(str::to_owned);
+        self.slots[placement.slot] = Slot { tokens, scope, is_live: true, used_at: self.now };
         Some(placement)
     }
 
@@ -118,7 +123,7 @@ impl Slots {
 
     /// The slot with the longest common beginning, and its length; ties to one that need not be copied, then to the latest.
     /// The last prompt token is always computed: its logits are where the answer starts.
-    fn donor(&self, prompt: &[i32]) -> Option<(usize, usize)> {
+    fn donor(&self, prompt: &[i32], scope: Option<&str>) -> Option<(usize, usize)> {
         if !self.reuses {
             return None;
         }
@@ -126,6 +131,7 @@ impl Slots {
         self.slots
             .iter()
             .enumerate()
+            .filter(|(_, slot)| slot.scope.as_deref() == scope)
             .map(|(i, slot)| {
                 let keep = slot.tokens.iter().zip(&prompt[..most]).take_while(|(a, b)| a == b).count();
                 (keep, !slot.is_live, slot.used_at, i)

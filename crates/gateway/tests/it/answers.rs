@@ -20,7 +20,7 @@ fn events(text: &str) -> Vec<Value> {
 
 #[tokio::test]
 async fn a_plain_answer_carries_its_energy_and_is_settled_with_it() {
-    let (site, _engine) = site().await;
+    let (site, engine) = site().await;
     let reply = site.chat(json!({"max_tokens": 8})).await;
     assert_eq!(reply.status, 200, "{}", reply.text);
     let usage = &reply.json()["usage"];
@@ -38,6 +38,8 @@ async fn a_plain_answer_carries_its_energy_and_is_settled_with_it() {
     assert_eq!((q.millijoules, q.co2e_micrograms), (Millijoules(80), MicrogramsCo2e(1)));
     assert_eq!((record.outcome, record.operation, record.http_status), (Outcome::Completed, Operation::Chat, 200));
     assert_eq!(record.energy_method, EnergyMethod::Estimated);
+    // Cached prompts are shared inside the tenant only: what is told of them must not depend on another's.
+    assert_eq!(engine.cache_scope(), record.tenant_id.to_string());
     assert_eq!(record.request_id.to_string(), reply.header("x-request-id"));
     assert!(record.replica_id.is_some() && record.held_micros >= q.micros);
 }

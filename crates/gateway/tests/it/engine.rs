@@ -42,6 +42,8 @@ struct Seen {
     worked: Mutex<HashMap<String, i64>>,
     /// Milliseconds that the last request was given.
     deadline_ms: AtomicU64,
+    /// With whom the last request was told to share cached prompts.
+    cache_scope: Mutex<String>,
     changed: Notify,
 }
 
@@ -73,6 +75,11 @@ impl Engine {
     /// Milliseconds that the last request was given.
     pub(crate) fn deadline_ms(&self) -> u64 {
         self.seen.deadline_ms.load(Ordering::SeqCst)
+    }
+
+    /// With whom the last request was told to share cached prompts.
+    pub(crate) fn cache_scope(&self) -> String {
+        self.seen.cache_scope.lock().expect("whole").clone()
     }
 
     /// Waits until `count` requests have arrived.
@@ -146,6 +153,7 @@ impl Drop for Presence {
 
 async fn chat(State(engine): State<Engine>, headers: HeaderMap, Json(asked): Json<Value>) -> Response {
     let header = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    *engine.seen.cache_scope.lock().expect("whole") = header("x-galerne-cache-scope").to_owned();
     engine.seen.deadline_ms.store(header("x-galerne-deadline-ms").parse().expect("a number"), Ordering::SeqCst);
     let mut presence = Presence::arrive(&engine);
     let tokens = asked["x_tokens"].as_i64().or_else(|| asked["max_tokens"].as_i64()).unwrap_or(8);

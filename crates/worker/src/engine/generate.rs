@@ -168,7 +168,7 @@ impl<'m> Generator<'m> {
     /// Moves waiting requests into free slots.
     fn admit(&mut self) {
         while let Some(job) = self.waiting.front() {
-            let Some(placement) = self.slots.place(&job.prompt) else { return };
+            let Some(placement) = self.slots.place(&job.prompt, job.cache_scope.as_deref()) else { return };
             let job = self.waiting.pop_front().expect("looked at above");
             self.metrics.waiting.lower();
             self.metrics.running.add(1);

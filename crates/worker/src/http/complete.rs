@@ -97,6 +97,7 @@ async fn answer(app: &Arc<App>, shape: Shape, prompt: Vec<i32>, wish: Wish, term
         ignore_end: wish.ignore_end,
         deadline: terms.deadline,
         account: app.accounts.open(terms.request_id),
+        cache_scope: terms.cache_scope,
         events: sender,
     }))?;
     let created = jiff::Timestamp::now().as_second();

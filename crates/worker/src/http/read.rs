@@ -16,6 +16,9 @@ const DEADLINE_HEADER: &str = "x-galerne-deadline-ms";
 /// The caller's name for a request, by which it may ask for its account.
 const REQUEST_ID_HEADER: &str = "x-request-id";
 
+/// Requests with different texts here never share what was computed of a prompt.
+const CACHE_SCOPE_HEADER: &str = "x-galerne-cache-scope";
+
 /// The body as `T`.
 pub(super) async fn json<T: DeserializeOwned>(request: Request) -> Result<T, Problem> {
     let length = request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
@@ -40,12 +43,26 @@ pub(super) struct Terms {
     pub(super) deadline: Option<Instant>,
     /// What the caller calls it.
     pub(super) request_id: Option<String>,
+    /// Whose cached prompts it may profit from; those that name nobody share.
+    pub(super) cache_scope: Option<String>,
 }
 
 pub(super) fn terms(headers: &HeaderMap) -> Result<Terms, Problem> {
     let request_id = headers.get(REQUEST_ID_HEADER).and_then(|value| value.to_str().ok());
     let request_id = request_id.filter(|id| id.len() <= limits::REQUEST_ID_BYTES).map(str::to_owned);
-    Ok(Terms { deadline: deadline(headers)?, request_id })
+    Ok(Terms { deadline: deadline(headers)?, request_id, cache_scope: cache_scope(headers)? })
+}
+
+fn cache_scope(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(value) = headers.get(CACHE_SCOPE_HEADER) else { return Ok(None) };
+    // Left out in silence it would share with everybody.
+    match value.to_str() {
+        Ok(scope) if scope.len() <= limits::CACHE_SCOPE_BYTES => Ok(Some(scope.to_owned())),
+        _ => {
+            let text = format!("`{CACHE_SCOPE_HEADER}` takes at most {} ASCII characters", limits::CACHE_SCOPE_BYTES);
+            Err(Problem::bad_request(text).param(CACHE_SCOPE_HEADER))
+        }
+    }
 }
 
 fn deadline(headers: &HeaderMap) -> Result<Option<Instant>, Problem> {

@@ -236,6 +236,20 @@ async fn broken_bodies_are_refused_by_their_fault() {
 }
 
 #[tokio::test]
+async fn the_scope_of_cached_prompts_reaches_the_engine_or_is_refused() {
+    let server = server(Script::Words(&["x"]));
+    let ask = async |scope: String| {
+        let request = Request::builder().method(Method::POST).uri("/v1/chat/completions");
+        let request = request.header("x-galerne-cache-scope", scope).body(Body::from(chat(json!({})).to_string()));
+        server.router.clone().oneshot(request.expect("a request")).await.expect("infallible").status()
+    };
+    assert_eq!(ask("tenant_1".into()).await, 200);
+    let Some(Job::Generate(job)) = server.asked.lock().expect("no panics").pop_front() else { panic!("a generation") };
+    assert_eq!(job.cache_scope.as_deref(), Some("tenant_1"));
+    assert_eq!(ask("x".repeat(200)).await, 400);
+}
+
+#[tokio::test]
 async fn a_full_queue_is_refused_at_once() {
     let server = server_with(Task::Generate, 1, Script::Silent);
     let first = server.router.clone();

@@ -6,7 +6,7 @@ fn tokens(range: std::ops::Range<i32>) -> Vec<i32> {
 }
 
 fn run(slots: &mut Slots, prompt: &[i32]) -> Placement {
-    let placement = slots.place(prompt).expect("there is room");
+    let placement = slots.place(prompt, None).expect("there is room");
     slots.push(placement.slot, &prompt[placement.reuse.tokens()..]);
     placement
 }
@@ -74,24 +74,37 @@ fn live_slots_stay_together() {
 }
 
 #[test]
+fn no_scope_profits_from_the_prompts_of_another() {
+    let mut slots = Slots::new(3);
+    let mut reuse = |scope: Option<&str>| {
+        let placement = slots.place(&tokens(0..50), scope).expect("there is room");
+        slots.push(placement.slot, &tokens(0..50)[placement.reuse.tokens()..]);
+        slots.finish(placement.slot);
+        placement.reuse.tokens()
+    };
+    assert_eq!([reuse(Some("a")), reuse(Some("b")), reuse(None)], [0, 0, 0]);
+    assert_eq!([reuse(Some("a")), reuse(Some("b")), reuse(None)], [49, 49, 49]);
+}
+
+#[test]
 fn one_beyond_the_slots_waits() {
     let mut slots = Slots::new(1);
     let first = run(&mut slots, &tokens(0..10));
-    assert_eq!(slots.place(&tokens(0..10)), None);
+    assert_eq!(slots.place(&tokens(0..10), None), None);
     slots.finish(first.slot);
-    assert!(slots.place(&tokens(0..10)).is_some());
+    assert!(slots.place(&tokens(0..10), None).is_some());
 }
 
 #[derive(Debug, Clone)]
 enum Act {
-    Start { family: i32, length: usize },
+    Start { family: i32, length: usize, scope: bool },
     Grow,
     Finish(usize),
 }
 
 fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
-        4 => (0..3_i32, 1_usize..60).prop_map(|(family, length)| Act::Start { family, length }),
+        4 => (0..3_i32, 1_usize..60, any::<bool>()).prop_map(|(family, length, scope)| Act::Start { family, length, scope }),
         3 => Just(Act::Grow),
         3 => any::<usize>().prop_map(Act::Finish),
     ]
@@ -106,9 +119,9 @@ proptest! {
         let mut live: Vec<usize> = vec![];
         for act in acts {
             match act {
-                Act::Start { family, length } => {
+                Act::Start { family, length, scope } => {
                     let prompt: Vec<i32> = (0..i32::try_from(length).expect("small")).map(|i| family * 1000 + i).collect();
-                    let Some(Placement { slot, reuse }) = slots.place(&prompt) else {
+                    let Some(Placement { slot, reuse }) = slots.place(&prompt, scope.then_some("s")) else {
                         prop_assert_eq!(live.len(), count);
                         continue;
                     };

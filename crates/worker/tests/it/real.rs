@@ -39,6 +39,11 @@ fn the_capital_of_france_is_paris_also_from_the_cache() {
     assert_eq!(answer(&second), answer(&first));
     let prompt = first.1["usage"]["prompt_tokens"].as_u64().expect("a number");
     assert_eq!(second.1["usage"]["prompt_tokens_details"]["cached_tokens"], prompt - 1);
+    // Whoever is in another scope computes it anew, and the second time not.
+    let other =
+        |_| worker.post_with("/v1/chat/completions", "x-galerne-cache-scope: b\r\n", &question(CAPITAL, json!({})));
+    let cached = [1, 2].map(other).map(|reply| reply.1["usage"]["prompt_tokens_details"]["cached_tokens"].clone());
+    assert_eq!(cached, [json!(0), json!(prompt - 1)]);
 }
 
 #[test]
