@@ -140,7 +140,7 @@ mod tests {
         for name in [digest.as_str(), "ab", "fetching.part", &"zz".repeat(32)] {
             std::fs::write(folder.path().join(name), "weights").expect("written");
         }
-        assert_eq!(blobs(folder.path()).expect("read"), [digest.clone()]);
+        assert_eq!(blobs(folder.path()).expect("read"), std::slice::from_ref(&digest));
         let path = folder.path().join(&digest);
         remove(&path).expect("removed");
         remove(&path).expect("another deletion was here first");
