@@ -100,9 +100,10 @@ impl StartError {
             Self::Spool(_) => Code::DataDirUnusable,
             Self::Stopped(_)
             | Self::Webhook(_)
-            | Self::Control(_) | Self::Gateway(_) | Self::Random(_) | Self::NoOperator => {
-                Code::Internal
-            }
+            | Self::Control(_)
+            | Self::Gateway(_)
+            | Self::Random(_)
+            | Self::NoOperator => Code::Internal,
         }
     }
 
