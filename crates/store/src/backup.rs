@@ -4,6 +4,8 @@
 //! the manifest, and is accepted only when the ledger in it closes.
 
 use std::collections::BTreeMap;
+use std::fs::TryLockError;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,6 +19,7 @@ use sqlx::any::{AnyArguments, AnyRow};
 use sqlx::{Arguments, AssertSqlSafe, Column, Row, TypeInfo, ValueRef};
 use tokio::fs;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, BufWriter};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::error::StoreError;
 use crate::lease::{Lease, SERVER_LEASE};
@@ -110,18 +113,58 @@ pub async fn restore(src: &Path, target: &StoreUrl) -> Result<BackupManifest, St
         StoreUrl::Postgres(_) => load(src, &manifest, target).await?,
         StoreUrl::Sqlite(path) => {
             if fs::try_exists(path).await.map_err(|error| StoreError::file(path, error))? {
-                return Err(StoreError::Backup(format!("`{}` exists: restore into an empty place", path.display())));
+                return Err(taken(path));
             }
-            let mut name = path.as_os_str().to_owned();
-            name.push(".restoring");
-            let unfinished = PathBuf::from(name);
+            let unfinished = beside(path, ".restoring");
+            let _alone = lock(&beside(path, ".restoring.lock")).await?;
             remove_sqlite(&unfinished).await?;
             load(src, &manifest, &StoreUrl::sqlite(&unfinished)).await?;
-            fs::rename(&unfinished, path).await.map_err(|error| StoreError::file(path, error))?;
+            name(&unfinished, path).await?;
             sync_folder(path.parent().unwrap_or_else(|| Path::new("."))).await?;
         }
     }
     Ok(manifest)
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+fn taken(path: &Path) -> StoreError {
+    StoreError::Backup(format!("`{}` exists: restore into an empty place", path.display()))
+}
+
+/// Keeps other restores from the same place until it is dropped.
+async fn lock(path: &Path) -> Result<std::fs::File, StoreError> {
+    let failed = |error| StoreError::file(path, error);
+    let file = fs::File::create(path).await.map_err(failed)?.into_std().await;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            Err(StoreError::Backup(format!("another restore is at work on `{}`", path.display())))
+        }
+        Err(TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+/// Gives a finished file its name. Not by a rename, which would replace what a server has made there meanwhile.
+async fn name(unfinished: &Path, path: &Path) -> Result<(), StoreError> {
+    let failed = |error| StoreError::file(path, error);
+    match fs::hard_link(unfinished, path).await {
+        Ok(()) => fs::remove_file(unfinished).await.map_err(|error| StoreError::file(unfinished, error))?,
+        Err(error) => match error.kind() {
+            ErrorKind::AlreadyExists => return Err(taken(path)),
+            // A file system without links.
+            ErrorKind::Unsupported | ErrorKind::PermissionDenied if !fs::try_exists(path).await.map_err(failed)? => {
+                fs::rename(unfinished, path).await.map_err(failed)?;
+            }
+            _ => return Err(failed(error)),
+        },
+    }
+    let lock = beside(path, ".restoring.lock");
+    fs::remove_file(&lock).await.map_err(|error| StoreError::file(&lock, error))
 }
 
 /// Fills a database while nobody serves it, and keeps everybody from serving it meanwhile.
@@ -134,22 +177,33 @@ async fn load(src: &Path, manifest: &BackupManifest, target: &StoreUrl) -> Resul
             None => StoreError::Backup("another server or restore had this database a moment ago".to_owned()),
         });
     };
-    let filled = tokio::select! {
-        filled = fill(src, manifest, target, &store) => filled,
-        lost = keep(&store, lease.epoch) => lost,
+    let filled = match target {
+        // Nobody else opens a file of this name, and `fill` holds the one connection that could renew.
+        StoreUrl::Sqlite(_) => fill(src, manifest, target, &store).await,
+        StoreUrl::Postgres(_) => tokio::select! {
+            filled = fill(src, manifest, target, &store) => filled,
+            lost = keep(&store, lease.epoch, RESTORE_LEASE) => Err(lost),
+        },
     };
     store.lease_release(SERVER_LEASE, lease.epoch).await?;
     store.close().await;
     filled
 }
 
-/// Renews the lease until it is lost.
-async fn keep(store: &Store, epoch: i64) -> Result<(), StoreError> {
-    let pause = RESTORE_LEASE.unsigned_abs() / 3;
+/// Renews the lease until it is lost: somebody has it, or nothing was heard of it for all its time.
+async fn keep(store: &Store, epoch: i64, ttl: SignedDuration) -> StoreError {
+    let lost = || StoreError::Fenced { name: SERVER_LEASE.to_owned(), epoch };
+    let pause = ttl.unsigned_abs() / 3;
+    let mut renewed_at = Instant::now();
     loop {
-        tokio::time::sleep(pause).await;
-        if !store.lease_renew(SERVER_LEASE, epoch, RESTORE_LEASE, Timestamp::now()).await? {
-            return Err(StoreError::Fenced { name: SERVER_LEASE.to_owned(), epoch });
+        sleep(pause).await;
+        let asked = Instant::now();
+        let left = ttl.unsigned_abs().saturating_sub(renewed_at.elapsed());
+        match timeout(left, store.lease_renew(SERVER_LEASE, epoch, ttl, Timestamp::now())).await {
+            Ok(Ok(true)) => renewed_at = asked,
+            Ok(Ok(false)) | Err(_) => return lost(),
+            Ok(Err(error)) if renewed_at.elapsed() >= ttl.unsigned_abs() => return error,
+            Ok(Err(error)) => tracing::warn!(error = %error, "the lease of a restore is renewed later"),
         }
     }
 }
@@ -380,9 +434,7 @@ async fn verify(src: &Path, manifest: &BackupManifest) -> Result<(), StoreError>
 
 async fn remove_sqlite(path: &Path) -> Result<(), StoreError> {
     for suffix in ["", "-wal", "-shm"] {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        let file = PathBuf::from(name);
+        let file = beside(path, suffix);
         match fs::remove_file(&file).await {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -395,4 +447,72 @@ async fn remove_sqlite(path: &Path) -> Result<(), StoreError> {
 async fn sync_folder(folder: &Path) -> Result<(), StoreError> {
     let failed = |error| StoreError::file(folder, error);
     fs::File::open(folder).await.map_err(failed)?.sync_all().await.map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_restore_replaces_nothing_and_is_alone() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (from, backup) = (folder.path().join("from.db"), folder.path().join("backup"));
+        let store = Store::open(&StoreUrl::sqlite(&from)).await.expect("opens");
+        store.backup(&backup, BackupId::from_uuid(uuid::Uuid::now_v7()), Timestamp::now()).await.expect("backs up");
+        store.close().await;
+        let path = folder.path().join("x.db");
+        let target = StoreUrl::sqlite(&path);
+        let other = lock(&beside(&path, ".restoring.lock")).await.expect("nobody else");
+        let refused = restore(&backup, &target).await.expect_err("another restore is at work").to_string();
+        assert!(refused.starts_with("another restore is at work"), "{refused}");
+        drop(other);
+        // A server has begun there while the restore was at work.
+        let unfinished = beside(&path, ".restoring");
+        fs::write(&unfinished, "restored").await.expect("written");
+        fs::write(&path, "served").await.expect("written");
+        assert!(matches!(name(&unfinished, &path).await, Err(StoreError::Backup(_))));
+        assert_eq!(fs::read_to_string(&path).await.expect("there"), "served");
+        fs::remove_file(&path).await.expect("removed");
+        restore(&backup, &target).await.expect("restores");
+        let left = std::fs::read_dir(folder.path()).expect("there").map(|entry| entry.expect("there").file_name());
+        let mut left: Vec<_> = left.map(|name| name.into_string().expect("text")).collect();
+        left.sort();
+        assert_eq!(left, ["backup", "from.db", "x.db"], "nothing is left beside it");
+    }
+
+    #[tokio::test]
+    async fn a_restore_keeps_its_lease_through_a_pause_of_the_database_and_loses_it_with_its_time() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let store = Store::open(&StoreUrl::sqlite(folder.path().join("x.db"))).await.expect("opens");
+        let ttl = SignedDuration::from_millis(900);
+        let take = async || {
+            let lease = store.lease_acquire(SERVER_LEASE, "restore", ttl, Timestamp::now()).await;
+            lease.expect("asks").expect("it is free").epoch
+        };
+        let epoch = take().await;
+        let kept = timeout(Duration::from_secs(2), async {
+            let pause = async {
+                let busy = store.begin().await.expect("begins");
+                sleep(Duration::from_millis(500)).await;
+                drop(busy);
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                lost = keep(&store, epoch, ttl) => lost,
+                () = pause => unreachable!("it waits for ever"),
+            }
+        });
+        assert!(kept.await.is_err(), "one late renewal ends nothing");
+        let epoch = take().await;
+        let busy = store.begin().await.expect("begins");
+        let lost = timeout(Duration::from_secs(5), keep(&store, epoch, ttl)).await.expect("its time is over");
+        assert!(matches!(lost, StoreError::Fenced { .. }), "{lost:?}");
+        drop(busy);
+        let epoch = take().await;
+        store.lease_acquire(SERVER_LEASE, "restore", ttl, Timestamp::now()).await.expect("asks").expect("its own name");
+        let lost = timeout(Duration::from_secs(5), keep(&store, epoch, ttl)).await.expect("another has it");
+        assert!(matches!(lost, StoreError::Fenced { .. }), "{lost:?}");
+    }
 }
