@@ -18,15 +18,17 @@ const MODULUS: i64 = 2_147_483_647;
 const GROUP_MODULUS: i64 = 16_777_213;
 /// Divided by a group's number to get its weight: what is left of a division follows no pattern of its divisors.
 const DIVIDEND: i64 = 1 << 62;
-/// Quantities of one record are below 2⁴² (four million euros, a gigawatt hour): eight products then fit into 64 bits.
-const QUANTITY_MULTIPLIER_MAX: u64 = 1 << 18;
+/// Quantities are reduced first, whatever a record holds (picos are below a micro): eight products then fit into 64 bits.
+const QUANTITY_MULTIPLIER_MAX: u64 = 1 << 28;
 const GROUP_MULTIPLIER_MAX: u64 = 1 << 24;
 
 /// The fingerprint of one usage record in SQL, with [`Fingerprint::multipliers`] bound from `$1` on.
 macro_rules! of_record {
     () => {
-        "(($1 + prompt_tokens * $2 + cached_tokens * $3 + completion_tokens * $4 + (micros - overrun_micros) * $5 \
-         + (picos - overrun_picos) * $6 + millijoules * $7 + co2e_micrograms * $8) % 2147483647) \
+        "(($1 + prompt_tokens % 2147483647 * $2 + cached_tokens % 2147483647 * $3 \
+         + completion_tokens % 2147483647 * $4 + (micros - overrun_micros) % 2147483647 * $5 \
+         + (picos - overrun_picos) * $6 + millijoules % 2147483647 * $7 \
+         + co2e_micrograms % 2147483647 * $8) % 2147483647) \
          * (4611686018427387904 / ((started_at / 86400000000 * $9 + key_no * $10 + endpoint_no * $11 \
          + principal_no * $12 + tenant_no * $13 + $14) % 16777213 + 16777213) % 2147483647) % 2147483647"
     };
