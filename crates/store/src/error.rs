@@ -111,6 +111,18 @@ impl StoreError {
         matches!(self, Self::Busy(_))
     }
 
+    /// Whether the database refuses these very values, whenever they are written: others may be taken.
+    pub fn refuses_values(&self) -> bool {
+        let Self::Database(sqlx::Error::Database(error)) = self else { return false };
+        match error.code().as_deref() {
+            // SQLSTATE: data exceptions, violated constraints.
+            Some(state) if state.len() == 5 => state.starts_with("22") || state.starts_with("23"),
+            // SQLITE_TOOBIG, SQLITE_CONSTRAINT, SQLITE_MISMATCH, below their extensions.
+            Some(code) => code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 18..=20)),
+            None => false,
+        }
+    }
+
     pub(crate) fn file(path: &Path, error: std::io::Error) -> Self {
         Self::File { path: path.to_owned(), error }
     }

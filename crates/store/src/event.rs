@@ -48,7 +48,8 @@ const DENIED: &str = "SELECT sequence, id, at, action, decision, tenant_id, proj
 /// Ids sort by the time they were made at, so the index over them is one over time.
 const DENIED_BY: &str = "SELECT sequence, id, at, action, decision, tenant_id, project_id, resource, principal_id, key_id, \
     component, address, request_id, before_digest, after_digest, text FROM event \
-    WHERE id >= $1 AND id < $2 AND decision = 'denied' AND component = $3 ORDER BY id LIMIT $4";
+    WHERE id >= $1 AND id < $2 AND decision = 'denied' AND component = $3 AND (CAST($4 AS TEXT) IS NULL OR id > $4) \
+    ORDER BY id LIMIT $5";
 
 /// Which events; absent means any.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -112,18 +113,21 @@ impl Reader {
         row.as_ref().map(read).transpose()
     }
 
-    /// What a part of Galerne told of denials, made from `from` on and before `until`; the oldest first.
+    /// What a part of Galerne told of denials, made from `from` on and before `until`; the oldest first. Go on with
+    /// `after` = the last one seen.
     pub async fn denials_told(
         &mut self,
         component: &str,
         from: Timestamp,
         until: Timestamp,
+        after: Option<EventId>,
         limit: u32,
     ) -> Result<Vec<Event>, StoreError> {
         let rows = sqlx::query(DENIED_BY)
             .bind(first_id(from).to_string())
             .bind(first_id(until).to_string())
             .bind(component.to_owned())
+            .bind(after.map(|id| id.to_string()))
             .bind(i64::from(limit.clamp(1, PAGE_MAX)))
             .fetch_all(self.conn())
             .await?;

@@ -26,14 +26,14 @@ const MOVE: &str = "UPDATE counter SET value = $1 WHERE name = 'event_forwarded'
 const BACKLOG: &str = "SELECT e.value - f.value AS n FROM counter e CROSS JOIN counter f \
     WHERE e.name = 'event' AND f.name = 'event_forwarded'";
 const DONE: &str = "DELETE FROM outbox WHERE id = $1 AND kind = 'event'";
-const RELEASE: &str = "UPDATE outbox SET claimed_until = 0 WHERE kind = 'event' AND claim_epoch = $1";
+const RELEASE: &str = "UPDATE outbox SET claimed_until = 0 WHERE id = $1 AND kind = 'event'";
 
 /// Events handed out to be forwarded.
 #[derive(Debug, Default)]
 pub struct Outgoing {
     /// In order, without gaps.
     pub events: Vec<Event>,
-    /// Items of the outbox that are done with them, by the number of their event.
+    /// Items of the outbox that were claimed for them, with the number of their event.
     items: Vec<(i64, i64)>,
 }
 
@@ -65,16 +65,14 @@ impl Store {
         let claimed = self.outbox_claim(KIND, epoch, now, until, limit).await?;
         let through = self.forwarded_through().await?;
         let mut out = Outgoing::default();
-        let mut next = through + 1;
+        let (mut next, mut in_order) = (through + 1, true);
         for item in claimed {
             let event: Event = serde_json::from_value(item.payload)
                 .map_err(|error| StoreError::Corrupt(format!("outbox item {} is no event: {error}", item.id)))?;
-            if event.sequence > next {
-                break;
-            }
             out.items.push((event.sequence, item.id));
-            // One that is done already is only taken away.
-            if event.sequence == next {
+            in_order &= event.sequence <= next;
+            // One that is done already is only taken away, and one behind a gap only given back.
+            if in_order && event.sequence == next {
                 next += 1;
                 out.events.push(event);
             }
@@ -87,14 +85,15 @@ impl Store {
         Ok(out)
     }
 
-    /// Marks everything up to event `through` as forwarded, and gives back what else was handed out.
+    /// Marks everything up to event `through` as forwarded, and gives back what else was handed out. `epoch` is the
+    /// lease's now: what was handed out before it changed hands may still be marked.
     pub async fn forward_done(&self, lease: &str, epoch: i64, out: &Outgoing, through: i64) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         tx.require_epoch(lease, epoch).await?;
-        for (_, id) in out.items.iter().filter(|(sequence, _)| *sequence <= through) {
-            sqlx::query(DONE).bind(*id).execute(tx.conn()).await?;
+        for (sequence, id) in &out.items {
+            let sql = if *sequence <= through { DONE } else { RELEASE };
+            sqlx::query(sql).bind(*id).execute(tx.conn()).await?;
         }
-        sqlx::query(RELEASE).bind(epoch).execute(tx.conn()).await?;
         sqlx::query(MOVE).bind(through).execute(tx.conn()).await?;
         tx.commit().await?;
         Ok(())

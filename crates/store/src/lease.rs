@@ -1,6 +1,7 @@
 //! Leases: who leads, and until when. Every change of hands raises the epoch, and old epochs cannot write.
 //!
-//! The clock is the database's on PostgreSQL, where holders are on several machines; on SQLite the caller's.
+//! The clock is the database's on PostgreSQL, where holders are on several machines; on SQLite the caller's. Leases have
+//! connections of their own, so that nobody loses one because others read.
 
 use jiff::{SignedDuration, Timestamp};
 use sqlx::Row;
@@ -19,6 +20,7 @@ const RENEW: &str = "UPDATE lease SET expires_at = $4 WHERE name = $1 AND epoch 
 const RETAKE: &str = "UPDATE lease SET epoch = epoch + 1, expires_at = $5, since = $4 \
     WHERE name = $1 AND holder = $2 AND epoch = $3 AND expires_at <= $4 RETURNING epoch";
 const RELEASE: &str = "UPDATE lease SET expires_at = 0 WHERE name = $1 AND epoch = $2";
+const END_ALL: &str = "UPDATE lease SET expires_at = 0";
 // A write, not a read: it holds the row until the transaction ends, so nobody takes the lease meanwhile.
 const REQUIRE: &str = "UPDATE lease SET epoch = epoch WHERE name = $1 AND epoch = $2";
 
@@ -50,7 +52,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<Option<Lease>, StoreError> {
         let engine = self.engine();
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_lease().await?;
         let now = engine_sql::shared_now(engine, tx.conn(), now.as_microsecond()).await?;
         let expires = now.saturating_add(micros(ttl));
         let row = sqlx::query(ACQUIRE)
@@ -70,7 +72,7 @@ impl Store {
     /// The lease as it stands, while somebody holds it.
     pub async fn lease(&self, name: &str, now: Timestamp) -> Result<Option<Lease>, StoreError> {
         let engine = self.engine();
-        let mut reader = self.read_once().await?;
+        let mut reader = self.read_lease().await?;
         let now = engine_sql::shared_now(engine, reader.conn(), now.as_microsecond()).await?;
         let row = sqlx::query(READ).bind(name.to_owned()).bind(now).fetch_optional(reader.conn()).await?;
         let Some(row) = row else { return Ok(None) };
@@ -92,7 +94,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let engine = self.engine();
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_lease().await?;
         let now = engine_sql::shared_now(engine, tx.conn(), now.as_microsecond()).await?;
         let done = sqlx::query(RENEW)
             .bind(name.to_owned())
@@ -115,7 +117,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<Option<Lease>, StoreError> {
         let engine = self.engine();
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_lease().await?;
         let now = engine_sql::shared_now(engine, tx.conn(), now.as_microsecond()).await?;
         let expires = now.saturating_add(micros(ttl));
         let row = sqlx::query(RETAKE)
@@ -135,10 +137,18 @@ impl Store {
 
     /// Gives a lease back, so that the next holder need not wait; false when it was not held any more.
     pub async fn lease_release(&self, name: &str, epoch: i64) -> Result<bool, StoreError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_lease().await?;
         let done = sqlx::query(RELEASE).bind(name.to_owned()).bind(epoch).execute(tx.conn()).await?;
         tx.commit().await?;
         Ok(done.rows_affected() == 1)
+    }
+
+    /// Ends every lease, whatever the clock says: for whoever knows by a lock that no holder lives.
+    pub async fn leases_end(&self) -> Result<(), StoreError> {
+        let mut tx = self.begin_lease().await?;
+        sqlx::query(END_ALL).execute(tx.conn()).await?;
+        tx.commit().await?;
+        Ok(())
     }
 }
 

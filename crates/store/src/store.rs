@@ -23,6 +23,8 @@ use crate::url::{StoreUrl, sqlite_driver_url};
 const SQLITE_READERS: u32 = 4;
 /// Connections to PostgreSQL per process; its default limit of 100 must serve several processes.
 const POSTGRES_CONNECTIONS: u32 = 10;
+/// Connections of each process for leases alone: a lease must not wait for whoever reads, and one of them may hang.
+const POSTGRES_LEASE_CONNECTIONS: u32 = 2;
 /// Longest wait for a free connection or the write lock.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -40,6 +42,8 @@ struct Inner {
     engine: Engine,
     write: AnyPool,
     read: AnyPool,
+    /// For leases alone on PostgreSQL; SQLite has one writer.
+    lease: AnyPool,
     changed: watch::Sender<u64>,
     refs: RefCache,
     /// Whether events are queued to be forwarded.
@@ -110,7 +114,7 @@ impl Store {
         conn.close().await?;
         let write = sqlite_pool(1, &engine_sql::SQLITE_WRITE_SETTINGS).connect_with(options.clone()).await?;
         let read = sqlite_pool(SQLITE_READERS, &engine_sql::SQLITE_READ_SETTINGS).connect_with(options).await?;
-        Ok(Self::from_pools(Engine::Sqlite, write, read))
+        Ok(Self::from_pools(Engine::Sqlite, write.clone(), read, write))
     }
 
     async fn open_postgres(text: &str) -> Result<Self, StoreError> {
@@ -125,21 +129,20 @@ impl Store {
             found => return Err(StoreError::OldSchema { found, known: SCHEMA_VERSION }),
         }
         conn.close().await?;
-        let pool = AnyPoolOptions::new()
-            .max_connections(POSTGRES_CONNECTIONS)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .connect_with(options)
-            .await?;
-        Ok(Self::from_pools(Engine::Postgres, pool.clone(), pool))
+        let sized = |connections| AnyPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
+        let pool = sized(POSTGRES_CONNECTIONS).connect_with(options.clone()).await?;
+        let lease = sized(POSTGRES_LEASE_CONNECTIONS).connect_lazy_with(options);
+        Ok(Self::from_pools(Engine::Postgres, pool.clone(), pool, lease))
     }
 
-    fn from_pools(engine: Engine, write: AnyPool, read: AnyPool) -> Self {
+    fn from_pools(engine: Engine, write: AnyPool, read: AnyPool, lease: AnyPool) -> Self {
         let changed = watch::Sender::new(0);
         Self {
             inner: Arc::new(Inner {
                 engine,
                 write,
                 read,
+                lease,
                 changed,
                 refs: RefCache::default(),
                 forwards: AtomicBool::new(false),
@@ -155,7 +158,16 @@ impl Store {
 
     /// Starts a transaction that writes.
     pub async fn begin(&self) -> Result<Tx, StoreError> {
-        let transaction = begin(&self.inner.write, self.inner.engine.begin_write()).await?;
+        self.begin_on(&self.inner.write).await
+    }
+
+    /// The same for a lease, which waits for no other work.
+    pub(crate) async fn begin_lease(&self) -> Result<Tx, StoreError> {
+        self.begin_on(&self.inner.lease).await
+    }
+
+    async fn begin_on(&self, pool: &AnyPool) -> Result<Tx, StoreError> {
+        let transaction = begin(pool, self.inner.engine.begin_write()).await?;
         let reader = Reader { held: Held::Transaction(transaction) };
         Ok(Tx { reader, events: Vec::new(), store: self.clone() })
     }
@@ -190,6 +202,12 @@ impl Store {
         Ok(Reader { held: Held::Connection(connection) })
     }
 
+    /// A connection to look at a lease.
+    pub(crate) async fn read_lease(&self) -> Result<Reader, StoreError> {
+        let connection = self.inner.lease.acquire().await?;
+        Ok(Reader { held: Held::Connection(connection) })
+    }
+
     /// A counter that moves after every commit of this process; other processes' commits are found by polling.
     pub fn changed(&self) -> watch::Receiver<u64> {
         self.inner.changed.subscribe()
@@ -207,6 +225,7 @@ impl Store {
     pub async fn close(&self) {
         self.inner.read.close().await;
         self.inner.write.close().await;
+        self.inner.lease.close().await;
     }
 }
 

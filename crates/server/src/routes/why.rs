@@ -31,8 +31,9 @@ use crate::http::refusal::Refusal;
 
 /// Counted refusals are told at most this long after they happened.
 const TOLD_WITHIN: SignedDuration = SignedDuration::from_millis(2 * DENIAL_WINDOW_MS.cast_signed());
-/// Counts looked at: more than two windows can have.
-const SUMS_MAX: u32 = PAGE_MAX;
+/// Pages of counts looked at: a window ends in at most 336 (320 groups, eight codes on either side), and three ends fall
+/// into the time above.
+const SUM_PAGES_MAX: usize = 4;
 
 /// Kinds of things that can be explained.
 const KINDS: [&str; 5] = ["endpoint", "request", "budget", "pull", "event"];
@@ -59,7 +60,7 @@ async fn explain(
             Why { kind, id: pull.id.to_string(), name: pull.name.clone(), reason: why::pull(&pull) }
         }
         "budget" => budget(&app, &mut reader, &caller, place, &name).await?,
-        "request" => request(&app, &mut reader, &caller, &name).await?,
+        "request" => request(&mut reader, &caller, &name).await?,
         "event" => event(&mut reader, &caller, &name).await?,
         _ => {
             let refusal = Refusal::new(
@@ -84,7 +85,7 @@ async fn endpoint(reader: &mut Reader, caller: &Caller, place: Place, name: &str
 async fn budget(app: &App, reader: &mut Reader, caller: &Caller, place: Place, name: &str) -> Result<Why, Refusal> {
     let budget: Budget = resolve(reader, caller, place, name).await?;
     let now = App::now();
-    let spent = app.store().spent(&budget.spec.subject, budget.spec.period, now).await?;
+    let spent = reader.spent(&budget.spec.subject, budget.spec.period, now).await?;
     let held = app.gateway().held_under(&spent.subject);
     let spent = spent.spent;
     let (start, _) = galerne_core::budget::period_at(budget.spec.period, now);
@@ -129,7 +130,7 @@ async fn spender(reader: &mut Reader, group: CostGroup, id: String) -> Result<St
     Ok(id)
 }
 
-async fn request(app: &App, reader: &mut Reader, caller: &Caller, name: &str) -> Result<Why, Refusal> {
+async fn request(reader: &mut Reader, caller: &Caller, name: &str) -> Result<Why, Refusal> {
     let missing = || {
         let shown: String = name.chars().take(80).collect();
         Refusal::new(Code::NotFound, format!("nothing is known of a request `{shown}`")).hint(
@@ -141,7 +142,7 @@ async fn request(app: &App, reader: &mut Reader, caller: &Caller, name: &str) ->
     // Not the denial of `may`: its text would tell a request of others from one that never was.
     let sees = |tenant, project| caller.can(Verb::Read, Noun::Usage, scope(tenant, project));
     let explained = |reason| Ok(Why { kind: "request".to_owned(), id: id.to_string(), name: String::new(), reason });
-    if let Some(record) = app.store().usage_by_request(id).await? {
+    if let Some(record) = reader.usage_by_request(id).await? {
         if !sees(Some(record.tenant_id), Some(record.project_id)) {
             return Err(missing());
         }
@@ -160,19 +161,32 @@ async fn request(app: &App, reader: &mut Reader, caller: &Caller, name: &str) ->
         let code = event.text.split_once(": ").and_then(|(code, _)| Code::parse(code));
         return explained(why::refused(&event, code.map(Code::as_str)));
     }
-    let mut sums = counted_around(reader, id).await?;
-    sums.retain(|event| sees(event.tenant_id, event.project_id));
+    let sums = counted_around(reader, id, |event| sees(event.tenant_id, event.project_id)).await?;
     if sums.is_empty() { Err(missing()) } else { explained(why::counted(&sums)) }
 }
 
 /// Events with the counts of refusals that were not recorded one by one when a request came; its id tells when that was.
-async fn counted_around(reader: &mut Reader, id: RequestId) -> Result<Vec<Event>, StoreError> {
+/// Of all tenants' counts only those that `sees` admits.
+async fn counted_around(
+    reader: &mut Reader,
+    id: RequestId,
+    sees: impl Fn(&Event) -> bool,
+) -> Result<Vec<Event>, StoreError> {
     let millis = i64::try_from(id.uuid().as_u128() >> 80).unwrap_or(i64::MAX);
     let Ok(came_at) = Timestamp::from_millisecond(millis) else { return Ok(Vec::new()) };
     // A count is told at the end of its window, and in time unless the database was away.
     let until = came_at.saturating_add(TOLD_WITHIN).unwrap_or(Timestamp::MAX);
-    let mut sums = reader.denials_told(galerne_gateway::COUNTED_BY, came_at, until, SUMS_MAX).await?;
-    sums.retain(|event| event.at <= came_at.saturating_add(SignedDuration::from_secs(1)).unwrap_or(Timestamp::MAX));
+    let latest = came_at.saturating_add(SignedDuration::from_secs(1)).unwrap_or(Timestamp::MAX);
+    let (mut sums, mut after) = (Vec::new(), None);
+    for _ in 0..SUM_PAGES_MAX {
+        let page = reader.denials_told(galerne_gateway::COUNTED_BY, came_at, until, after, PAGE_MAX).await?;
+        let is_last = page.len() < PAGE_MAX as usize;
+        after = page.last().map(|event| event.id);
+        sums.extend(page.into_iter().filter(|event| event.at <= latest && sees(event)));
+        if is_last {
+            break;
+        }
+    }
     Ok(sums)
 }
 

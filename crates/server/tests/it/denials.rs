@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use galerne_model::event::{Actor, Decision, Event};
+use galerne_model::ids::{EventId, ProjectId, RequestId, TenantId};
+use galerne_store::{Store, StoreUrl};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::site::{self, Client, Reply, Site, external};
@@ -154,4 +158,42 @@ async fn a_flood_of_refusals_is_a_few_events_that_add_up_and_slows_nobody() {
     let event = events.iter().find(|event| sum.ends_with(event["id"].as_str().expect("an id"))).expect("it is there");
     assert_eq!(event["actor"]["component"], "gateway");
     running.drain().await;
+}
+
+#[tokio::test]
+async fn a_tenant_finds_its_own_count_behind_all_others() {
+    let site = Site::new().await;
+    let (tenant_id, project_id) = site.tenant("acme").await;
+    let mine = site.person("acme", "owner").await;
+    let request_id = RequestId::from_uuid(uuid::Uuid::now_v7());
+    let store = Store::open(&StoreUrl::sqlite(site.folder.path().join("galerne.db"))).await.expect("opens beside");
+    let sum = |tenant_id: Option<TenantId>, project_id: Option<ProjectId>| Event {
+        id: EventId::from_uuid(uuid::Uuid::now_v7()),
+        sequence: 0,
+        at: Timestamp::now(),
+        actor: Actor::component("gateway"),
+        action: "inference.use".to_owned(),
+        tenant_id,
+        project_id,
+        resource: None,
+        decision: Decision::Denied,
+        before_digest: None,
+        after_digest: None,
+        text: "rate_limited: 7 more refused like this".to_owned(),
+    };
+    let mut tx = store.begin().await.expect("begins");
+    for _ in 0..600 {
+        tx.record(sum(None, None));
+    }
+    let own = sum(Some(tenant_id.parse().expect("an id")), Some(project_id.parse().expect("an id")));
+    tx.record(own.clone());
+    tx.commit().await.expect("commits");
+    store.close().await;
+    let reason = why(&mine, &request_id.to_string()).await;
+    assert_eq!(reason["code"], "request_counted", "{reason}");
+    let because = reason["because"].as_array().expect("a list");
+    assert_eq!(because.len(), 1, "its own and no other: {reason}");
+    let command = because[0]["next"][0]["command"].as_str().expect("the event with the count");
+    assert!(command.ends_with(&own.id.to_string()), "{command}");
+    site.running.drain().await;
 }

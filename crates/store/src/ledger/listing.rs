@@ -78,7 +78,7 @@ impl Store {
             .await?;
         let mut records = Vec::with_capacity(rows.len());
         for row in &rows {
-            records.push(read(self, &mut reader, row).await?);
+            records.push(read(self.refs(), &mut reader, row).await?);
         }
         Ok(records)
     }

@@ -8,7 +8,7 @@ use sqlx::Row;
 use sqlx::any::AnyRow;
 use uuid::Uuid;
 
-use super::refs;
+use super::refs::{self, RefCache};
 use super::spending::number_of;
 use super::{method, operation, outcome, read_quantities};
 use crate::error::StoreError;
@@ -67,22 +67,30 @@ pub struct UsageCursor {
 impl Store {
     /// The record of a request.
     pub async fn usage_by_request(&self, id: RequestId) -> Result<Option<UsageRecord>, StoreError> {
-        let (high, low) = id.uuid().as_u64_pair();
         let mut reader = self.read_once().await?;
-        let row = sqlx::query(BY_REQUEST)
-            .bind(high.cast_signed())
-            .bind(low.cast_signed())
-            .fetch_optional(reader.conn())
-            .await?;
-        match row {
-            Some(row) => Ok(Some(read(self, &mut reader, &row).await?)),
-            None => Ok(None),
-        }
+        by_request(self.refs(), &mut reader, id).await
     }
 
     /// All records the filter admits, to be taken page by page.
     pub fn usage(&self, filter: &UsageFilter) -> UsageCursor {
         UsageCursor { store: self.clone(), filter: filter.clone(), after: (i64::MIN, 0), done: false }
+    }
+}
+
+impl Reader {
+    /// The record of a request.
+    pub async fn usage_by_request(&mut self, id: RequestId) -> Result<Option<UsageRecord>, StoreError> {
+        by_request(&RefCache::default(), self, id).await
+    }
+}
+
+async fn by_request(cache: &RefCache, reader: &mut Reader, id: RequestId) -> Result<Option<UsageRecord>, StoreError> {
+    let (high, low) = id.uuid().as_u64_pair();
+    let row =
+        sqlx::query(BY_REQUEST).bind(high.cast_signed()).bind(low.cast_signed()).fetch_optional(reader.conn()).await?;
+    match row {
+        Some(row) => Ok(Some(read(cache, reader, &row).await?)),
+        None => Ok(None),
     }
 }
 
@@ -107,7 +115,7 @@ impl UsageCursor {
             .await?;
         let mut records = Vec::with_capacity(rows.len());
         for row in &rows {
-            records.push(read(&self.store, &mut reader, row).await?);
+            records.push(read(self.store.refs(), &mut reader, row).await?);
         }
         match records.last() {
             Some(last) => self.after = (last.source, last.sequence),
@@ -117,11 +125,11 @@ impl UsageCursor {
     }
 }
 
-pub(super) async fn read(store: &Store, reader: &mut Reader, row: &AnyRow) -> Result<UsageRecord, StoreError> {
+pub(super) async fn read(cache: &RefCache, reader: &mut Reader, row: &AnyRow) -> Result<UsageRecord, StoreError> {
     let (source, sequence): (i64, i64) = (row.try_get("source")?, row.try_get("sequence")?);
     macro_rules! id {
         ($column:literal) => {{
-            let name = refs::name(reader.conn(), store.refs(), row.try_get($column)?).await?;
+            let name = refs::name(reader.conn(), cache, row.try_get($column)?).await?;
             name.parse().map_err(|_| StoreError::Corrupt(format!("usage record {source}/{sequence} names `{name}`")))?
         }};
     }

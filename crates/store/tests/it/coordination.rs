@@ -49,6 +49,38 @@ pub(crate) async fn an_old_epoch_cannot_write(bed: &Bed) {
     assert!(matches!(tx.require_epoch("other", 1).await, Err(StoreError::Fenced { .. })));
 }
 
+pub(crate) async fn a_lease_waits_for_nobody_who_reads(bed: &Bed) {
+    let store = &bed.store;
+    // As many as there are.
+    let readers = if store.engine() == Engine::Sqlite { 4 } else { 10 };
+    let mut held = Vec::new();
+    for _ in 0..readers {
+        held.push(store.reader().await.expect("reads"));
+    }
+    let asked = std::time::Instant::now();
+    let start = Timestamp::now();
+    let lease = store.lease_acquire("server", "a", TTL, start).await.expect("asks").expect("it is free");
+    assert!(store.lease_renew("server", lease.epoch, TTL, start).await.expect("asks"));
+    assert_eq!(store.lease("server", start).await.expect("asks").map(|lease| lease.holder).as_deref(), Some("a"));
+    assert!(store.lease_release("server", lease.epoch).await.expect("asks"));
+    assert!(asked.elapsed() < std::time::Duration::from_secs(5), "it waited {:?}", asked.elapsed());
+}
+
+pub(crate) async fn a_lock_from_elsewhere_ends_all_leases(bed: &Bed) {
+    let start = Timestamp::now();
+    // Taken by a clock that was an hour ahead and has been set back since.
+    let hour = SignedDuration::from_hours(1);
+    for name in ["server", "forward"] {
+        bed.store.lease_acquire(name, "before", TTL + hour, start).await.expect("asks").expect("it is free");
+        assert_eq!(bed.store.lease_acquire(name, "now", TTL, start).await.expect("asks"), None);
+    }
+    bed.store.leases_end().await.expect("ends");
+    for name in ["server", "forward"] {
+        let lease = bed.store.lease_acquire(name, "now", TTL, start).await.expect("asks").expect("nobody lives");
+        assert_eq!(lease.epoch, 2, "the past is fenced off");
+    }
+}
+
 fn item(key: &str) -> OutboxItem {
     let payload = serde_json::json!({"to": key, "n": [1, 2]});
     OutboxItem { kind: "webhook".to_owned(), key: key.to_owned(), payload, created_at: now(), not_before: now() }

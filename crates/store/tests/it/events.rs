@@ -111,9 +111,14 @@ pub(crate) async fn denials_are_found_by_their_request_and_by_when_they_were_tol
     let found = reader.denial_of(request_id).await.expect("asks").expect("it is there");
     assert_eq!((found.id, found.decision), (denied.id, Decision::Denied));
     assert_eq!(reader.denial_of(RequestId::from_uuid(uuid(6))).await.expect("asks"), None);
-    let told = reader.denials_told("gateway", made_at(1_003), made_at(1_006), 500).await.expect("asks");
+    let (from, until) = (made_at(1_003), made_at(1_006));
+    let told = reader.denials_told("gateway", from, until, None, 500).await.expect("asks");
     let ids: Vec<EventId> = told.iter().map(|event| event.id).collect();
     assert_eq!(ids, [1_003, 1_004, 1_005].map(|second| EventId::from_uuid(id(second, 0))));
+    let first = reader.denials_told("gateway", from, until, None, 1).await.expect("asks");
+    assert_eq!(first, told[..1]);
+    let rest = reader.denials_told("gateway", from, until, Some(first[0].id), 500).await.expect("asks");
+    assert_eq!(rest, told[1..], "a page goes on where the last one ended");
 }
 
 async fn write(store: &galerne_store::Store, count: usize) -> i64 {
@@ -173,4 +178,25 @@ pub(crate) async fn events_are_handed_out_to_be_forwarded_in_order_and_without_g
     assert_eq!(seen, [8, 9, 10, 11]);
     assert_eq!(store.forward_backlog().await.expect("reads"), 0);
     assert_eq!(bed.damage("DELETE FROM outbox").await, 0, "nothing is left in the queue");
+}
+
+pub(crate) async fn only_what_was_handed_out_is_given_back(bed: &Bed) {
+    let store = &bed.store;
+    store.forward_events().await.expect("from now on");
+    write(store, 4).await;
+    let real = jiff::Timestamp::now();
+    let lease = store.lease_acquire("forward", "a", jiff::SignedDuration::from_secs(60), real).await;
+    let epoch = lease.expect("asks").expect("it is free").epoch;
+    let out = store.forward_claim(epoch, now(), later(60), 2).await.expect("claims");
+    assert_eq!(numbers(&out.events), [1, 2]);
+    let behind = store.outbox_claim("event", epoch, now(), later(60), 1).await.expect("claims");
+    assert_eq!(behind.len(), 1);
+    // The lease changed hands and came back: what the receiver took under the old epoch is marked under the new one.
+    let lease = store.lease_acquire("forward", "a", jiff::SignedDuration::from_secs(60), real).await;
+    let next = lease.expect("asks").expect("its own").epoch;
+    store.forward_done("forward", next, &out, 1).await.expect("marks");
+    assert_eq!(store.forwarded_through().await.expect("reads"), 1);
+    let free = store.outbox_claim("event", next, now(), later(60), 10).await.expect("claims");
+    let ids: Vec<i64> = free.iter().map(|item| item.id).collect();
+    assert!(ids.len() == 2 && !ids.contains(&behind[0].id), "2 and 4, not what somebody else has in hand: {ids:?}");
 }

@@ -96,6 +96,21 @@ pub(crate) async fn a_charge_above_its_hold_is_the_providers(bed: &Bed) {
     closes(bed).await;
 }
 
+pub(crate) async fn a_ledger_with_absurd_prices_closes(bed: &Bed) {
+    let dear = |sequence| {
+        let mut dear = record(sequence);
+        dear.held_micros = Micros(1 << 53);
+        dear.quantities.micros = Micros((1 << 53) - 1);
+        dear.quantities.completion_tokens = galerne_model::units::Tokens(1 << 50);
+        dear
+    };
+    bed.store.settle_batch(1, &[dear(1), record(2), dear(3)]).await.expect("settles");
+    closes(bed).await;
+    // The check still sees what is wrong.
+    bed.damage("UPDATE usage_daily SET micros = micros + 1, picos = picos - 1").await;
+    assert!(!bed.store.ledger_check().await.expect("checks").closes());
+}
+
 pub(crate) async fn an_interrupted_request_costs_nothing_and_frees_its_hold(bed: &Bed) {
     let mut interrupted = record(1);
     interrupted.outcome = Outcome::Interrupted;

@@ -58,8 +58,11 @@ contract! {
     events::a_commit_is_announced;
     events::denials_are_found_by_their_request_and_by_when_they_were_told;
     events::events_are_handed_out_to_be_forwarded_in_order_and_without_gaps;
+    events::only_what_was_handed_out_is_given_back;
     coordination::a_lease_has_one_holder_and_a_growing_epoch;
     coordination::an_old_epoch_cannot_write;
+    coordination::a_lease_waits_for_nobody_who_reads;
+    coordination::a_lock_from_elsewhere_ends_all_leases;
     coordination::an_outbox_item_is_done_once_however_often_it_is_given_out;
     coordination::eight_claimers_share_the_outbox_without_overlap;
     coordination::the_same_key_does_its_work_once_and_answers_the_same;
@@ -68,6 +71,7 @@ contract! {
     ledger::a_missing_record_is_refused;
     ledger::a_record_that_cannot_be_is_refused;
     ledger::a_charge_above_its_hold_is_the_providers;
+    ledger::a_ledger_with_absurd_prices_closes;
     ledger::an_interrupted_request_costs_nothing_and_frees_its_hold;
     ledger::spending_is_counted_by_month_of_admission_and_in_all;
     ledger::a_budget_on_a_key_counts_its_whole_line;
