@@ -25,6 +25,8 @@ use crate::leader::Leader;
 const LEASE: &str = "forward";
 /// Events handed out at once: what may come twice after a kill.
 const BATCH: u32 = 50;
+/// How often a lease is looked after while a receiver thinks: it may take longer than a lease lasts.
+const KEEP_EVERY: Duration = Duration::from_millis(500);
 /// Time for which they are handed out: longer than their sending may take.
 const CLAIM: SignedDuration = SignedDuration::from_mins(15);
 /// Longest time between two looks.
@@ -43,7 +45,7 @@ pub struct Forwarding {
     pub backlog: i64,
     /// Events taken by the receiver since the start.
     pub delivered: u64,
-    /// Attempts that failed since the start.
+    /// Attempts that failed since the start, by the receiver or by the database.
     pub failures: u64,
     /// Since when nothing is taken, and why.
     pub trouble: Option<(Timestamp, String)>,
@@ -160,6 +162,7 @@ impl Forwarder {
             // Nothing is written for nothing: a commit would wake this loop again.
             return Ok(0);
         }
+        lock(&self.state).backlog = self.store.forward_backlog().await?;
         let (mut through, mut taken, mut stopped) = (None, 0, None);
         for event in &out.events {
             match self.send(event, cancel).await {
@@ -173,31 +176,56 @@ impl Forwarder {
                     break;
                 }
             }
-            // A slow receiver must not cost the lease; whoever else has it sends the rest.
-            if self.leader.epoch(&self.store, self.clock.now()).await? != Some(epoch) {
+            // Whoever else has the lease sends the rest.
+            if !self.leads(epoch).await {
                 break;
             }
         }
-        self.done(epoch, &out, through).await?;
         if taken > 0 {
             self.went_well(taken).await;
         }
+        self.done(&out, through).await?;
         lock(&self.state).backlog = self.store.forward_backlog().await?;
         stopped.map_or(Ok(taken), Err)
     }
 
-    /// Sends one; false when it was cut by the end of the process.
-    async fn send(&self, event: &Event, cancel: &CancellationToken) -> Result<bool, NotTaken> {
+    /// Sends one and keeps the lease meanwhile; false when it was cut by the end of the process.
+    async fn send(&mut self, event: &Event, cancel: &CancellationToken) -> Result<bool, NotTaken> {
         let body = Body { kind: &event.action, timestamp: event.at, data: event };
         let body = serde_json::to_string(&body).expect("an event is plain text and numbers");
         let id = event.id.to_string();
-        tokio::select! {
-            sent = self.webhook.send(&id, self.clock.now(), body) => sent.map(|()| true),
-            () = cancel.cancelled() => Ok(false),
+        let sending = self.webhook.send(&id, self.clock.now(), body);
+        tokio::pin!(sending);
+        loop {
+            tokio::select! {
+                sent = &mut sending => return sent.map(|()| true),
+                () = cancel.cancelled() => return Ok(false),
+                () = sleep(KEEP_EVERY) => {}
+            }
+            if let Err(error) = self.leader.epoch(&self.store, self.clock.now()).await {
+                tracing::debug!(error = %error, "the lease of forwarding was not renewed while an event is sent");
+            }
         }
     }
 
-    async fn done(&self, epoch: i64, out: &Outgoing, through: Option<i64>) -> Result<(), StoreError> {
+    /// Whether the lease is held as it was at `epoch`. A database that does not say ends the round, not its marking.
+    async fn leads(&mut self, epoch: i64) -> bool {
+        match self.leader.epoch(&self.store, self.clock.now()).await {
+            Ok(now) => now == Some(epoch),
+            Err(error) => {
+                tracing::debug!(error = %error, "the lease of forwarding was not renewed between two events");
+                false
+            }
+        }
+    }
+
+    /// Marks what was taken. Under the epoch of now: the mark only goes up, so what the receiver took before the lease
+    /// changed hands and came back need not be sent again.
+    async fn done(&mut self, out: &Outgoing, through: Option<i64>) -> Result<(), StoreError> {
+        let Some(epoch) = self.leader.epoch(&self.store, self.clock.now()).await? else {
+            tracing::info!("another process forwards events now; the last ones may come twice");
+            return Ok(());
+        };
         let through = match through {
             Some(through) => through,
             None => self.store.forwarded_through().await?,
@@ -224,7 +252,8 @@ impl Forwarder {
                 if matches!(error, StoreError::Fenced { .. }) {
                     self.leader.lost();
                 }
-                tracing::warn!(error = %error, "events cannot be read to be forwarded");
+                lock(&self.state).failures += 1;
+                tracing::warn!(error = %error, "events wait to be forwarded: the database failed");
                 return None;
             }
             Stopped::Receiver(NotTaken { why, retry_after }) => (why.clone(), *retry_after),

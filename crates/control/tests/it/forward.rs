@@ -73,6 +73,10 @@ impl Bed {
         }
     }
 
+    fn slow(&self, seconds: u32) {
+        std::fs::write(self.path("mood"), format!("slow {seconds}")).expect("written");
+    }
+
     async fn store(&self) -> Store {
         Store::open(&StoreUrl::sqlite(self.path("x.db"))).await.expect("opens")
     }
@@ -182,6 +186,61 @@ async fn events_reach_the_receiver_in_order_through_its_outages() {
     let before = *changed.borrow();
     sleep(Duration::from_secs(1)).await;
     assert!(*changed.borrow() - before <= 2, "{} commits of an idle loop", *changed.borrow() - before);
+    cancel.cancel();
+    tasks.close();
+    tasks.wait().await;
+    drop(siem);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_is_taken_later_than_a_lease_lasts_is_sent_once() {
+    let bed = Bed::new();
+    let store = bed.store().await;
+    store.forward_events().await.expect("from now on");
+    let siem = bed.siem().await;
+    bed.slow(7);
+    let last = write(&store, 1).await;
+    let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
+    let seen = bed.sender(&store, &tasks, &cancel);
+    let begun = Instant::now();
+    while store.forward_backlog().await.expect("reads") > 0 {
+        assert!(begun.elapsed() < PATIENCE, "it is never marked: {:?}, taken {:?}", seen.now(), bed.kept());
+        sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(bed.kept(), (1..=last).collect::<Vec<_>>(), "each came once");
+    assert!(begun.elapsed() > Duration::from_secs(12), "the receiver was slow");
+    assert_eq!((seen.now().delivered, seen.now().failures), (2, 0));
+    let lease = store.lease("forward", Timestamp::now()).await.expect("reads").expect("it is held");
+    assert_eq!(lease.epoch, 1, "it never changed hands");
+    cancel.cancel();
+    tasks.close();
+    tasks.wait().await;
+    drop(siem);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_taken_while_the_lease_was_lost_is_marked_when_it_is_held_again() {
+    let bed = Bed::new();
+    let store = bed.store().await;
+    store.forward_events().await.expect("from now on");
+    let siem = bed.siem().await;
+    bed.slow(2);
+    let last = write(&store, 1).await;
+    let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
+    let seen = bed.sender(&store, &tasks, &cancel);
+    let begun = Instant::now();
+    while store.lease("forward", Timestamp::now()).await.expect("reads").is_none() {
+        assert!(begun.elapsed() < PATIENCE, "it starts");
+        sleep(Duration::from_millis(10)).await;
+    }
+    // As a process that was stopped for longer than its lease: it ended, and nobody else came.
+    store.leases_end().await.expect("ends");
+    let begun = Instant::now();
+    while store.forward_backlog().await.expect("reads") > 0 {
+        assert!(begun.elapsed() < PATIENCE, "it is never marked: {:?}, taken {:?}", seen.now(), bed.kept());
+        sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(bed.kept(), (1..=last).collect::<Vec<_>>(), "each came once");
     cancel.cancel();
     tasks.close();
     tasks.wait().await;

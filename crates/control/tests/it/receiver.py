@@ -1,6 +1,7 @@
 """A receiver of events: checks each signature with Python's own HMAC, keeps what it takes, and is moody on request.
 
-usage: receiver.py PORT SECRET KEPT MOOD — one line per event in the file KEPT; the file MOOD holds a status to answer.
+usage: receiver.py PORT SECRET KEPT MOOD — one line per event in the file KEPT; the file MOOD holds a status to answer,
+or `slow` and the seconds after which it takes an event.
 """
 
 import base64
@@ -35,7 +36,12 @@ class Receiver(http.server.BaseHTTPRequestHandler):
         status = 400
         if sound:
             try:
-                status = int(open(mood).read())
+                words = open(mood).read().split()
+                if words[0] == "slow":
+                    time.sleep(float(words[1]))
+                    status = 204
+                else:
+                    status = int(words[0])
             except FileNotFoundError:
                 status = 204
         if status == 204:

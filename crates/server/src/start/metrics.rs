@@ -140,7 +140,7 @@ impl Collector for ForwardingSeries {
         }
         let counters = [
             (FORWARDED, "Events taken by the receiver", delivered),
-            (FORWARD_FAILURES, "Attempts to send an event that failed", failures),
+            (FORWARD_FAILURES, "Attempts to forward events that failed", failures),
         ];
         for (name, help, value) in counters {
             let counter = ConstCounter::new(value);
