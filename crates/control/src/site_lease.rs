@@ -1,16 +1,17 @@
 //! The lease of the database: one Galerne serves it, because budgets and rates are kept in one process.
 //!
 //! A second one is refused while the first renews; when the first is dead its lease ends and the next gets in. A server
-//! that cannot renew stops admitting before its lease ends, by a clock that no jump of the wall clock moves.
+//! that cannot renew stops admitting before its lease ends, by whichever of two clocks says so first: one that no jump of
+//! the wall clock moves, and the wall clock, which goes on while a machine sleeps.
 //! What is in flight at that moment is still settled; budgets may then exceed their limits by those holds, no more.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use galerne_model::limits::LEASE_TTL_MS;
 use galerne_store::{Lease, SERVER_LEASE, Store, StoreError};
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +37,8 @@ pub struct SiteLease {
     clock: Clock,
     holder: String,
     epoch: i64,
+    /// A retake was asked for and not answered: it may have been made.
+    is_in_doubt: bool,
     gate: Gate,
 }
 
@@ -43,25 +46,49 @@ pub struct SiteLease {
 #[derive(Debug, Clone)]
 pub struct Gate {
     base: Instant,
+    clock: Clock,
     /// Microseconds after `base` until which it is open.
     open_micros: Arc<AtomicU64>,
+    /// Microseconds since the epoch, by the wall clock, until which it is open.
+    wall_micros: Arc<AtomicI64>,
+}
+
+/// A moment by both clocks.
+#[derive(Debug, Clone, Copy)]
+struct Moment {
+    steady: Instant,
+    wall: Timestamp,
+}
+
+impl Moment {
+    fn now(clock: &Clock) -> Self {
+        Self { steady: Instant::now(), wall: clock.now() }
+    }
 }
 
 impl Gate {
-    fn until(end: Instant) -> Self {
-        let gate = Self { base: Instant::now(), open_micros: Arc::default() };
-        gate.open_until(end);
-        gate
+    fn closed(clock: &Clock) -> Self {
+        let (open_micros, wall_micros) = (Arc::default(), Arc::default());
+        Self { base: Instant::now(), clock: clock.clone(), open_micros, wall_micros }
     }
 
-    fn open_until(&self, end: Instant) {
-        let micros = u64::try_from(end.saturating_duration_since(self.base).as_micros()).unwrap_or(u64::MAX);
-        self.open_micros.store(micros, Ordering::Release);
+    /// Opens it for as long as a lease asked for at `asked` is certainly held.
+    fn open_for(&self, asked: Moment) {
+        let certain = Duration::from_millis(LEASE_TTL_MS.unsigned_abs()).saturating_sub(MARGIN);
+        let steady = (asked.steady + certain).saturating_duration_since(self.base);
+        let wall = asked.wall.saturating_add(certain).unwrap_or(Timestamp::MAX);
+        self.wall_micros.store(wall.as_microsecond(), Ordering::Release);
+        self.open_micros.store(u64::try_from(steady.as_micros()).unwrap_or(u64::MAX), Ordering::Release);
+    }
+
+    fn close(&self) {
+        self.open_micros.store(0, Ordering::Release);
     }
 
     /// Whether work may be admitted now.
     pub fn is_open(&self) -> bool {
         self.base.elapsed() < Duration::from_micros(self.open_micros.load(Ordering::Acquire))
+            && self.clock.now().as_microsecond() < self.wall_micros.load(Ordering::Acquire)
     }
 }
 
@@ -72,10 +99,12 @@ impl SiteLease {
         let begun = Instant::now();
         let mut seen: Option<Lease> = None;
         loop {
-            let asked = Instant::now();
-            if let Some(lease) = store.lease_acquire(SERVER_LEASE, &holder, TTL, clock.now()).await? {
-                let gate = Gate::until(end_of(asked));
-                return Ok(Self { store: store.clone(), clock: clock.clone(), holder, epoch: lease.epoch, gate });
+            let asked = Moment::now(clock);
+            if let Some(lease) = store.lease_acquire(SERVER_LEASE, &holder, TTL, asked.wall).await? {
+                let gate = Gate::closed(clock);
+                gate.open_for(asked);
+                let (store, clock, epoch) = (store.clone(), clock.clone(), lease.epoch);
+                return Ok(Self { store, clock, holder, epoch, is_in_doubt: false, gate });
             }
             if let Some(lease) = store.lease(SERVER_LEASE, clock.now()).await? {
                 let is_alive = seen.as_ref().is_some_and(|before| before.expires_at < lease.expires_at);
@@ -114,7 +143,7 @@ impl SiteLease {
                     continue;
                 }
                 Ok(Ok(Some(other))) => {
-                    self.gate.open_until(Instant::now());
+                    self.gate.close();
                     tracing::error!(holder = %other.holder, "another Galerne serves the database: this one stops");
                     return Some(other);
                 }
@@ -126,7 +155,7 @@ impl SiteLease {
             }
             was_open = false;
         }
-        self.gate.open_until(Instant::now());
+        self.gate.close();
         if let Err(error) = self.store.lease_release(SERVER_LEASE, self.epoch).await {
             tracing::warn!(error = %error, "the lease of the database was not given back: it ends by itself");
         }
@@ -135,17 +164,35 @@ impl SiteLease {
 
     /// Renews the lease, or takes it again when it ended and nobody took it; else says who did.
     async fn renew(&mut self) -> Result<Option<Lease>, StoreError> {
-        let asked = Instant::now();
-        let now = self.clock.now();
-        if !self.store.lease_renew(SERVER_LEASE, self.epoch, TTL, now).await? {
+        let asked = Moment::now(&self.clock);
+        if !self.store.lease_renew(SERVER_LEASE, self.epoch, TTL, asked.wall).await? {
             // A machine that slept, a database that was away: the lease ended. By its epoch nobody else was there.
-            match self.store.lease_retake(SERVER_LEASE, &self.holder, self.epoch, TTL, now).await? {
-                Some(lease) => self.epoch = lease.epoch,
-                None => return Ok(Some(self.other().await?)),
-            }
+            let was_in_doubt = std::mem::replace(&mut self.is_in_doubt, true);
+            let retaken = self.store.lease_retake(SERVER_LEASE, &self.holder, self.epoch, TTL, asked.wall).await?;
+            let epoch = match retaken {
+                Some(lease) => Some(lease.epoch),
+                None if was_in_doubt => self.taken_unheard(asked.wall).await?,
+                None => None,
+            };
+            let Some(epoch) = epoch else { return Ok(Some(self.other().await?)) };
+            self.epoch = epoch;
         }
-        self.gate.open_until(end_of(asked));
+        self.is_in_doubt = false;
+        self.gate.open_for(asked);
         Ok(None)
+    }
+
+    /// The epoch of a retake of ours that was made although its answer was lost. Only after such a retake is one that
+    /// names this holder taken for our own: a copied directory on a host of the same name would name it too.
+    async fn taken_unheard(&self, now: Timestamp) -> Result<Option<i64>, StoreError> {
+        let next = self.epoch + 1;
+        let seen = self.store.lease(SERVER_LEASE, now).await?;
+        let stands = seen.is_some_and(|lease| lease.holder == self.holder && lease.epoch == next);
+        if stands && self.store.lease_renew(SERVER_LEASE, next, TTL, now).await? {
+            return Ok(Some(next));
+        }
+        let again = self.store.lease_retake(SERVER_LEASE, &self.holder, next, TTL, now).await?;
+        Ok(again.map(|lease| lease.epoch))
     }
 
     async fn other(&self) -> Result<Lease, StoreError> {
@@ -161,7 +208,38 @@ impl SiteLease {
     }
 }
 
-/// Until when a lease asked for at `asked` is certainly held.
-fn end_of(asked: Instant) -> Instant {
-    asked + Duration::from_millis(LEASE_TTL_MS.unsigned_abs()).saturating_sub(MARGIN)
+#[cfg(test)]
+mod tests {
+    use galerne_store::StoreUrl;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_retake_whose_answer_was_lost_is_ones_own() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let store = Store::open(&StoreUrl::sqlite(folder.path().join("x.db"))).await.expect("opens");
+        let clock = Clock::manual(Timestamp::now());
+        let mut lease = SiteLease::take(&store, "me".into(), &clock).await.expect("it is free");
+        let later = |seconds| clock.set(clock.now() + SignedDuration::from_secs(seconds));
+        // The lease ends; the retake is committed and its answer lost.
+        let unheard = async |epoch| {
+            later(10);
+            let taken = store.lease_retake(SERVER_LEASE, "me", epoch, TTL, clock.now()).await;
+            assert_eq!(taken.expect("asks").expect("it had ended").epoch, epoch + 1);
+        };
+        unheard(1).await;
+        lease.is_in_doubt = true;
+        assert_eq!(lease.renew().await.expect("asks"), None);
+        assert_eq!((lease.epoch, lease.is_in_doubt, lease.gate.is_open()), (2, false, true));
+        // The same, and it ended again before it was seen.
+        unheard(2).await;
+        later(10);
+        lease.is_in_doubt = true;
+        assert_eq!(lease.renew().await.expect("asks"), None);
+        assert_eq!((lease.epoch, lease.gate.is_open()), (4, true));
+        // Nobody was in doubt: somebody else goes by our name.
+        unheard(4).await;
+        let other = lease.renew().await.expect("asks").expect("it is not ours");
+        assert_eq!((other.holder.as_str(), other.epoch), ("me", 5));
+    }
 }

@@ -85,3 +85,18 @@ async fn a_gate_closes_before_the_lease_ends_when_nobody_renews() {
     }
     assert!(was_open);
 }
+
+#[tokio::test]
+async fn a_gate_is_closed_after_a_sleep_that_the_steady_clock_did_not_see() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let store = store(&folder).await;
+    let start = Timestamp::now();
+    let clock = Clock::manual(start);
+    let lease = SiteLease::take(&store, "asleep".into(), &clock).await.expect("it is free");
+    let gate = lease.gate();
+    assert!(gate.is_open());
+    clock.set(start + SignedDuration::from_secs(5));
+    assert!(gate.is_open(), "the lease stands");
+    clock.set(start + SignedDuration::from_secs(6));
+    assert!(!gate.is_open(), "another one may have it");
+}
