@@ -47,12 +47,26 @@ pub(crate) struct Bill {
     zone: String,
     pue_thousandths: i64,
     grid: Grid,
-    rate: Mutex<(Milliwatts, Option<EnergyMethod>)>,
+    rate: Mutex<Rates>,
     /// Last uses of keys, written by themselves: no acknowledgement waits for them.
     pub(crate) uses: Arc<Uses>,
-    /// The energy rate changed.
+    /// The energy rate changed by more than a sample differs from the next.
     pub(crate) rate_changed: Arc<Notify>,
 }
+
+type Rate = (Milliwatts, Option<EnergyMethod>);
+
+/// The rate of requests.
+#[derive(Debug)]
+struct Rates {
+    now: Rate,
+    /// The last one that was worth a new snapshot.
+    told: Rate,
+}
+
+/// A rate that differs by less than this waits for the next snapshot: counters give another one with each reading, a
+/// snapshot reads every key and budget, and the ledger books what rates leave over in any case.
+const NEWS_PERCENT: i64 = 5;
 
 /// What [`Bill`] is made of.
 pub(crate) struct BillInputs {
@@ -67,7 +81,8 @@ pub(crate) struct BillInputs {
 impl Bill {
     pub(crate) fn new(inputs: BillInputs) -> Self {
         let BillInputs { store, source, node_id, zone, pue_thousandths, grid } = inputs;
-        let rate = Mutex::new((Milliwatts::ZERO, None));
+        let unknown = (Milliwatts::ZERO, None);
+        let rate = Mutex::new(Rates { now: unknown, told: unknown });
         let uses = Arc::default();
         Self { store, source, node_id, zone, pue_thousandths, grid, rate, uses, rate_changed: Arc::default() }
     }
@@ -108,16 +123,17 @@ impl Bill {
 
     pub(crate) fn set_rate(&self, active: Milliwatts, method: EnergyMethod) {
         let new = (active, Some(method));
-        let mut rate = lock(&self.rate);
-        if *rate != new {
-            *rate = new;
+        let mut rates = lock(&self.rate);
+        rates.now = new;
+        if is_news(rates.told, new) {
+            rates.told = new;
             self.rate_changed.notify_one();
         }
     }
 
     /// Energy and carbon of CPU time now.
     pub(crate) fn energy_rate(&self, now: Timestamp) -> EnergyRate {
-        let (active, method) = *lock(&self.rate);
+        let (active, method) = lock(&self.rate).now;
         let (intensity_mg_per_kwh, _) = self.intensity(now);
         EnergyRate { active, method, intensity_mg_per_kwh }
     }
@@ -129,6 +145,11 @@ impl Bill {
             Err(error) => (0, format!("unknown: {error}")),
         }
     }
+}
+
+fn is_news(told: Rate, new: Rate) -> bool {
+    let (was, is) = (told.0.0, new.0.0);
+    told.1 != new.1 || is.abs_diff(was) > was.unsigned_abs().saturating_mul(NEWS_PERCENT.unsigned_abs()) / 100
 }
 
 /// Without counters of the processors a request's energy is the model's, whatever else of the node was measured.
@@ -145,5 +166,26 @@ fn of_requests(method: EnergyMethod) -> EnergyMethod {
         EnergyMethod::Measured | EnergyMethod::Apportioned => EnergyMethod::Apportioned,
         EnergyMethod::Estimated => EnergyMethod::Estimated,
         EnergyMethod::Unknown => EnergyMethod::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_news_when_its_method_or_more_than_the_noise_changes() {
+        let rate = |active, method| (Milliwatts(active), Some(method));
+        let told = rate(10_000, EnergyMethod::Apportioned);
+        for same in [10_000, 10_499, 9_501] {
+            assert!(!is_news(told, rate(same, EnergyMethod::Apportioned)), "{same}");
+        }
+        for other in [10_501, 9_499, 0] {
+            assert!(is_news(told, rate(other, EnergyMethod::Apportioned)), "{other}");
+        }
+        assert!(is_news(told, rate(10_000, EnergyMethod::Estimated)));
+        assert!(is_news((Milliwatts::ZERO, None), rate(1, EnergyMethod::Estimated)), "the first one");
+        let zero = rate(0, EnergyMethod::Estimated);
+        assert!(!is_news(zero, zero) && is_news(zero, rate(1, EnergyMethod::Estimated)));
     }
 }
