@@ -110,7 +110,7 @@ impl Publisher {
         });
         if let Some(rows) = rows {
             let snapshot = snapshot::build(&rows, self.bill.energy_rate(now), now);
-            let period_end = snapshot.budgets.iter().filter_map(|budget| budget.period_end).min();
+            let period_end = snapshot.budgets.values().flatten().filter_map(|budget| budget.period_end).min();
             self.last.at = Some(Instant::now());
             self.last.period_end = period_end;
             self.snapshot.send_replace(Arc::new(snapshot));

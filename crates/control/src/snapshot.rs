@@ -65,7 +65,7 @@ pub(crate) fn build(rows: &Rows, energy: EnergyRate, now: Timestamp) -> Snapshot
         let replicas: Vec<&Replica> = rows.replicas.iter().filter(|r| r.spec.endpoint_id == endpoint.id).collect();
         endpoint_entry(endpoint, &replicas, &models, book).map(|entry| (endpoint.id, Arc::new(entry)))
     };
-    Snapshot {
+    let mut snapshot = Snapshot {
         keys: key_entries(rows),
         endpoints: rows.endpoints.iter().filter_map(entry).collect(),
         projects: rows
@@ -73,10 +73,14 @@ pub(crate) fn build(rows: &Rows, energy: EnergyRate, now: Timestamp) -> Snapshot
             .iter()
             .map(|project| (project.id, project.spec.limits))
             .collect::<HashMap<ProjectId, _>>(),
-        budgets: rows.budgets.iter().map(|budget| budget_entry(budget, &rows.lines, now)).collect(),
+        budgets: BTreeMap::new(),
         lines: rows.lines.clone(),
         energy,
+    };
+    for budget in &rows.budgets {
+        snapshot.add_budget(budget_entry(budget, &rows.lines, now));
     }
+    snapshot
 }
 
 fn key_entries(rows: &Rows) -> HashMap<String, Arc<KeyEntry>> {
@@ -208,11 +212,5 @@ fn budget_entry(budget: &Budget, lines: &HashMap<KeyId, KeyId>, now: Timestamp) 
         other @ (BudgetSubject::Tenant { .. } | BudgetSubject::Project { .. }) => other,
     };
     let (_, period_end) = budget::period_at(budget.spec.period, now);
-    BudgetEntry {
-        id: budget.id,
-        name: budget.name.clone(),
-        subject,
-        limit: budget.spec.limit_micros,
-        period_end,
-    }
+    BudgetEntry { id: budget.id, name: budget.name.clone(), subject, limit: budget.spec.limit_micros, period_end }
 }

@@ -82,15 +82,14 @@ pub(crate) fn admit(
     }
     let now = shared.now();
     let subjects = subjects(snapshot, key, endpoint);
+    let payer = Payer { tenant_id: key.tenant_id, project_id: key.project_id, line_id: snapshot.line_of(key.id) };
+    let budgets = budgets_above(snapshot, payer);
+    let work = asked.bound(endpoint.context_tokens);
     let (permit, hold, rate_headers) = {
         let mut books = shared.books();
         let permit = books.rates.admit(&subjects, asked.estimate(endpoint.context_tokens), now);
         let rate_headers = rate_headers(&books.rates, &subjects);
         let permit = permit.map_err(|refused| rate_refusal(refused, rate_headers.clone()))?;
-        let line_id = snapshot.line_of(key.id);
-        let payer = Payer { tenant_id: key.tenant_id, project_id: key.project_id, line_id };
-        let budgets = budgets_above(snapshot, payer);
-        let work = asked.bound(endpoint.context_tokens);
         match books.budgets.try_hold(payer, &budgets, &endpoint.price, work, now) {
             Ok(hold) => (permit, hold, rate_headers),
             Err(error) => {
@@ -136,8 +135,9 @@ fn subjects(snapshot: &Snapshot, key: &KeyEntry, endpoint: &EndpointEntry) -> Ve
     all.into_iter().filter(|(_, limits)| *limits != RateLimits::default()).collect()
 }
 
+/// Looked up, not searched: a site has a budget for each of thousands of keys.
 fn budgets_above(snapshot: &Snapshot, payer: Payer) -> Vec<&BudgetEntry> {
-    snapshot.budgets.iter().filter(|budget| payer.is_under(&budget.subject)).collect()
+    payer.subjects().iter().filter_map(|subject| snapshot.budgets.get(subject)).flatten().collect()
 }
 
 fn rate_refusal(refused: RateRefused, headers: Headers) -> Refusal {

@@ -23,8 +23,8 @@ pub struct Snapshot {
     pub endpoints: BTreeMap<EndpointId, Arc<EndpointEntry>>,
     /// Limits of projects.
     pub projects: HashMap<ProjectId, RateLimits>,
-    /// Budgets in force; one on a key names the first key of its line.
-    pub budgets: Vec<BudgetEntry>,
+    /// Budgets in force, by whose spending they count: of a key, the first one of its line.
+    pub budgets: BTreeMap<BudgetSubject, Vec<BudgetEntry>>,
     /// The first key of the line, for every key that follows another by rotation.
     pub lines: HashMap<KeyId, KeyId>,
     /// Energy and carbon of this node's CPU time.
@@ -36,6 +36,11 @@ impl Snapshot {
     /// its keys spend together.
     pub fn line_of(&self, key_id: KeyId) -> KeyId {
         self.lines.get(&key_id).copied().unwrap_or(key_id)
+    }
+
+    /// Puts a budget with the others of its subject.
+    pub fn add_budget(&mut self, budget: BudgetEntry) {
+        self.budgets.entry(budget.subject).or_default().push(budget);
     }
 }
 

@@ -17,7 +17,7 @@ use crate::site::{Ledger, PICOS, Site, add_key, budget, chat_body, key_entry, re
 async fn a_budget_refuses_with_the_numbers_and_the_largest_answer_that_fits() {
     let engine = Engine::start(&TaskTracker::new()).await;
     let mut snapshot = snapshot(&[&engine.url]);
-    snapshot.budgets.push(budget(1, BudgetSubject::Key { key_id: KeyId::from_uuid(uuid(1)) }, 1_000));
+    snapshot.add_budget(budget(1, BudgetSubject::Key { key_id: KeyId::from_uuid(uuid(1)) }, 1_000));
     let site = Site::start(snapshot).await;
     let reply = site.chat(json!({"max_tokens": 999})).await;
     assert_eq!(
@@ -43,7 +43,7 @@ async fn a_budget_refuses_with_the_numbers_and_the_largest_answer_that_fits() {
 #[tokio::test]
 async fn a_prompt_that_alone_is_too_dear_is_told_its_price_and_what_to_do() {
     let mut snapshot = snapshot(&[]);
-    snapshot.budgets.push(budget(1, BudgetSubject::Key { key_id: KeyId::from_uuid(uuid(1)) }, 100));
+    snapshot.add_budget(budget(1, BudgetSubject::Key { key_id: KeyId::from_uuid(uuid(1)) }, 100));
     let site = Site::start(snapshot).await;
     let body = chat_body(json!({"max_tokens": 5}));
     let reply = site.chat(json!({"max_tokens": 5})).await;
@@ -88,7 +88,7 @@ async fn hammer(limits: [i64; 3], requests: Vec<(u8, u32, bool, u8)>) {
         BudgetSubject::Key { key_id: KeyId::from_uuid(uuid(2)) },
     ];
     for (n, (subject, limit)) in (1..).zip(subjects.into_iter().zip(limits)) {
-        snapshot.budgets.push(budget(n, subject, limit));
+        snapshot.add_budget(budget(n, subject, limit));
     }
     let site = Site::start(snapshot).await;
     let mut clients = Vec::new();
@@ -147,7 +147,7 @@ proptest! {
 async fn a_budget_is_used_to_its_end_because_holds_are_freed() {
     let engine = Engine::start(&TaskTracker::new()).await;
     let mut snapshot = snapshot(&[&engine.url]);
-    snapshot.budgets.push(budget(1, BudgetSubject::Key { key_id: KeyId::from_uuid(uuid(1)) }, 3_000));
+    snapshot.add_budget(budget(1, BudgetSubject::Key { key_id: KeyId::from_uuid(uuid(1)) }, 3_000));
     let site = Site::start(snapshot).await;
     let mut spent = 0;
     while site.chat(json!({"max_tokens": 8})).await.status == 200 {
@@ -163,7 +163,7 @@ async fn what_the_ledger_has_not_settled_counts_also_after_a_restart() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let engine = Engine::start(&TaskTracker::new()).await;
     let mut snapshot = snapshot(&[&engine.url]);
-    snapshot.budgets.push(budget(1, BudgetSubject::Key { key_id: KeyId::from_uuid(uuid(1)) }, 900));
+    snapshot.add_budget(budget(1, BudgetSubject::Key { key_id: KeyId::from_uuid(uuid(1)) }, 900));
     let mut second = key_entry(1);
     second.id = KeyId::from_uuid(uuid(2));
     add_key(&mut snapshot, 2, second);

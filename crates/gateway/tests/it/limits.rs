@@ -41,7 +41,7 @@ async fn a_refusal_by_a_budget_costs_nothing_of_the_rate() {
     let mut limited = key_entry(1);
     limited.limits = RateLimits { requests_per_minute: Some(1), ..RateLimits::default() };
     add_key(&mut snapshot, 1, limited);
-    snapshot.budgets.push(budget(1, BudgetSubject::Key { key_id: KeyId::from_uuid(uuid(1)) }, 1_000));
+    snapshot.add_budget(budget(1, BudgetSubject::Key { key_id: KeyId::from_uuid(uuid(1)) }, 1_000));
     let site = Site::start(snapshot).await;
     for _ in 0..2 {
         assert_eq!(site.chat(json!({"max_tokens": 999})).await.status, 402);

@@ -166,8 +166,8 @@ impl Ledger {
             .sum()
     }
 
-    pub(crate) fn spending(&self, budgets: &[BudgetEntry]) -> Spending {
-        let spent = budgets.iter().map(|budget| {
+    pub(crate) fn spending(&self, snapshot: &Snapshot) -> Spending {
+        let spent = snapshot.budgets.values().flatten().map(|budget| {
             let micros = (self.charged(&budget.subject) + PICOS - 1) / PICOS;
             let spent = Micros(i64::try_from(micros).expect("small"));
             let (subject, period_start) = (budget.subject, Timestamp::UNIX_EPOCH);
@@ -258,9 +258,8 @@ impl Site {
         // Another test of this process may have installed it already.
         drop(rustls::crypto::ring::default_provider().install_default());
         let tasks = TaskTracker::new();
-        let budgets = snapshot.budgets.clone();
         ledger.lock().expect("whole").lines = snapshot.lines.clone();
-        let spending = ledger.lock().expect("whole").spending(&budgets);
+        let spending = ledger.lock().expect("whole").spending(&snapshot);
         let (snapshots, snapshot_rx) = watch::channel(Arc::new(snapshot));
         let (spendings, spending_rx) = watch::channel(Arc::new(spending));
         let (wake, wakes) = mpsc::channel(16);
@@ -359,13 +358,13 @@ async fn settle_batches(
     snapshots: watch::Receiver<Arc<Snapshot>>,
 ) {
     while let Some(UsageBatch { records, ack }) = batches.recv().await {
-        let budgets = snapshots.borrow().budgets.clone();
+        let snapshot = Arc::clone(&snapshots.borrow());
         let (through, spending) = {
             let mut ledger = ledger.lock().expect("whole");
             if ledger.away {
                 continue;
             }
-            (ledger.settle(&records), ledger.spending(&budgets))
+            (ledger.settle(&records), ledger.spending(&snapshot))
         };
         spendings.send_replace(Arc::new(spending));
         // The gateway may be gone by now; the records are settled all the same.
