@@ -26,6 +26,7 @@ use crate::denial::DenialBook;
 use crate::metrics::Metrics;
 use crate::routes;
 use crate::spool::{self, Recovered, Spool, SpoolError, SpoolLimits, UsageBatch};
+use crate::ticket::ACCOUNT_PATIENCE;
 use crate::upstream::Upstream;
 
 /// Wall-clock time; the server passes the process's one clock.
@@ -37,8 +38,10 @@ pub type MayAdmit = Arc<dyn Fn() -> bool + Send + Sync>;
 /// How often idle limiters, gone replicas and gone endpoints are forgotten.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Time given to requests that were cut: they are settled after at most one token count (2 s), the rest is for the client.
-const CUT_DEADLINE: Duration = Duration::from_secs(5);
+/// Time a client gets for the last words of an answer that the shutdown cut.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// Time given to requests that were cut: a worker says what it had done before it is stopped, or the work would be free.
+const CUT_DEADLINE: Duration = ACCOUNT_PATIENCE.saturating_add(LAST_WORDS);
 
 /// What a gateway is made of.
 pub struct GatewayConfig {
@@ -246,7 +249,9 @@ impl Gateway {
             tracing::warn!("requests were still running at the end of the drain; they are cut and settled");
             self.shared.cut.cancel();
             if tokio::time::timeout(CUT_DEADLINE, self.shared.tasks.wait()).await.is_err() {
-                tracing::warn!("clients did not take the end of their cut requests in time; they are left");
+                tracing::warn!(
+                    "cut requests did not end in time; those without a record get it at the next start, for nothing"
+                );
             }
         }
         self.shared.stop_shipping.cancel();
@@ -264,6 +269,12 @@ impl Shared {
     /// Whether this process may spend from budgets at this moment.
     pub(crate) fn may_admit(&self) -> bool {
         self.may_admit.get().is_none_or(|may_admit| may_admit())
+    }
+
+    /// Ends once the shutdown has cut requests and a client has had its time for the last words.
+    pub(crate) async fn last_words(&self) {
+        self.cut.cancelled().await;
+        tokio::time::sleep(LAST_WORDS).await;
     }
 
     /// The rate and budget books, with the ledger's last news merged.

@@ -137,7 +137,10 @@ impl Pump {
             }
         };
         // A client that is gone by now has nothing to lose: the record is written.
-        let sent = timeout(shared.bounds.client, parts.send(tail)).await.is_ok_and(|sent| sent.is_ok());
+        let sent = tokio::select! {
+            sent = timeout(shared.bounds.client, parts.send(tail)) => sent.is_ok_and(|sent| sent.is_ok()),
+            () = shared.last_words() => false,
+        };
         drop(parts);
         if let Some(rest) = rest {
             close(rest).await;

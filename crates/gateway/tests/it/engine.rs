@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ use tokio_util::task::TaskTracker;
 
 /// Prompt tokens every request has, half of them cached.
 pub(crate) const PROMPT_TOKENS: i64 = 10;
+/// What a long prompt on a large model takes to be left alone.
+const LATE: Duration = Duration::from_secs(6);
 /// CPU time per generated token.
 pub(crate) const CPU_MICROS_PER_TOKEN: i64 = 2_000;
 
@@ -40,6 +42,8 @@ struct Seen {
     left: AtomicUsize,
     /// What was computed for requests that were told to stall at work, by their id.
     worked: Mutex<HashMap<String, i64>>,
+    /// It takes longer to say what was computed than one batch of a large model does.
+    accounts_late: AtomicBool,
     /// Milliseconds that the last request was given.
     deadline_ms: AtomicU64,
     /// With whom the last request was told to share cached prompts.
@@ -166,7 +170,10 @@ async fn chat(State(engine): State<Engine>, headers: HeaderMap, Json(asked): Jso
         "stall" => {
             std::future::pending::<()>().await;
         }
-        "stall at work" => {
+        "stall at work" | "stall at work, and account late" => {
+            if wants.ends_with("late") {
+                engine.seen.accounts_late.store(true, Ordering::SeqCst);
+            }
             engine.seen.worked.lock().expect("whole").insert(header("x-request-id").to_owned(), tokens);
             std::future::pending::<()>().await;
         }
@@ -252,6 +259,9 @@ async fn account(State(engine): State<Engine>, Path(request_id): Path<String>) -
     let worked = engine.seen.worked.lock().expect("whole").get(&request_id).copied();
     let Some(tokens) = worked else { return StatusCode::NOT_FOUND.into_response() };
     engine.was_left(1).await;
+    if engine.seen.accounts_late.load(Ordering::SeqCst) {
+        tokio::time::sleep(LATE).await;
+    }
     Json(usage(tokens)).into_response()
 }
 

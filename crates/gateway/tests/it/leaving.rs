@@ -77,6 +77,20 @@ async fn a_request_cut_by_the_drain_is_charged_for_what_the_worker_had_done() {
 }
 
 #[tokio::test]
+async fn the_drain_waits_for_what_a_busy_worker_says_of_a_request_it_cut() {
+    let engine = Engine::start(&TaskTracker::new()).await;
+    let site = Site::start(snapshot(&[&engine.url])).await;
+    let body = chat_body(json!({"x_do": "stall at work, and account late", "x_tokens": 3}));
+    let held = site.tasks.spawn(receive(site.post("/v1/chat/completions", &body)));
+    engine.asked(1).await;
+    site.gateway.drain(Duration::from_millis(200)).await;
+    assert_eq!(held.await.expect("answered").status, 503);
+    let records = site.ledger.lock().expect("whole").records.clone();
+    assert_eq!(records.len(), 1, "it is settled when the drain is over: after it the workers are stopped");
+    assert_eq!(records[&1].quantities.completion_tokens, Tokens(3));
+}
+
+#[tokio::test]
 async fn leaving_a_stream_reaches_the_engine_and_is_metered_up_to_the_cut() {
     let engine = Engine::start(&TaskTracker::new()).await;
     let site = Site::start(snapshot(&[&engine.url])).await;
