@@ -10,13 +10,12 @@ use galerne_model::limits::PAGE_MAX;
 use galerne_store::{Filter, Kind as StoreKind, Page, Reader, StoreError};
 
 use super::managed::{Level, Managed};
+use super::read::visible;
 use crate::http::caller::{About, Caller};
 use crate::http::refusal::Refusal;
 
 /// All tenants, for those who may see them.
 const EVERYWHERE: &str = "*";
-/// Namesakes in other projects of the tenant that are looked at.
-const NAMESAKES_MAX: u32 = 20;
 
 /// A tenant and perhaps a project; without tenant, the whole site.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,15 +96,12 @@ async fn visible_project(
     let found = match id {
         Some(id) => by_id::<Project>(reader, id, &Filter { tenant_id, ..Filter::default() }).await?,
         None => {
-            let mut all = namesakes::<Project>(reader, tenant_id, name).await?;
-            // What may not be seen is kept only where it is the only one, so that it is refused with its event.
-            if all.len() > 1 {
-                all.retain(|project| caller.can(Verb::Read, Noun::Project, project.read_scope()));
+            let wide = Filter { tenant_id, ..Filter::default() }.named(name);
+            match only_visible::<Project>(reader, caller, &wide, name).await? {
+                Some(project) => Some(project),
+                // What may not be seen is kept where it is the only one, so that it is refused with its event.
+                None => only(reader, &wide).await?,
             }
-            if all.len() > 1 {
-                return Err(ambiguous(name));
-            }
-            all.pop()
         }
     };
     let Some(project) = found else { return Err(Refusal::not_found("project", name)) };
@@ -182,23 +178,28 @@ async fn by_name<K: Managed>(
         }
     }
     // Not in this project: the only one of this name that the caller can see is meant.
-    let mut seen = namesakes::<K>(reader, place.tenant_id, name).await?;
-    seen.retain(|item| caller.can(Verb::Read, K::RIGHTS, item.read_scope()));
+    let wide = Filter { tenant_id: place.tenant_id, ..Filter::default() }.named(name);
+    only_visible(reader, caller, &wide, name).await
+}
+
+/// The only one of a name that the caller may see: names are unique only inside their owner.
+async fn only_visible<K: Managed>(
+    reader: &mut Reader,
+    caller: &Caller,
+    wide: &Filter,
+    name: &str,
+) -> Result<Option<K>, Refusal> {
+    let mut seen = visible::<K>(reader, caller, wide, None, 2).await?;
     match seen.len() {
         0 | 1 => Ok(seen.pop()),
         _ => Err(ambiguous(name)),
     }
 }
 
-/// Those of a name in a tenant, or on the whole site: names are unique only inside their owner.
-async fn namesakes<K: Managed>(
-    reader: &mut Reader,
-    tenant_id: Option<TenantId>,
-    name: &str,
-) -> Result<Vec<K>, StoreError> {
-    let wide = Filter { tenant_id, ..Filter::default() };
-    let listed = reader.list::<K>(&wide.named(name), &Page { cursor: None, limit: NAMESAKES_MAX }).await?;
-    Ok(listed.items)
+/// The one that a filter admits, unless it admits several.
+async fn only<K: Managed>(reader: &mut Reader, filter: &Filter) -> Result<Option<K>, StoreError> {
+    let mut listed = reader.list::<K>(filter, &Page { cursor: None, limit: 2 }).await?;
+    Ok(if listed.items.len() == 1 { listed.items.pop() } else { None })
 }
 
 fn ambiguous(name: &str) -> Refusal {

@@ -66,7 +66,7 @@ pub(crate) async fn many<K: Managed>(
 
 /// The first `count` after `cursor` that the caller may see. What lies between them is passed over here: a short page, or
 /// a cursor that names what may not be seen, would tell that it is there.
-async fn visible<K: Managed>(
+pub(super) async fn visible<K: Managed>(
     reader: &mut Reader,
     caller: &Caller,
     filter: &Filter,

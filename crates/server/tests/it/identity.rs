@@ -245,6 +245,32 @@ async fn of_several_that_share_a_name_none_is_taken_by_chance() {
 }
 
 #[tokio::test]
+async fn a_name_that_many_tenants_use_is_found_where_the_caller_may_look() {
+    let site = Site::new().await;
+    let mut mains = Vec::new();
+    for n in 0..25 {
+        mains.push(site.tenant(&format!("t{n}")).await);
+    }
+    let viewer = site.person("t24", "viewer").await;
+    let found = viewer.got("/api/v1/projects/main?tenant=*").await;
+    assert_eq!(id(&found), mains[24].1, "the only one of them that the caller can see");
+    let listed = viewer.get("/api/v1/endpoints?tenant=*&project=main").await;
+    assert_eq!(listed.status, 200, "{}", listed.text);
+    let me = viewer.got("/api/v1/whoami").await["principal"]["id"].clone();
+    let scope = json!({"level": "tenant", "tenant_id": mains[3].0});
+    let binding =
+        json!({"name": "also", "tenant": "t3", "spec": {"principal_id": me, "role": "viewer", "scope": scope}});
+    site.operator.made("/api/v1/role-bindings", &binding).await;
+    for path in ["/api/v1/projects/main?tenant=*", "/api/v1/endpoints?tenant=*&project=main"] {
+        let either = viewer.get(path).await;
+        assert!(either.text.contains("several are named"), "{path}: {}", either.text);
+    }
+    let hidden = site.person("t7", "viewer").await.get("/api/v1/endpoints?tenant=t24&project=main").await;
+    assert_eq!(hidden.status, 404, "{}", hidden.text);
+    site.running.drain().await;
+}
+
+#[tokio::test]
 async fn a_mistyped_name_is_answered_with_the_nearest_that_the_caller_may_see() {
     let site = Site::new().await;
     site.tenant("acme").await;
