@@ -98,9 +98,10 @@ impl Failure {
             None => (problem.detail, None),
         };
         let mut failure = Self::new(problem.code, text).request(problem.request_id);
-        // A single problem of a body is what the text says already.
-        for error in problem.errors.iter().filter(|error| !failure.text.contains(&error.detail)).collect::<Vec<_>>() {
-            failure = failure.because(format!("`{}` {}", error.path, error.detail));
+        // A single problem of a body is what the text says already; of several it says the first at most.
+        let is_said = problem.errors.len() == 1 && failure.text.contains(&problem.errors[0].detail);
+        if !is_said {
+            failure.because.extend(problem.errors.iter().map(|error| format!("`{}` {}", error.path, error.detail)));
         }
         if let Some(current) = problem.current_generation {
             failure = failure.because(format!("its generation is now {current}"));

@@ -142,10 +142,11 @@ mod tests {
     }
 
     #[test]
-    fn a_stored_key_is_not_shown_to_another_server() {
+    fn a_stored_key_is_not_shown_to_another_server_nor_its_authority_trusted_there() {
+        let stored = || Profile { ca_file: Some("/etc/stored.pem".into()), ..stored() };
         let profile = stored().overridden(Some("https://elsewhere.example"), None, None);
         assert_eq!(profile.url(), "https://elsewhere.example");
-        assert_eq!(profile.api_key, None);
+        assert_eq!((profile.api_key, profile.ca_file), (None, None));
         let trusted = stored().overridden(Some("https://elsewhere.example"), None, Some(Path::new("/etc/ca.pem")));
         assert_eq!(trusted.ca_file.as_deref(), Some(Path::new("/etc/ca.pem")));
         let same = stored().overridden(Some("http://127.0.0.1:8080/v1/"), None, None);

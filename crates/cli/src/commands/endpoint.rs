@@ -189,8 +189,14 @@ impl EndpointCommand {
                 resources::edit::<Endpoint>(session, &name, change, "updated", |spec| settings.over(spec)).await
             }
             Self::Scale { name, min, max, change } => scale(session, &name, min, max, change).await,
-            Self::Pause { name, change } => set_paused(session, &name, true, change).await,
-            Self::Resume { name, change } => set_paused(session, &name, false, change).await,
+            Self::Pause { name, change } => {
+                let paused = |spec| EndpointSpec { paused: true, ..spec };
+                resources::edit::<Endpoint>(session, &name, change, "paused", paused).await
+            }
+            Self::Resume { name, change } => {
+                let open = |spec| EndpointSpec { paused: false, ..spec };
+                resources::edit::<Endpoint>(session, &name, change, "resumed", open).await
+            }
             Self::Delete(delete) => {
                 resources::delete::<Endpoint>(session, &delete, |endpoint| {
                     let ready = display::counted(i64::from(endpoint.status.replicas_ready), "ready replica");
@@ -246,11 +252,6 @@ pub(crate) fn spec(backend: Backend, replicas_min: u32, replicas_max: u32) -> En
         price: None,
         paused: false,
     }
-}
-
-async fn set_paused(session: &mut Session, name: &str, paused: bool, change: ChangeArguments) -> Result<(), Failure> {
-    let done = if paused { "paused" } else { "resumed" };
-    resources::edit::<Endpoint>(session, name, change, done, |spec| EndpointSpec { paused, ..spec }).await
 }
 
 async fn scale(

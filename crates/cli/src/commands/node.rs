@@ -37,20 +37,16 @@ impl NodeCommand {
         match self {
             Self::List => resources::list::<Node>(session, "no node is enrolled").await,
             Self::Show(show) => resources::show::<Node>(session, &show.name).await,
-            Self::Cordon { name, change } => set_cordoned(session, &name, true, change).await,
-            Self::Uncordon { name, change } => set_cordoned(session, &name, false, change).await,
+            Self::Cordon { name, change } => {
+                let cordoned = |spec| NodeSpec { cordoned: true, ..spec };
+                resources::edit::<Node>(session, &name, change, "cordoned", cordoned).await
+            }
+            Self::Uncordon { name, change } => {
+                let open = |spec| NodeSpec { cordoned: false, ..spec };
+                resources::edit::<Node>(session, &name, change, "uncordoned", open).await
+            }
         }
     }
-}
-
-async fn set_cordoned(
-    session: &mut Session,
-    name: &str,
-    cordoned: bool,
-    change: ChangeArguments,
-) -> Result<(), Failure> {
-    let done = if cordoned { "cordoned" } else { "uncordoned" };
-    resources::edit::<Node>(session, name, change, done, |spec| NodeSpec { cordoned, ..spec }).await
 }
 
 /// A node in one line: processor, memory, disks, accelerators.

@@ -71,8 +71,14 @@ impl PrincipalCommand {
                 session.output.note(format!("next: galerne role grant {name} member --on project/NAME"));
                 Ok(())
             }
-            Self::Disable { name, change } => set_disabled(session, &name, true, change).await,
-            Self::Enable { name, change } => set_disabled(session, &name, false, change).await,
+            Self::Disable { name, change } => {
+                let disabled = |spec| PrincipalSpec { disabled: true, ..spec };
+                resources::edit::<Principal>(session, &name, change, "disabled", disabled).await
+            }
+            Self::Enable { name, change } => {
+                let enabled = |spec| PrincipalSpec { disabled: false, ..spec };
+                resources::edit::<Principal>(session, &name, change, "enabled", enabled).await
+            }
             Self::Delete(delete) => {
                 resources::delete::<Principal>(session, &delete, |principal| {
                     format!("principal `{}` goes, with its roles; its keys stop working", principal.name)
@@ -81,16 +87,6 @@ impl PrincipalCommand {
             }
         }
     }
-}
-
-async fn set_disabled(
-    session: &mut Session,
-    name: &str,
-    disabled: bool,
-    change: ChangeArguments,
-) -> Result<(), Failure> {
-    let done = if disabled { "disabled" } else { "enabled" };
-    resources::edit::<Principal>(session, name, change, done, |spec| PrincipalSpec { disabled, ..spec }).await
 }
 
 impl Shown for Principal {

@@ -20,6 +20,22 @@ async fn a_refusal_says_what_why_and_what_to_do() {
 }
 
 #[tokio::test]
+async fn every_place_that_must_change_is_named_also_where_the_words_are_the_same() {
+    let mut refusal = problem("invalid_body", 422, "`spec.limit_micros` is missing");
+    let at = |path: &str| json!({"path": path, "detail": "is missing"});
+    refusal["errors"] = json!([at("spec.limit_micros")]);
+    let url = Canned::default().answer("GET /api/v1/whoami", 422, &refusal).serve().await;
+    let one = galerne(&url, None, &["whoami"]).await.err;
+    assert_eq!(one.matches("is missing").count(), 1, "a single one is said once: {one}");
+    refusal["errors"] = json!([at("spec.limit_micros"), at("spec.period")]);
+    let url = Canned::default().answer("GET /api/v1/whoami", 422, &refusal).serve().await;
+    let two = galerne(&url, None, &["whoami"]).await.err;
+    for path in ["spec.limit_micros", "spec.period"] {
+        assert!(two.contains(&format!("because `{path}` is missing")), "{two}");
+    }
+}
+
+#[tokio::test]
 async fn a_refusal_of_the_chat_surface_reads_like_any_other() {
     let message = "endpoint `smol` is paused; hint: galerne endpoint resume smol";
     let body =

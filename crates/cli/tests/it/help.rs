@@ -1,5 +1,7 @@
 //! Help, completions and explanations.
 
+use std::collections::BTreeSet;
+
 use clap::{CommandFactory, Parser};
 use galerne_api::error::Code;
 use galerne_cli::Arguments;
@@ -114,11 +116,40 @@ fn every_command_that_a_document_names_can_be_typed() {
     assert!(wrong_command("galerne model fetch x").is_some() && wrong_command("galerne cost --weekly").is_some());
 }
 
+/// Options of all commands, with their dashes.
+fn options() -> BTreeSet<String> {
+    let (mut open, mut options) = (vec![Arguments::command()], BTreeSet::new());
+    while let Some(command) = open.pop() {
+        options.extend(command.get_arguments().filter_map(|argument| Some(format!("--{}", argument.get_long()?))));
+        open.extend(command.get_subcommands().cloned());
+    }
+    options
+}
+
+/// What is wrong with the quotes of a text that says what to do.
+fn wrong_quotes(todo: &str, options: &BTreeSet<String>) -> Option<String> {
+    let quotes: Vec<&str> = todo.split('`').skip(1).step_by(2).collect();
+    if quotes.is_empty()
+        || !todo.matches('`').count().is_multiple_of(2)
+        || quotes.iter().any(|quote| quote.trim().is_empty())
+    {
+        return Some(format!("it quotes nothing to type or to look at: {todo}"));
+    }
+    // Commands are parsed by another test; this is what a text names of them in passing.
+    let named = quotes.iter().flat_map(|quote| quote.split_whitespace()).filter(|word| word.starts_with("--"));
+    let mut unknown = named.filter(|word| !options.contains(*word));
+    unknown.next().map(|word| format!("no command has `{word}`"))
+}
+
 #[test]
-fn every_page_names_something_to_type() {
+fn every_page_quotes_what_to_type_or_look_at_and_only_options_that_are_there() {
+    let options = options();
     for code in Code::ALL {
         let todo = code.page().split("## What to do").nth(1).expect("another test looks for it");
-        assert!(todo.contains('`'), "{code}: what to do names nothing to type");
+        assert_eq!(wrong_quotes(todo, &options), None, "{code}");
+    }
+    for wrong in ["try again", "type `` again", "type `galerne", "start it with `--dta DIR`"] {
+        assert!(wrong_quotes(wrong, &options).is_some(), "{wrong}");
     }
 }
 
