@@ -56,11 +56,11 @@ impl Managed for Pull {
         if runs_the_site(caller) {
             draft.status.reach = Reach::Anywhere;
         }
-        std::future::ready(Ok(())).await
+        Ok(())
     }
 
     async fn check(_tx: &mut Tx, caller: &Caller, draft: &Self, _before: Option<&PullSpec>) -> Result<(), Refusal> {
-        std::future::ready(check(caller, draft)).await
+        check(caller, draft)
     }
 }
 

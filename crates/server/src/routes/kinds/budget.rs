@@ -64,7 +64,7 @@ impl Managed for Budget {
 
     async fn check(_tx: &mut Tx, _caller: &Caller, draft: &Self, before: Option<&BudgetSpec>) -> Result<(), Refusal> {
         let amount = draft.spec.limit_micros.0;
-        let outcome = if !(0..=JSON_INTEGER_MAX).contains(&amount) {
+        if !(0..=JSON_INTEGER_MAX).contains(&amount) {
             Err(Refusal::invalid("spec.limit_micros", "a budget is not negative and stays below 2^53 micros"))
         } else if before
             .is_some_and(|before| before.subject != draft.spec.subject || before.period != draft.spec.period)
@@ -72,8 +72,7 @@ impl Managed for Budget {
             Err(Refusal::invalid("spec", "a budget keeps its subject and its period: make another one"))
         } else {
             Ok(())
-        };
-        std::future::ready(outcome).await
+        }
     }
 }
 

@@ -29,12 +29,11 @@ impl Managed for Node {
         let zone = &draft.spec.zone;
         let sound = (2..=16).contains(&zone.len())
             && zone.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'-');
-        let outcome = if sound {
+        if sound {
             Ok(())
         } else {
             Err(Refusal::invalid("spec.zone", "use the code of a grid zone, such as `FR` or `SE-SE3`"))
-        };
-        std::future::ready(outcome).await
+        }
     }
 }
 

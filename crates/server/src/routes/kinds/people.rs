@@ -34,7 +34,7 @@ impl Managed for Principal {
         if draft.spec.disabled && draft.id == caller.principal.id {
             return Err(Refusal::invalid("spec.disabled", "you would lock yourself out: ask somebody else to do it"));
         }
-        std::future::ready(check_text("spec.description", &draft.spec.description)).await
+        check_text("spec.description", &draft.spec.description)
     }
 
     async fn check_unused(tx: &mut Tx, caller: &Caller, resource: &Self) -> Result<(), Refusal> {

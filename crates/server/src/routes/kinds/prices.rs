@@ -38,7 +38,7 @@ impl Managed for PriceBook {
         draft: &Self,
         _before: Option<&PriceBookSpec>,
     ) -> Result<(), Refusal> {
-        std::future::ready(check(&draft.spec)).await
+        check(&draft.spec)
     }
 }
 

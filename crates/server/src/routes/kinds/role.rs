@@ -43,7 +43,7 @@ impl Managed for RoleBinding {
             Scope::Tenant { tenant_id } => (Some(tenant_id), None),
             Scope::Project { tenant_id, project_id } => (Some(tenant_id), Some(project_id)),
         };
-        std::future::ready(Ok(())).await
+        Ok(())
     }
 
     async fn check(

@@ -33,7 +33,7 @@ impl Managed for Tenant {
     }
 
     async fn check(_tx: &mut Tx, _caller: &Caller, draft: &Self, _before: Option<&TenantSpec>) -> Result<(), Refusal> {
-        std::future::ready(check_text("spec.description", &draft.spec.description)).await
+        check_text("spec.description", &draft.spec.description)
     }
 
     async fn check_unused(tx: &mut Tx, _caller: &Caller, resource: &Self) -> Result<(), Refusal> {
@@ -73,7 +73,7 @@ impl Managed for Project {
 
     async fn check(_tx: &mut Tx, _caller: &Caller, draft: &Self, _before: Option<&ProjectSpec>) -> Result<(), Refusal> {
         check_text("spec.description", &draft.spec.description)?;
-        std::future::ready(check_limits("spec.limits", draft.spec.limits)).await
+        check_limits("spec.limits", draft.spec.limits)
     }
 
     async fn check_unused(tx: &mut Tx, _caller: &Caller, resource: &Self) -> Result<(), Refusal> {
