@@ -3,6 +3,7 @@
 //! Retries only what cannot do harm twice: GET, and POST under an `Idempotency-Key`, which is added when absent.
 //! A rustls provider must be installed in the process before the first client is made.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
@@ -82,6 +83,10 @@ impl Client {
             return Err(Failure::BadAddress { address: base.to_string() });
         }
         let mut builder = reqwest::Client::builder().connect_timeout(Duration::from_millis(CONNECT_TIMEOUT_MS));
+        if is_this_machine(&base) {
+            // A proxy of the environment would read the key, and could not reach this machine's own address anyway.
+            builder = builder.no_proxy();
+        }
         if let Some(pem) = ca_pem {
             let certificate = reqwest::Certificate::from_pem(pem)
                 .map_err(|source| Failure::Http { url: base.to_string(), source })?;
@@ -383,6 +388,13 @@ impl ListOptions {
         .filter_map(|(name, value)| Some((name.to_owned(), value?)))
         .collect()
     }
+}
+
+/// Whether an address is one of the machine that this runs on.
+fn is_this_machine(base: &Url) -> bool {
+    let host = base.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    let is_loopback = |ip: IpAddr| ip.to_canonical().is_loopback();
+    host == "localhost" || host.ends_with(".localhost") || host.parse().is_ok_and(is_loopback)
 }
 
 fn one<K: Kind>(name_or_id: &str) -> String {

@@ -115,3 +115,32 @@ async fn a_stream_that_breaks_off_is_a_failure_and_one_with_an_end_mark_is_not()
 fn names_with_slashes_fit_into_one_segment() {
     assert_eq!(encode_segment("mistralai/Ministral 8B"), "mistralai%2FMinistral%208B");
 }
+
+#[test]
+fn addresses_of_this_machine_are_told_from_others() {
+    let is_here = |text: &str| is_this_machine(&text.parse().expect("an address"));
+    for here in
+        ["http://127.0.0.1:8080", "https://localhost", "http://LOCALHOST:1", "http://[::1]:8080", "http://127.1"]
+    {
+        assert!(is_here(here), "{here}");
+    }
+    for elsewhere in ["https://galerne.example", "http://10.0.0.1", "http://localhost.example", "http://[fd00::1]"] {
+        assert!(!is_here(elsewhere), "{elsewhere}");
+    }
+}
+
+/// Another test of this file, in an environment whose proxy is nobody: a call that went there would fail.
+#[test]
+fn a_call_to_this_machine_does_not_show_its_key_to_a_proxy() {
+    let mut command = std::process::Command::new(std::env::current_exe().expect("this test runs from a file"));
+    command.args(["--exact", "client::tests::a_put_is_never_repeated"]);
+    for name in ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
+        command.env(name, "http://127.0.0.1:1");
+    }
+    for name in ["NO_PROXY", "no_proxy", "REQUEST_METHOD"] {
+        command.env_remove(name);
+    }
+    let output = command.output().expect("this program starts");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
