@@ -2,7 +2,8 @@
 //!
 //! GPUs: NVML's energy counters. Processors: RAPL's package counters where the system lets us read them. What has no
 //! counter is computed from CPU time and a stated model, and the sample then says `estimated`.
-//! INVARIANT: a sample is never negative, and samples add up: what rounding leaves is carried into the next one.
+//! INVARIANT: a sample is never negative, and samples add up: what rounding leaves is carried into the next one, and what
+//! a GPU's counter counts while it does not answer is booked when it does.
 //! Units: millijoules, microseconds, integers. Durations come from monotonic clocks, dates from the wall clock.
 //! Deliberately absent: fans, disks and power supplies, which only a meter outside the host can see.
 
@@ -76,7 +77,8 @@ impl EnergyMeter {
 
     /// Energy since the last call, or since the meter was made.
     pub fn sample(&mut self) -> EnergySample {
-        let now = Counters::read(&self.host, &self.gpus);
+        let mut now = Counters::read(&self.host, &self.gpus);
+        balance::keep_missed(&self.last, &mut now);
         let (sample, carry) = balance::between(&self.last, &now, &self.model, self.carry);
         self.last = now;
         self.carry = carry;

@@ -16,6 +16,9 @@ const PACKAGE_MILLIWATTS_MAX: i128 = 2_000_000;
 /// No GPU draws more; likewise.
 const GPU_MILLIWATTS_MAX: i128 = 3_000_000;
 
+/// A GPU that has not answered for so long has left the host, and nothing will be counted on from where it was.
+const MISSED_NANOS_MAX: i128 = 3_600_000_000_000;
+
 /// Energy that is not yet a whole millijoule, in picojoules (milliwatts × nanoseconds).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Balance {
@@ -33,6 +36,21 @@ struct Share {
     source: &'static str,
     is_measured: bool,
     words: String,
+}
+
+/// Keeps in `after` the energy counters that it could not read, as `before` knew them, so that the next look that can
+/// read them counts on from there and no energy of the gap is lost.
+pub(super) fn keep_missed(before: &Counters, after: &mut Counters) {
+    let interval_nanos = (after.at.awake_nanos - before.at.awake_nanos).max(0);
+    for uuid in before.gpus.keys().chain(before.missed.keys()) {
+        let is_read = after.gpus.get(uuid).is_some_and(|gpu| gpu.energy_millijoules.is_some());
+        let Some(mut missed) = before.last_known(uuid).filter(|_| !is_read) else { continue };
+        if after.at.awake_nanos - missed.awake_nanos > MISSED_NANOS_MAX {
+            continue;
+        }
+        missed.booked_picojoules += by_power(after.gpus.get(uuid), interval_nanos);
+        after.missed.insert(uuid.clone(), missed);
+    }
 }
 
 /// Energy between two looks, and what rounding left for the next.
@@ -138,37 +156,58 @@ fn package_difference(old: &PackageCounter, new: &PackageCounter) -> Option<u64>
 }
 
 fn gpu_shares(before: &Counters, after: &Counters, awake_nanos: i128) -> Vec<Share> {
-    let most = (GPU_MILLIWATTS_MAX * awake_nanos).max(PICOJOULES_PER_MILLIJOULE);
-    after
-        .gpus
-        .values()
-        .map(|new| match gpu_difference(before.gpus.get(&new.uuid), new) {
-            Some((picojoules, is_measured)) if picojoules <= most => Share {
-                picojoules,
-                source: "nvml",
-                is_measured,
-                words: if is_measured {
-                    "GPU: NVML energy counter".to_owned()
-                } else {
-                    "GPU: NVML energy counter since it was reset, a lower bound".to_owned()
-                },
+    let read = after.gpus.values().filter(|gpu| !after.missed.contains_key(&gpu.uuid));
+    let read = read.map(|new| match gpu_difference(before, new, after.at.awake_nanos) {
+        Some((picojoules, since)) => Share {
+            picojoules,
+            source: "nvml",
+            is_measured: matches!(since, Since::LastLook),
+            words: match since {
+                Since::LastLook => "GPU: NVML energy counter".to_owned(),
+                Since::LastAnswer => "GPU: NVML energy counter since it last answered".to_owned(),
+                Since::Reset => "GPU: NVML energy counter since it was reset, a lower bound".to_owned(),
             },
-            _ => Share {
-                picojoules: i128::from(new.power_milliwatts.unwrap_or(0)) * awake_nanos,
-                source: "nvml",
-                is_measured: false,
-                words: "GPU: its power now, times the interval".to_owned(),
-            },
-        })
-        .collect()
+        },
+        None => Share {
+            picojoules: by_power(Some(new), awake_nanos),
+            source: "nvml",
+            is_measured: false,
+            words: "GPU: its power now, times the interval".to_owned(),
+        },
+    });
+    let missed = after.missed.keys().map(|uuid| Share {
+        picojoules: by_power(after.gpus.get(uuid), awake_nanos),
+        source: "nvml",
+        is_measured: false,
+        words: "GPU: its energy counter does not answer, what it counts is booked when it does".to_owned(),
+    });
+    read.chain(missed).collect()
 }
 
-/// Picojoules of one GPU. A counter that fell was reset with its driver: what it shows has been used since, at least.
-fn gpu_difference(old: Option<&GpuCounter>, new: &GpuCounter) -> Option<(i128, bool)> {
-    let new = new.energy_millijoules?;
-    let old = old?.energy_millijoules?;
-    match new.checked_sub(old) {
-        Some(difference) => Some((i128::from(difference) * PICOJOULES_PER_MILLIJOULE, true)),
-        None => Some((i128::from(new) * PICOJOULES_PER_MILLIJOULE, false)),
-    }
+/// Energy of a GPU whose counter is of no help.
+fn by_power(gpu: Option<&GpuCounter>, awake_nanos: i128) -> i128 {
+    i128::from(gpu.and_then(|gpu| gpu.power_milliwatts).unwrap_or(0)) * awake_nanos
+}
+
+/// What the difference of an energy counter reaches back to.
+enum Since {
+    LastLook,
+    /// Earlier looks did not get an answer: some of it is of their intervals.
+    LastAnswer,
+    Reset,
+}
+
+/// Picojoules of one GPU since its counter was last read, without what has been booked for it meanwhile.
+/// A counter that fell was reset with its driver: what it shows has been used since, at least.
+fn gpu_difference(before: &Counters, new: &GpuCounter, awake_nanos: i128) -> Option<(i128, Since)> {
+    let (old, energy_millijoules) = (before.last_known(&new.uuid)?, new.energy_millijoules?);
+    let (millijoules, since) = match energy_millijoules.checked_sub(old.energy_millijoules) {
+        Some(difference) if before.missed.contains_key(&new.uuid) => (difference, Since::LastAnswer),
+        Some(difference) => (difference, Since::LastLook),
+        None => (energy_millijoules, Since::Reset),
+    };
+    let picojoules = i128::from(millijoules) * PICOJOULES_PER_MILLIJOULE;
+    let most = (GPU_MILLIWATTS_MAX * (awake_nanos - old.awake_nanos)).max(PICOJOULES_PER_MILLIJOULE);
+    let rest = (picojoules - old.booked_picojoules).max(0);
+    (picojoules <= most).then_some((rest, since))
 }

@@ -26,6 +26,18 @@ pub(super) struct Counters {
     pub(super) packages: BTreeMap<String, PackageCounter>,
     /// GPUs by UUID.
     pub(super) gpus: BTreeMap<String, GpuCounter>,
+    /// Energy counters that this look could not read, by UUID, as an earlier one saw them.
+    pub(super) missed: BTreeMap<String, MissedCounter>,
+}
+
+/// An energy counter that did not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct MissedCounter {
+    pub(super) energy_millijoules: u64,
+    /// When it was read, on the clock of `Moment::awake_nanos`.
+    pub(super) awake_nanos: i128,
+    /// What has been booked for the GPU since, by its power.
+    pub(super) booked_picojoules: i128,
 }
 
 impl Counters {
@@ -35,7 +47,19 @@ impl Counters {
             busy_cpu_micros: host.text("proc/stat").and_then(|text| parse_busy(&text)),
             packages: packages(host),
             gpus: gpus.counters().into_iter().map(|counter| (counter.uuid.clone(), counter)).collect(),
+            missed: BTreeMap::new(),
         }
+    }
+
+    /// The energy counter of a GPU as it was last read.
+    pub(super) fn last_known(&self, uuid: &str) -> Option<MissedCounter> {
+        let read = self.gpus.get(uuid).and_then(|gpu| gpu.energy_millijoules);
+        let now = |energy_millijoules| MissedCounter {
+            energy_millijoules,
+            awake_nanos: self.at.awake_nanos,
+            booked_picojoules: 0,
+        };
+        read.map(now).or_else(|| self.missed.get(uuid).copied())
     }
 }
 

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::balance::between;
+use super::balance::{between, keep_missed};
 use super::counters::PackageCounter;
 use super::*;
 use crate::clock::Moment;
@@ -22,6 +22,7 @@ fn look(seconds: i64) -> Counters {
         busy_cpu_micros: Some(0),
         packages: BTreeMap::new(),
         gpus: BTreeMap::new(),
+        missed: BTreeMap::new(),
     }
 }
 
@@ -94,6 +95,51 @@ fn a_reset_gpu_counter_is_never_negative_and_says_estimated() {
     let after = Counters { packages: package(0), gpus: gpu(Some(1_000), 0), ..look(10) };
     let sample = difference(&before, &after);
     assert_eq!((sample.millijoules, sample.method), (Millijoules(1_000), EnergyMethod::Estimated));
+}
+
+/// What a meter says of looks that follow each other.
+fn samples(looks: Vec<Counters>) -> Vec<EnergySample> {
+    let mut looks = looks.into_iter();
+    let mut last = looks.next().expect("a first look");
+    looks
+        .map(|mut now| {
+            keep_missed(&last, &mut now);
+            let sample = difference(&last, &now);
+            last = now;
+            sample
+        })
+        .collect()
+}
+
+#[test]
+fn what_a_gpu_used_while_it_did_not_answer_is_booked_when_it_does() {
+    let at = |seconds, gpus| Counters { packages: package(0), gpus, ..look(seconds) };
+    let silent = [BTreeMap::new(), gpu(None, 100_000)];
+    for (gap, booked) in silent.into_iter().zip([0, 1_000_000]) {
+        let looks = vec![
+            at(0, gpu(Some(5_000), 0)),
+            at(10, gap.clone()),
+            at(20, gap),
+            // Three intervals at 2.9 kW: more than one interval may have.
+            at(30, gpu(Some(87_005_000), 0)),
+            at(40, gpu(Some(87_006_000), 0)),
+        ];
+        let samples = samples(looks);
+        let booked_each: Vec<_> = samples.iter().map(|sample| sample.millijoules.0).collect();
+        assert_eq!(booked_each, [booked, booked, 87_000_000 - 2 * booked, 1_000]);
+        let estimated = samples.iter().map(|sample| sample.method == EnergyMethod::Estimated);
+        assert_eq!(estimated.collect::<Vec<_>>(), [true, true, true, false]);
+        assert_eq!(samples[0].sources, ["nvml", "rapl"]);
+    }
+}
+
+#[test]
+fn a_gpu_that_left_the_host_is_forgotten() {
+    let at = |seconds, gpus| Counters { packages: package(0), gpus, ..look(seconds) };
+    let gone = |seconds| at(seconds, BTreeMap::new());
+    let looks = vec![at(0, gpu(Some(5_000), 0)), gone(3_600), gone(3_610), gone(3_620)];
+    let methods: Vec<_> = samples(looks).into_iter().map(|sample| sample.method).collect();
+    assert_eq!(methods, [EnergyMethod::Estimated, EnergyMethod::Measured, EnergyMethod::Measured]);
 }
 
 #[test]
