@@ -174,7 +174,10 @@ impl Fetcher {
                     let url = repository.url(&self.settings.hf_endpoint)?;
                     let line = if is_guarded { &self.lines.hub } else { &self.lines.open };
                     let mut download = self.download(line, url);
-                    download.bearer.clone_from(&self.settings.hf_token);
+                    // The token opens what is the operator's own: not for whoever asks.
+                    if reach == Reach::Anywhere || expected.here == Here::Taken {
+                        download.bearer.clone_from(&self.settings.hf_token);
+                    }
                     let landed = download.run(&self.blobs, expected.digest, on_progress).await?;
                     self.keep(landed).await
                 }
@@ -196,6 +199,7 @@ impl Fetcher {
             bearer: None,
             max_bytes: self.settings.max_bytes,
             retry_delay: self.settings.retry_delay,
+            pace_window: self.settings.pace_window,
         }
     }
 

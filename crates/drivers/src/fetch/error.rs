@@ -160,7 +160,7 @@ impl FetchError {
             }
             Self::NotFound { .. } => Some("check the spelling and the revision"),
             Self::Forbidden { .. } => {
-                Some("set HF_TOKEN for a gated repository, or accept its licence in a browser first")
+                Some("for a gated repository, accept its licence and set HF_TOKEN; it serves what an operator pulls")
             }
             Self::Private { .. } => {
                 Some("ask an operator to pull it, or to allow it for everyone with `private_sources = \"everyone\"`")

@@ -8,6 +8,7 @@ use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE,
 use reqwest::{Client, Response, StatusCode, Url, redirect};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
 
 use super::part::{Landed, Origin, Part};
 use super::reach::{self, Guard};
@@ -18,6 +19,11 @@ use super::{Blobs, FetchError, FetchSettings, OnProgress, Phase, Sha256Digest, b
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest silence inside an answer.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
+/// A source that sends less, over a window of the settings, counts as one that does not answer: a byte now and then must
+/// not hold a download for ever. At this rate 4 GB take 36 hours.
+const SLOWEST_BYTES_PER_SECOND: u64 = 32 * 1024;
+/// Slow windows in a row before the download is given up.
+const SLOW_WINDOWS_MAX: u32 = 3;
 /// Redirects followed: hub → content network takes one or two.
 const REDIRECTS_MAX: usize = 5;
 /// Attempts in a row that bring no byte.
@@ -36,12 +42,14 @@ pub(super) fn client(settings: &FetchSettings, guard: Option<Arc<Guard>>) -> Res
         .user_agent(concat!("galerne/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)
         .read_timeout(SILENCE_TIMEOUT)
-        .redirect(redirect_policy(guard.clone()));
+        .redirect(redirect_policy(guard.clone()))
+        // Only the settings' own proxy, which the guard knows.
+        .no_proxy();
     if let Some(guard) = guard {
         builder = builder.dns_resolver(guard);
     }
     if let Some(text) = &settings.proxy {
-        let bad = |why: String| FetchError::BadSource { text: "HTTPS_PROXY".to_owned(), why };
+        let bad = |why: String| FetchError::BadSource { text: "HTTPS_PROXY or ALL_PROXY".to_owned(), why };
         let except = settings.no_proxy.as_deref().and_then(reqwest::NoProxy::from_string);
         let proxy = reqwest::Proxy::https(text).map_err(|error| bad(words(error)))?;
         builder = builder.proxy(proxy.no_proxy(except));
@@ -77,6 +85,45 @@ pub(super) struct Download<'a> {
     pub(super) bearer: Option<SecretString>,
     pub(super) max_bytes: u64,
     pub(super) retry_delay: Duration,
+    pub(super) pace_window: Duration,
+}
+
+/// How fast a source is over all attempts of a download. Counts the time that we wait for it, not what our disk takes.
+struct Pace {
+    window: Duration,
+    waited: Duration,
+    bytes: u64,
+    slow_windows: u32,
+}
+
+impl Pace {
+    fn new(window: Duration) -> Self {
+        Self { window, waited: Duration::ZERO, bytes: 0, slow_windows: 0 }
+    }
+
+    /// Time until the window ends.
+    fn left(&self) -> Duration {
+        self.window.saturating_sub(self.waited)
+    }
+
+    /// Notes a wait and what it brought; the words for a window that ended too slow.
+    fn note(&mut self, waited: Duration, bytes: usize) -> Option<String> {
+        self.waited += waited;
+        self.bytes += bytes as u64;
+        if self.waited < self.window {
+            return None;
+        }
+        let least = u128::from(SLOWEST_BYTES_PER_SECOND) * self.waited.as_millis() / 1_000;
+        let is_slow = u128::from(self.bytes) < least;
+        let what = format!("it sent {} bytes in {} seconds", self.bytes, self.waited.as_secs());
+        self.slow_windows = if is_slow { self.slow_windows + 1 } else { 0 };
+        (self.waited, self.bytes) = (Duration::ZERO, 0);
+        is_slow.then_some(what)
+    }
+
+    fn is_hopeless(&self) -> bool {
+        self.slow_windows >= SLOW_WINDOWS_MAX
+    }
 }
 
 /// How an attempt ended that did not end the download.
@@ -128,19 +175,23 @@ impl Download<'_> {
         let mut part = blocking(move || open_part(&blobs, &key, expected.is_some())).await?;
         let mut fruitless = 0;
         let mut last = String::new();
+        let mut pace = Pace::new(self.pace_window);
         for attempt in 1..=ATTEMPTS_MAX {
             let before = part.written_bytes();
-            match self.attempt(part, on_progress).await? {
+            match self.attempt(part, &mut pace, on_progress).await? {
                 Attempt::Whole(part, total_bytes) => return blocking(move || part.land(total_bytes, expected)).await,
                 Attempt::Broken { part: unfinished, why, wait } => {
                     fruitless = if unfinished.written_bytes() > before { 1 } else { fruitless + 1 };
-                    if fruitless >= FRUITLESS_MAX {
-                        return Err(FetchError::Unreachable { place, attempts: fruitless, last: why });
+                    if fruitless >= FRUITLESS_MAX || pace.is_hopeless() {
+                        let attempts = if pace.is_hopeless() { attempt } else { fruitless };
+                        return Err(FetchError::Unreachable { place, attempts, last: why });
                     }
                     tracing::debug!(%place, attempt, why, "download broke off, trying again");
                     let delay = self.retry_delay.saturating_mul(1 << fruitless.min(10));
-                    tokio::time::sleep(wait.unwrap_or(delay).min(DELAY_MAX)).await;
-                    last = why;
+                    let delay = wait.unwrap_or(delay).min(DELAY_MAX);
+                    tokio::time::sleep(delay).await;
+                    // Pauses that a source asks for are time it takes: breaking off after each byte gains it nothing.
+                    last = pace.note(delay, 0).unwrap_or(why);
                     part = unfinished;
                 }
             }
@@ -148,7 +199,7 @@ impl Download<'_> {
         Err(FetchError::Unreachable { place, attempts: ATTEMPTS_MAX, last })
     }
 
-    async fn attempt(&self, mut part: Part, on_progress: &OnProgress) -> Result<Attempt, FetchError> {
+    async fn attempt(&self, mut part: Part, pace: &mut Pace, on_progress: &OnProgress) -> Result<Attempt, FetchError> {
         let have = part.written_bytes();
         let mut request = self.client.get(self.url.clone()).header(ACCEPT_ENCODING, "identity");
         if let Some(token) = &self.bearer {
@@ -160,7 +211,10 @@ impl Download<'_> {
                 request = request.header(IF_RANGE, validator);
             }
         }
-        let response = match request.send().await {
+        let asked_at = Instant::now();
+        let answer = request.send().await;
+        let slow = pace.note(asked_at.elapsed(), 0);
+        let response = match answer {
             Ok(response) => response,
             Err(error) => match reach::refused(&error).map(ToString::to_string) {
                 Some(what) => return Err(FetchError::Private { place: shown(&self.url), what }),
@@ -168,6 +222,9 @@ impl Download<'_> {
                 None => return Ok(Attempt::Broken { part, why: words(error), wait: None }),
             },
         };
+        if let Some(why) = slow {
+            return Ok(Attempt::Broken { part, why, wait: None });
+        }
         let status = response.status();
         if is_passing(status) {
             let wait = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
@@ -183,7 +240,7 @@ impl Download<'_> {
                 part = blocking(move || part.restart(&origin).map(|()| part)).await?;
             }
         }
-        let (part, broken) = self.receive(part, response, total_bytes, on_progress).await?;
+        let (part, broken) = self.receive(part, response, total_bytes, pace, on_progress).await?;
         let is_short = total_bytes.is_some_and(|total| part.written_bytes() < total);
         match broken.or_else(|| is_short.then(|| "the connection closed early".to_owned())) {
             Some(why) => Ok(Attempt::Broken { part, why, wait: None }),
@@ -217,6 +274,7 @@ impl Download<'_> {
         mut part: Part,
         mut response: Response,
         total_bytes: Option<u64>,
+        pace: &mut Pace,
         on_progress: &OnProgress,
     ) -> Result<(Part, Option<String>), FetchError> {
         let (chunks, mut arriving) = mpsc::channel::<Bytes>(CHUNKS_MAX);
@@ -234,11 +292,24 @@ impl Download<'_> {
         });
         let reader = async move {
             loop {
-                match response.chunk().await {
+                let asked_at = Instant::now();
+                let answer = timeout(pace.left(), response.chunk()).await;
+                let bytes = answer.as_ref().ok().and_then(|answer| answer.as_ref().ok()?.as_ref().map(Bytes::len));
+                let slow = pace.note(asked_at.elapsed(), bytes.unwrap_or(0));
+                let Ok(answer) = answer else {
+                    match slow {
+                        Some(why) => return Some(why),
+                        None => continue,
+                    }
+                };
+                match answer {
                     Ok(Some(chunk)) => {
                         if chunks.send(chunk).await.is_err() {
                             // The writer failed and says why itself.
                             return None;
+                        }
+                        if slow.is_some() {
+                            return slow;
                         }
                     }
                     Ok(None) => return None,
@@ -336,5 +407,19 @@ mod tests {
         assert_eq!(headers("bytes */1000"), Some((0, Some(1000))));
         assert_eq!(headers("items 1-2/3"), None);
         assert_eq!(headers("bytes x-2/3"), None);
+    }
+
+    #[test]
+    fn a_source_is_slow_by_what_it_sends_while_we_wait_for_it() {
+        let second = Duration::from_secs(1);
+        let mut pace = Pace::new(10 * second);
+        assert_eq!((pace.note(9 * second, 327_680), pace.left()), (None, second));
+        assert_eq!((pace.note(second, 0), pace.left()), (None, 10 * second), "just fast enough");
+        let slow = |pace: &mut Pace| pace.note(10 * second, 327_679).is_some();
+        assert!(slow(&mut pace) && slow(&mut pace) && !pace.is_hopeless());
+        assert_eq!(pace.note(10 * second, 400_000), None);
+        assert!(slow(&mut pace) && slow(&mut pace) && !pace.is_hopeless(), "a good window makes up for two slow ones");
+        assert_eq!(pace.note(12 * second, 1).as_deref(), Some("it sent 1 bytes in 12 seconds"));
+        assert!(pace.is_hopeless());
     }
 }

@@ -4,6 +4,9 @@
 //! checked is what is connected to; addresses written in a URL are looked at before the request and at each redirect.
 //! Deliberately absent: who may reach what (`Reach` comes with the request), and what lies behind a proxy, which
 //! resolves names by itself: there its own rules decide.
+//! INVARIANT: no refusal tells an address or a setting that whoever asked did not write.
+
+mod own;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -11,18 +14,11 @@ use std::sync::Arc;
 use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-/// A place inside the site, or on this machine.
+/// A place inside the site, or on this machine, as it was written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum PrivateAddress {
-    /// Written in the URL.
-    #[error("{0} is not an address of the public internet")]
-    Written(IpAddr),
-    /// What a name stands for.
-    #[error("`{host}` is at {address}, which is not an address of the public internet")]
-    Named { host: String, address: IpAddr },
-    /// A host of the settings, but not the place they name.
-    #[error("`{host}` is a host of this site's settings, and only the port they name may be asked")]
-    OtherPort { host: String },
+#[error("`{host}` is not on the public internet")]
+pub(super) struct PrivateAddress {
+    host: String,
 }
 
 /// Lets connections through to public addresses and to the places that the operator's own settings name.
@@ -50,11 +46,16 @@ impl Guard {
             return Ok(());
         }
         if let Ok(address) = place.host.parse::<IpAddr>() {
-            return if is_public(address) { Ok(()) } else { Err(PrivateAddress::Written(address)) };
+            return if is_outside(address) { Ok(()) } else { Err(PrivateAddress { host: place.host }) };
         }
         // The resolver knows no ports: another port of a trusted host must not pass as that host.
         if self.trusted.iter().any(|trusted| trusted.host == place.host) {
-            return Err(PrivateAddress::OtherPort { host: place.host });
+            tracing::info!(
+                host = place.host,
+                port = place.port,
+                "a fetch from another port of a trusted host is refused"
+            );
+            return Err(PrivateAddress { host: place.host });
         }
         Ok(())
     }
@@ -71,9 +72,12 @@ impl Resolve for Guard {
         Box::pin(async move {
             let found: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), 0)).await?.collect();
             let allowed: Vec<SocketAddr> =
-                found.iter().copied().filter(|found| is_trusted || is_public(found.ip())).collect();
+                found.iter().copied().filter(|found| is_trusted || is_outside(found.ip())).collect();
             match found.first() {
-                Some(first) if allowed.is_empty() => Err(PrivateAddress::Named { host, address: first.ip() }.into()),
+                Some(first) if allowed.is_empty() => {
+                    tracing::info!(host, address = %first.ip(), "a fetch from inside the site is refused");
+                    Err(PrivateAddress { host }.into())
+                }
                 _ => Ok(Box::new(allowed.into_iter()) as Addrs),
             }
         })
@@ -97,6 +101,11 @@ pub(super) fn refused(error: &reqwest::Error) -> Option<&PrivateAddress> {
         cause = inner.source();
     }
     None
+}
+
+/// Whether an address is one of the public internet and not of this machine or its neighbours.
+fn is_outside(address: IpAddr) -> bool {
+    is_public(address) && !own::is_own(address.to_canonical())
 }
 
 /// Whether an address belongs to the public internet (IANA's special-purpose registries; what they reserve is inside).
@@ -215,10 +224,8 @@ mod tests {
         let resolve =
             async |guard: &Guard| guard.resolve("localhost".parse().expect("a name")).await.map(|found| found.count());
         let refused = resolve(&Guard::new([])).await.expect_err("loopback");
-        assert!(
-            matches!(refused.downcast_ref(), Some(PrivateAddress::Named { address, .. }) if address.is_loopback()),
-            "{refused}"
-        );
+        let told = refused.downcast_ref::<PrivateAddress>().expect("a refusal").to_string();
+        assert_eq!(told, "`localhost` is not on the public internet", "where it leads is for the log only");
         assert!(resolve(&Guard::new(["http://localhost:1"])).await.expect("trusted") > 0);
     }
 }

@@ -95,7 +95,7 @@ impl Server {
                 let Ok((mut connection, _)) = listener.accept().await else { return };
                 let head = read_head(&mut connection).await;
                 let answer = match answer.asked {
-                    Some(count) => answer_to(&head).cut(count),
+                    Some(count) => Answer { stalls: answer.stalls, ..answer_to(&head).cut(count) },
                     None => answer,
                 };
                 seen.lock().expect("no test panics inside").push(head);
@@ -406,17 +406,77 @@ async fn the_hub_token_goes_to_the_hub_and_not_along_a_redirect() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_hub_token_is_not_for_what_somebody_else_names() {
+    let mut bench = Bench::new();
+    let hub = Server::start(vec![whole(b"weights", "\"v1\""); 3]).await;
+    bench.settings.hf_endpoint = format!("http://{}", hub.address);
+    bench.settings.hf_token = Some("hf_token".to_owned().into());
+    let taken = Expected { digest: None, here: Here::Taken };
+    let cases = [(Reach::Public, Expected::default()), (Reach::Public, taken), (Reach::Anywhere, Expected::default())];
+    for (reach, expected) in cases {
+        bench.fetch_as(reach, "hf://owner/repo/m.gguf", expected).await.expect("the hub gives it to everybody");
+    }
+    let told: Vec<bool> = hub.heads().iter().map(|head| head.contains("hf_token")).collect();
+    assert_eq!(told, [false, true, true], "a tenant's own, one of the catalogue, an operator's");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_sends_a_byte_now_and_then_is_given_up() {
+    let mut bench = Bench::new();
+    bench.settings.pace_window = Duration::from_millis(200);
+    let asked = |count| Answer { asked: Some(count), ..Answer::default() };
+    let stalls = asked(1_000).stalling();
+    let server = Server::start(vec![stalls.clone(), stalls.clone(), stalls]).await;
+    let error = bench.fetch(&server.url(), None).await.expect_err("a kilobyte per window");
+    assert_eq!((error.code(), server.heads().len()), ("source_unreachable", 3));
+    assert!(error.to_string().contains("it sent "), "{error}");
+    let server = Server::start(vec![asked(1_000).stalling(), asked(usize::MAX)]).await;
+    assert_eq!(bench.fetch(&server.url(), None).await.expect("another try").bytes, 800_000);
+}
+
+/// Another test of this file, in an environment whose proxy is nobody: only the settings' own proxy is asked.
+#[test]
+fn no_proxy_is_used_behind_the_settings_back() {
+    let mut command = std::process::Command::new(std::env::current_exe().expect("this test runs from a file"));
+    command.args(["--exact", "fetch::tests::a_broken_download_goes_on_where_it_stopped"]);
+    for name in ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
+        command.env(name, "http://127.0.0.1:1");
+    }
+    for name in ["NO_PROXY", "no_proxy", "REQUEST_METHOD"] {
+        command.env_remove(name);
+    }
+    let output = command.output().expect("this program starts");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_inside_that_is_written_without_a_scheme_is_trusted() {
+    let proxy = Server::start(vec![status("407 Proxy Authentication Required", ""); 10]).await;
+    for host in [proxy.address.to_string(), format!("localhost:{}", proxy.address.port())] {
+        let mut bench = Bench::new();
+        let set = |name: &str| (name == "ALL_PROXY").then(|| host.clone());
+        bench.settings.proxy = FetchSettings::from_environment(set).proxy;
+        let error = bench.fetch_as(Reach::Public, "https://models.example/m.gguf", Expected::default()).await;
+        assert_eq!(error.expect_err("the proxy refuses").code(), "source_unreachable");
+    }
+    assert!(proxy.heads().iter().all(|head| head.starts_with("CONNECT models.example:443 ")), "{:?}", proxy.heads());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn outsiders_reach_nothing_inside_by_address_name_or_redirect() {
     let mut bench = Bench::new();
     let inside = Server::start(vec![whole(b"weights", "\"v1\""), whole(b"weights", "\"v1\"")]).await;
     let port = inside.address.port();
     let outsider = async |bench: &Bench, source: &str| bench.fetch_as(Reach::Public, source, Expected::default()).await;
-    for host in ["127.0.0.1", "localhost", "[::1]", "2130706433"] {
-        let url = format!("http://{host}:{port}/m.gguf");
-        // What is no plain HTTP to this machine by its spelling is refused as a source.
-        if url.parse::<Source>().is_ok() {
+    for host in ["127.0.0.1", "localhost", "[::1]", "2130706433", "127.1", "[::ffff:127.0.0.1]"] {
+        let (http, https) = (format!("http://{host}:{port}/m.gguf"), format!("https://{host}:{port}/m.gguf"));
+        // This spelling is not taken for this machine, so plain HTTP to it is no source at all.
+        let is_source = host != "[::ffff:127.0.0.1]";
+        assert_eq!(http.parse::<Source>().is_ok(), is_source, "{host}");
+        for url in [http, https].into_iter().skip(usize::from(!is_source)) {
             let error = outsider(&bench, &url).await.expect_err(host);
-            assert_eq!(error.code(), "source_private", "{host}: {error}");
+            assert_eq!(error.code(), "source_private", "{url}: {error}");
         }
     }
     for place in ["https://10.0.0.1/m.gguf", "https://169.254.169.254/latest", "https://[fd00::1]/m.gguf"] {
