@@ -119,9 +119,10 @@ impl Webhook {
         crate::tls::install_provider();
         // A receiver that sends elsewhere would send events there too.
         let redirect = reqwest::redirect::Policy::none();
-        let client =
-            Client::builder().redirect(redirect).timeout(ANSWER_TIMEOUT).connect_timeout(CONNECT_TIMEOUT).build()?;
-        Ok(Self { client, receiver })
+        let builder = Client::builder().redirect(redirect).timeout(ANSWER_TIMEOUT).connect_timeout(CONNECT_TIMEOUT);
+        // `http` is for a receiver on this machine: a proxy of the environment would carry events away readable.
+        let builder = if receiver.url.scheme() == "http" { builder.no_proxy() } else { builder };
+        Ok(Self { client: builder.build()?, receiver })
     }
 
     /// Where events go, for people.
@@ -172,6 +173,8 @@ fn words(error: &reqwest::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
 
     // The example of the Standard Webhooks specification.
@@ -203,5 +206,40 @@ mod tests {
         for bad in ["", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_short", "whsec_c2hvcnQ=", "whsec_!"] {
             assert_eq!(Receiver::new("https://x.example/", bad).err(), Some(BadReceiver::Secret), "{bad}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_receiver_on_this_machine_takes_an_event() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}/", listener.local_addr().expect("bound"));
+        let webhook = Webhook::new(Receiver::new(&url, SECRET).expect("sound")).expect("a client");
+        let take = async {
+            let (mut connection, _) = listener.accept().await.expect("a sender");
+            let mut head = vec![0; 4096];
+            let count = connection.read(&mut head).await.expect("a request");
+            connection.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.expect("the sender listens");
+            String::from_utf8_lossy(&head[..count]).to_lowercase()
+        };
+        let send =
+            tokio::time::timeout(Duration::from_secs(10), webhook.send("evt_1", Timestamp::UNIX_EPOCH, "{}".into()));
+        let (sent, head) = tokio::join!(send, async { tokio::time::timeout(Duration::from_secs(10), take).await });
+        assert_eq!(sent.expect("in time"), Ok(()));
+        assert!(head.expect("in time").starts_with("post / "), "addressed to the receiver, not to a proxy");
+    }
+
+    /// The test above in an environment whose proxy is nobody: an event that went there would not be taken.
+    #[test]
+    fn an_event_for_this_machine_passes_by_the_proxy() {
+        let mut command = std::process::Command::new(std::env::current_exe().expect("this test runs from a file"));
+        command.args(["--exact", "webhook::tests::a_receiver_on_this_machine_takes_an_event"]);
+        for name in ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
+            command.env(name, "http://127.0.0.1:1");
+        }
+        for name in ["NO_PROXY", "no_proxy", "REQUEST_METHOD"] {
+            command.env_remove(name);
+        }
+        let output = command.output().expect("this program starts");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
     }
 }
