@@ -41,7 +41,14 @@ pub async fn quantise(
         .map_err(|source| EngineError::Spawn { program: program.to_owned(), source })?;
     let stdin = child.stdin.take();
     let (mut stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let listen = read_line(&mut stdout);
+    let listen = async {
+        let line = read_line(&mut stdout).await;
+        if let Some(mut stdout) = stdout {
+            // Nothing more is expected; reading it keeps the worker from ever blocking on it.
+            drop(tokio::io::copy(&mut stdout, &mut tokio::io::sink()).await);
+        }
+        line
+    };
     let log = async {
         if let Some(mut stderr) = stderr {
             let mut splitter = LineSplitter::default();

@@ -202,6 +202,9 @@ async fn requantising_is_the_workers_command_and_its_failure_is_told() {
     assert_eq!((error.code(), error.to_string().as_str()), ("requantise_failed", "the disk is full"));
     run(r#"[ "$1 $4 $5" = "quantize --type q4_0" ] && echo new > "$3""#).await.expect("it writes the file");
     assert_eq!(fs::read_to_string(&output).expect("the new file"), "new\n");
+    let chatty = r#"echo '{"wrote":1}'; head -c 300000 /dev/zero && echo newer > "$3""#;
+    run(chatty).await.expect("whatever it says after its line does not hold it up");
+    assert_eq!(fs::read_to_string(&output).expect("the new file"), "newer\n");
 }
 
 /// Where the built engine and a model lie, for machines that have them.
