@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use crate::bill::{Bill, EnergySample};
 use crate::clock::Clock;
+use crate::weights::Weights;
 
 /// What the gateway is doing on an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +34,7 @@ pub struct Handle {
     pub(crate) demand: Arc<Demand>,
     pub(crate) bill: Arc<Bill>,
     pub(crate) clock: Clock,
+    pub(crate) weights: Weights,
 }
 
 impl Handle {
@@ -54,6 +56,12 @@ impl Handle {
     /// Books what the node's meters said over an interval. The id is the sample's own: the same again is booked once.
     pub async fn book_reading(&self, id: ReadingId, sample: EnergySample) -> Result<(), StoreError> {
         self.bill.book_reading(id, &sample).await
+    }
+
+    /// Removes weights that no model names any more, unless a download is at work or waits for its turn: then they go
+    /// with the next call.
+    pub async fn remove_unnamed_weights(&self) {
+        self.weights.remove_unnamed().await;
     }
 
     /// What a busy CPU of this node draws above idle, and how that is known.

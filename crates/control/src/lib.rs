@@ -17,6 +17,7 @@ mod leader;
 
 mod endpoint_loop;
 mod pull_loop;
+mod weights;
 
 mod bill;
 mod publisher;

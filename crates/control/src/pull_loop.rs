@@ -110,7 +110,7 @@ impl PullLoop {
     }
 }
 
-fn is_open(state: PullState) -> bool {
+pub(crate) fn is_open(state: PullState) -> bool {
     match state {
         PullState::Pending | PullState::Fetching | PullState::Importing => true,
         PullState::Done | PullState::Failed | PullState::Cancelled => false,

@@ -21,6 +21,7 @@ use crate::endpoint_loop::EndpointLoop;
 use crate::handle::{Demand, Handle};
 use crate::publisher::{Published, Publisher};
 use crate::pull_loop::PullLoop;
+use crate::weights::Weights;
 
 /// How long the bytes of a broken download are kept for its next try.
 const PART_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -77,6 +78,7 @@ pub async fn start(inputs: Inputs, tasks: &TaskTracker, cancel: CancellationToke
     if freed_bytes > 0 {
         tracing::info!(freed_bytes, "parts of abandoned downloads deleted");
     }
+    let weights = Weights { store: store.clone(), blobs: blobs.clone() };
     let fetcher = Fetcher::new(fetch, blobs).map_err(ControlError::Blobs)?;
     let prober =
         Prober::new(Duration::from_millis(PROBE_TIMEOUT_MS)).map_err(|error| ControlError::Prober(error.into()))?;
@@ -115,5 +117,5 @@ pub async fn start(inputs: Inputs, tasks: &TaskTracker, cancel: CancellationToke
     tasks.spawn(publisher.run(cancel.clone()));
     tasks.spawn(pulls.run(cancel.clone()));
     tasks.spawn(async move { uses.run(noted_in, noted_by, cancel).await });
-    Ok(Handle { demand, bill, clock })
+    Ok(Handle { demand, bill, clock, weights })
 }

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use galerne_model::inference::Reach;
 use tokio_util::sync::CancellationToken;
 
-pub use blobs::Blobs;
+pub use blobs::{Blobs, Held, Unheld};
 pub use digest::{BadDigest, Sha256Digest};
 pub use error::FetchError;
 pub use settings::FetchSettings;

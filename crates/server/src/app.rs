@@ -28,6 +28,7 @@ pub(crate) struct Parts {
     pub(crate) directory: Directory,
     pub(crate) pepper: Pepper,
     pub(crate) data: PathBuf,
+    pub(crate) control: galerne_control::Handle,
     /// What running requests hold is known to the gateway only.
     pub(crate) gateway: Gateway,
     pub(crate) metrics: ApiMetrics,
@@ -57,6 +58,10 @@ impl App {
 
     pub(crate) fn data(&self) -> &Path {
         &self.0.data
+    }
+
+    pub(crate) fn control(&self) -> &galerne_control::Handle {
+        &self.0.control
     }
 
     pub(crate) fn gateway(&self) -> &Gateway {

@@ -148,8 +148,7 @@ pub async fn start(
         FetchSettings { reach: config.reach, ..FetchSettings::from_environment(|name| environment.get(name).cloned()) };
     let ground =
         Ground { config, data: &data, store: &store, pepper: &pepper, clock: &clock, node_id, source, grid, fetch };
-    let planes = start_planes(ground, &loops, &stop_loops).await?;
-    let Planes { control, gateway, woken, used } = planes;
+    let Planes { control, gateway, woken, used } = start_planes(ground, &loops, &stop_loops).await?;
     control.set_energy_rate(host.meter.active, host.meter.method);
     if !is_behind_lock(&config.database, &data) {
         let gate = lease.gate();
@@ -174,6 +173,7 @@ pub async fn start(
         directory,
         pepper,
         data: data.path().to_owned(),
+        control: control.clone(),
         gateway: gateway.clone(),
         metrics: api_metrics,
         registry: Mutex::new(registry),
@@ -191,9 +191,8 @@ pub async fn start(
         clock,
     };
     loops::spawn(&loops, &stop_loops, work);
-    let router = routes::router(app.clone()).merge(gateway.router());
     let (address, url) = (bound.address(), bound.url());
-    let listener = bound.serve(router);
+    let listener = bound.serve(routes::router(app.clone()).merge(gateway.router()));
     progress(Progress::Done(Phase::StartLoops, url.clone()));
     tracing::info!(%address, "serving");
     Ok(Running { url, address, node_id, first_key, app, gateway, listener, loops, stop_loops, draining, tenure, data })

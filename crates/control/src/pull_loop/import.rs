@@ -91,6 +91,8 @@ impl Import {
     /// Runs a download to its end. What went wrong is recorded, not returned.
     pub(super) async fn run(&self, pull: Pull, stop: &CancellationToken) {
         let id = pull.id;
+        // From the first look at what is here until a model names it.
+        let _held = self.fetcher.blobs().hold().await;
         let Err(error) = self.import(&pull, stop).await else { return };
         if stop.is_cancelled() || matches!(error, ImportError::Stopped) {
             tracing::info!(pull_id = %id, "download stopped");

@@ -83,6 +83,45 @@ async fn a_file_becomes_a_model_with_the_facts_of_its_header() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn weights_that_no_model_names_go_once_no_download_is_at_work() {
+    let site = Site::new().await;
+    let loops = site.start().await;
+    let mut blobs = Vec::new();
+    for (name, architecture) in [("gone", "llama"), ("kept", "qwen2")] {
+        fs::write(site.directory.path().join(name), gguf(architecture)).expect("a file");
+        let done = ended(&site, pull(&site, name, from(&site, name), PullState::Pending).await).await;
+        let model = site.store.get::<Model>(done.status.model_id.expect("it made one")).await.expect("a row");
+        blobs.push((model.id, site.directory.path().join(&model.status.blob)));
+    }
+    // Nobody answers there: it is at work until somebody ends it.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let source = format!("http://{}/m.gguf", silent.local_addr().expect("bound"));
+    let id = PullId::from_uuid(Uuid::now_v7());
+    let (state, reach) = (PullState::Pending, Reach::Anywhere);
+    let status = PullStatus { state, reach, done: Bytes(0), total: None, model_id: None, reason: None };
+    let spec = PullSpec { source, sha256: None, requantise: None };
+    let waiting: Pull = row(id, (Some(site.tenant_id), Some(site.project_id)), "waiting", spec, status);
+    site.insert(&waiting).await;
+    let mut tx = site.store.begin().await.expect("a transaction");
+    tx.delete::<Model>(blobs[0].0, None, now()).await.expect("it is there");
+    tx.commit().await.expect("committed");
+    loops.handle.remove_unnamed_weights().await;
+    assert!(blobs[0].1.is_file(), "a download may be about to name them");
+    let mut tx = site.store.begin().await.expect("a transaction");
+    tx.delete::<Pull>(id, None, now()).await.expect("it is there");
+    tx.commit().await.expect("committed");
+    let gone = async {
+        while blobs[0].1.is_file() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            loops.handle.remove_unnamed_weights().await;
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, gone).await.is_ok(), "nobody is about to name them any more");
+    assert!(blobs[1].1.is_file(), "a model names these");
+    loops.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_download_that_was_cut_off_by_a_kill_goes_on_after_the_start() {
     let site = Site::new().await;
     fs::write(site.directory.path().join("m.gguf"), gguf("llama")).expect("a file");
