@@ -32,6 +32,7 @@ mod error;
 mod listen;
 mod loops;
 pub(crate) mod metrics;
+mod unread;
 
 pub use error::StartError;
 

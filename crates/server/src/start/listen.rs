@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Router, middleware};
 use axum_server::Handle;
 use axum_server::accept::Accept;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
@@ -21,6 +21,7 @@ use tokio::time::Sleep;
 use tokio_util::task::TaskTracker;
 
 use super::error::StartError;
+use super::unread::{self, Watch};
 use crate::config::Config;
 
 /// Connections at once; past it the system's own queue holds new ones. Each costs a few tens of kilobytes.
@@ -30,6 +31,13 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// Longest time a connection takes nothing of what is written to it. An answer of megabytes would else stay in memory for
 /// as long as somebody likes not to read it.
 const WRITE_TIMEOUT: Duration = Duration::from_millis(CLIENT_WRITE_TIMEOUT_MS);
+/// Longest time a stream of HTTP/2 has no room for more. Longer than a write over HTTP/1: clients grant room by halves of
+/// what they keep, a megabyte or more, as their program takes it.
+const ROOM_TIMEOUT: Duration = Duration::from_millis(4 * CLIENT_WRITE_TIMEOUT_MS);
+/// When the other side of an HTTP/2 connection that says nothing is asked whether it is there.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// Time to say so: on a slow line the question waits behind what is on its way.
+const PING_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time for a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for connections to end by themselves once nothing is in flight; then they are cut.
@@ -49,6 +57,16 @@ pub(super) struct Listener {
     handle: Handle<SocketAddr>,
     /// Absent once it has ended and `failed` has told.
     task: Option<JoinHandle<io::Result<()>>>,
+    /// What looks after bodies of HTTP/2.
+    watches: TaskTracker,
+}
+
+/// How long the other side may take.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    head: Duration,
+    write: Duration,
+    room: Duration,
 }
 
 impl Bound {
@@ -87,21 +105,25 @@ impl Bound {
 
     /// Serves until told to stop.
     pub(super) fn serve(self, router: Router) -> Listener {
-        self.serve_with(router, HEAD_TIMEOUT, WRITE_TIMEOUT)
+        self.serve_with(router, Patience { head: HEAD_TIMEOUT, write: WRITE_TIMEOUT, room: ROOM_TIMEOUT })
     }
 
     /// The same with other patience.
-    fn serve_with(self, router: Router, head_timeout: Duration, write_timeout: Duration) -> Listener {
+    fn serve_with(self, router: Router, patience: Patience) -> Listener {
         let handle = Handle::new();
+        let watches = TaskTracker::new();
+        let watch = Watch { patience: patience.room, tasks: watches.clone() };
+        let router = router.layer(middleware::from_fn_with_state(watch, unread::watch));
         let service = router.into_make_service_with_connect_info::<SocketAddr>();
-        let capped = Capped { permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)), write_timeout };
+        let capped = Capped { permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)), write_timeout: patience.write };
         let (listener, tls, told) = (self.listener, self.tls, handle.clone());
         let serving = async move {
             let mut server = axum_server::from_tcp(listener)?;
             let builder = server.http_builder();
-            builder.http1().header_read_timeout(head_timeout).max_buf_size(HEAD_MAX_BYTES.max(MIN_BUFFER));
+            builder.http1().header_read_timeout(patience.head).max_buf_size(HEAD_MAX_BYTES.max(MIN_BUFFER));
             builder.http2().max_concurrent_streams(STREAMS_MAX).max_header_list_size(HEAD_LIMIT);
-            let server = server.first_request_timeout(head_timeout).handle(told);
+            builder.http2().keep_alive_interval(PING_INTERVAL).keep_alive_timeout(PING_TIMEOUT);
+            let server = server.first_request_timeout(patience.head).handle(told);
             match tls {
                 Some(tls) => {
                     let acceptor = RustlsAcceptor::new(tls).handshake_timeout(HANDSHAKE_TIMEOUT).acceptor(capped);
@@ -112,7 +134,7 @@ impl Bound {
         };
         // Not on the loops' tracker: it ends first, by its own handle, and `join` waits for it.
         let task = TaskTracker::new().spawn(serving);
-        Listener { handle, task: Some(task) }
+        Listener { handle, task: Some(task), watches }
     }
 }
 
@@ -156,6 +178,11 @@ impl Listener {
             Ok(Err(error)) => tracing::warn!(%error, "the listener ended with an error"),
             Err(error) => tracing::error!(%error, "the listener broke"),
         }
+        self.watches.close();
+        // Each body goes with its connection; the system may take a moment.
+        if tokio::time::timeout(CLOSE_GRACE, self.watches.wait()).await.is_err() {
+            tracing::warn!("answers were still looked after when all connections were cut");
+        }
     }
 }
 
@@ -179,7 +206,7 @@ impl<S: Send + 'static> Accept<TcpStream, S> for Capped {
             let permit = permit.map_err(|_| io::Error::other("too many connections"))?;
             stream.set_nodelay(true)?;
             let counted = Counted { stream, write_timeout, stalled: None, _permit: permit };
-            std::future::ready(Ok((counted, service))).await
+            Ok((counted, service))
         })
     }
 }
@@ -248,8 +275,10 @@ impl AsyncWrite for Counted {
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Body;
     use axum::routing::get;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::sync::mpsc;
 
     use super::*;
 
@@ -259,14 +288,15 @@ mod tests {
     /// More than the system's buffers hold.
     const LARGE: usize = 64 * 1024 * 1024;
 
-    fn listener() -> (Listener, SocketAddr) {
+    fn listener(more: Router) -> (Listener, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         listener.set_nonblocking(true).expect("set");
         let address = listener.local_addr().expect("bound");
         let bound = Bound { listener, address, tls: None };
         let large = || async { vec![b'x'; LARGE] };
-        let router = Router::new().route("/", get(|| async { "here" })).route("/large", get(large));
-        (bound.serve_with(router, PATIENCE, WRITE_PATIENCE), address)
+        let router = Router::new().route("/", get(|| async { "here" })).route("/large", get(large)).merge(more);
+        let patience = Patience { head: PATIENCE, write: WRITE_PATIENCE, room: WRITE_PATIENCE };
+        (bound.serve_with(router, patience), address)
     }
 
     /// Sends a byte of `head` at a time and says what came back by the time the connection was closed.
@@ -292,7 +322,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_head_that_drips_in_is_cut_off_on_a_new_and_on_a_used_connection() {
-        let (listener, address) = listener();
+        let (listener, address) = listener(Router::new());
         let text = drip(address, b"GET / HTTP/1.1\r\nx-a: b\r\nx-a: b\r\n").await;
         assert!(!text.contains("200"), "{text}");
         let mut used = TcpStream::connect(address).await.expect("it listens");
@@ -303,9 +333,10 @@ mod tests {
         assert!(String::from_utf8_lossy(&text).contains("here"), "the whole request was answered");
         listener.join().await;
     }
+
     #[tokio::test]
     async fn an_answer_that_nobody_reads_is_given_up_and_a_slow_reader_gets_all_of_it() {
-        let (listener, address) = listener();
+        let (listener, address) = listener(Router::new());
         let ask = async || {
             let mut stream = TcpStream::connect(address).await.expect("it listens");
             stream.write_all(b"GET /large HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.expect("sent");
@@ -327,6 +358,92 @@ mod tests {
         let mut rest = Vec::new();
         let ended = deaf.read_to_end(&mut rest).await;
         assert!(ended.is_err() || rest.len() < LARGE, "what nobody had read was kept: {} bytes", rest.len());
+        listener.join().await;
+    }
+
+    /// A frame of HTTP/2.
+    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    }
+
+    /// A whole request: indexed `GET` and `http`, the path and authority as they are.
+    fn get_of(stream: u32, path: &str) -> Vec<u8> {
+        let length = u8::try_from(path.len()).expect("short");
+        let head = [&[0x82, 0x86, 0x04, length], path.as_bytes(), &[0x01, 1, b'x']].concat();
+        frame(0x1, 0x5, stream, &head)
+    }
+
+    /// Reads frames until the head of an answer on `stream` is there.
+    async fn head_of(connection: &mut TcpStream, stream: u32) {
+        loop {
+            let mut head = [0; 9];
+            connection.read_exact(&mut head).await.expect("the connection is open");
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let mut payload = vec![0; usize::try_from(length).expect("small")];
+            connection.read_exact(&mut payload).await.expect("the connection is open");
+            if head[3] == 0x1 && head[5..] == stream.to_be_bytes() {
+                return;
+            }
+        }
+    }
+
+    /// Tells when it is dropped.
+    struct Source(mpsc::Sender<()>);
+
+    impl Drop for Source {
+        fn drop(&mut self) {
+            self.0.try_send(()).expect("once per answer");
+        }
+    }
+
+    #[tokio::test]
+    async fn over_http_2_a_stream_without_room_is_given_up_and_the_connection_goes_on() {
+        let (tell, mut told) = mpsc::channel(1);
+        let endless = move || {
+            let source = Source(tell.clone());
+            let parts = futures_util::stream::repeat_with(move || {
+                let _at_work = &source;
+                Ok::<_, io::Error>(vec![b'x'; 1_000])
+            });
+            std::future::ready(Body::from_stream(parts))
+        };
+        let (listener, address) = listener(Router::new().route("/endless", get(endless)));
+        let mut connection = TcpStream::connect(address).await.expect("it listens");
+        let no_room = [0, 4, 0, 0, 0, 0];
+        let hello =
+            [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(0x4, 0, 0, &no_room), &get_of(1, "/endless")].concat();
+        connection.write_all(&hello).await.expect("sent");
+        head_of(&mut connection, 1).await;
+        let began = tokio::time::Instant::now();
+        let given_up = tokio::time::timeout(WRITE_PATIENCE * 20, told.recv()).await;
+        assert_eq!(given_up, Ok(Some(())), "the source of an answer that nobody takes was kept at work");
+        assert!(began.elapsed() > WRITE_PATIENCE / 2, "it was given up at once");
+        connection.write_all(&get_of(3, "/")).await.expect("sent");
+        head_of(&mut connection, 3).await;
+        drop(connection);
+        listener.join().await;
+    }
+
+    #[tokio::test]
+    async fn over_http_2_a_slow_reader_gets_all_of_an_answer() {
+        // Another test of this process may have installed it.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let (listener, address) = listener(Router::new());
+        let client = reqwest::Client::builder().no_proxy().http2_prior_knowledge();
+        let client = client.http2_initial_stream_window_size(65_535).build().expect("a client");
+        let mut answer = client.get(format!("http://{address}/large")).send().await.expect("it answers");
+        assert_eq!((answer.version(), answer.content_length()), (http::Version::HTTP_2, Some(LARGE as u64)));
+        let (mut read, mut parts) = (0, 0);
+        while let Some(part) = answer.chunk().await.expect("it is not cut") {
+            (read, parts) = (read + part.len(), parts + 1);
+            if parts < 20 {
+                // Longer in all than there may be no room.
+                tokio::time::sleep(WRITE_PATIENCE / 10).await;
+            }
+        }
+        assert_eq!(read, LARGE);
+        drop((answer, client));
         listener.join().await;
     }
 }
