@@ -1,7 +1,8 @@
 //! Starting the server, in the order in which its parts need each other, and stopping it in the other direction.
 //!
 //! Address first, directory second, state third: what can be refused without touching anything is refused first.
-//! INVARIANT: every task is on a tracker and joined before `drain` returns; the lock of the directory goes last.
+//! INVARIANT: every task is on a tracker and joined before `drain` returns; the lock of the directory goes last. Where a
+//! database that is away keeps tasks past [`STOP_DEADLINE`], the process ends with them, and the lock with the process.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use galerne_control::clock::Clock;
 use galerne_control::forward;
-use galerne_control::site_lease::SiteLease;
+use galerne_control::site_lease::{Gate, SiteLease};
 use galerne_control::{Activity, EnergySample, Inputs};
 use galerne_drivers::fetch::FetchSettings;
 use galerne_drivers::grid::Grid;
@@ -17,7 +18,7 @@ use galerne_drivers::webhook::Webhook;
 use galerne_gateway::{Gateway, GatewayConfig, Spool, SpoolLimits, UsageBatch, Wake};
 use galerne_model::ids::NodeId;
 use galerne_model::ledger::EnergyMethod;
-use galerne_model::limits::DRAIN_DEADLINE_MS;
+use galerne_model::limits::{DRAIN_DEADLINE_MS, REPLICA_STOP_GRACE_MS};
 use galerne_model::node::NodeFacts;
 use galerne_model::snapshot::{Snapshot, Spending};
 use galerne_model::units::Milliwatts;
@@ -48,6 +49,8 @@ const WAKES_MAX: usize = 1_024;
 const BATCHES_MAX: usize = 2;
 /// Time for what `/api/v1` still works on, backups and exports above all, before it is cut.
 const API_GRACE: Duration = Duration::from_secs(15);
+/// Time for everything after the last request: what engines have to end, and ten seconds for a database to take the rest.
+const STOP_DEADLINE: Duration = Duration::from_millis(REPLICA_STOP_GRACE_MS + 10_000);
 
 /// What is known of this host, from whoever can read it.
 pub struct Host {
@@ -136,7 +139,7 @@ pub async fn start(
     let clock = Clock::system();
     let source = Spool::source_of(&data.spool()).map_err(StartError::Spool)?;
     let holder = holder(&host.facts, &data, source);
-    let State { store, lease, first_key } = open_state(config, holder.clone(), &clock, &pepper, progress).await?;
+    let State { store, lease, gate, first_key } = open_state(config, &data, &holder, &clock, &pepper, progress).await?;
 
     progress(Progress::Begun(Phase::EnrolHost));
     let name = node_name(&host.facts);
@@ -151,8 +154,7 @@ pub async fn start(
         Ground { config, data: &data, store: &store, pepper: &pepper, clock: &clock, node_id, source, grid, fetch };
     let Planes { control, gateway, woken, used } = start_planes(ground, &loops, &stop_loops).await?;
     control.set_energy_rate(host.meter.active, host.meter.method);
-    if !is_behind_lock(&config.database, &data) {
-        let gate = lease.gate();
+    if let Some(gate) = gate {
         gateway.admit_while(Arc::new(move || gate.is_open()));
     }
     let tenure = Tenure::begin(lease);
@@ -203,6 +205,8 @@ pub async fn start(
 struct State {
     store: Store,
     lease: SiteLease,
+    /// Whether the lease is held, unless the directory's lock keeps everybody else out.
+    gate: Option<Gate>,
     /// The first key, when this is the first start.
     first_key: Option<String>,
 }
@@ -210,14 +214,20 @@ struct State {
 /// Opens the state, brings it up to date, and takes its lease before anything is written.
 async fn open_state(
     config: &Config,
-    holder: String,
+    data: &DataDir,
+    holder: &str,
     clock: &Clock,
     pepper: &Pepper,
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<State, StartError> {
     progress(Progress::Begun(Phase::OpenState));
     let store = Store::open(&config.database).await?;
-    let lease = SiteLease::take(&store, holder, clock).await?;
+    let is_behind_lock = is_behind_lock(&config.database, data);
+    if is_behind_lock {
+        // Whoever held one is dead, also where another host name or a clock that was set back makes it look alive.
+        store.leases_end().await?;
+    }
+    let lease = SiteLease::take(&store, holder.to_owned(), clock).await?;
     if config.events.is_some() {
         // Before the first event of this start.
         store.forward_events().await?;
@@ -227,17 +237,15 @@ async fn open_state(
     let first_key = bootstrap::first_start(&store, pepper).await?;
     let words = if first_key.is_some() { "operator and first key made" } else { "state found" };
     progress(Progress::Done(Phase::FirstStart, words.to_owned()));
-    Ok(State { store, lease, first_key })
+    let gate = (!is_behind_lock).then(|| lease.gate());
+    Ok(State { store, lease, gate, first_key })
 }
 
-/// Whether the lock of the directory already keeps every other server from the database. Then a disk that stalls for
-/// longer than a lease lasts needs to stop nobody.
+/// Whether the lock of the directory already keeps every other server from the database, which is open. Then a disk that
+/// stalls for longer than a lease lasts needs to stop nobody. A link in the directory to a file elsewhere is not behind it.
 fn is_behind_lock(database: &StoreUrl, data: &DataDir) -> bool {
     match database {
-        StoreUrl::Sqlite(path) => {
-            let folder = path.parent().and_then(|folder| folder.canonicalize().ok());
-            folder.is_some_and(|folder| folder.starts_with(data.path()))
-        }
+        StoreUrl::Sqlite(path) => path.canonicalize().is_ok_and(|file| file.starts_with(data.path())),
         StoreUrl::Postgres(_) => false,
     }
 }
@@ -366,12 +374,23 @@ impl Running {
         self.listener.join().await;
         self.stop_loops.cancel();
         self.loops.close();
-        self.loops.wait().await;
-        if let Err(error) = self.app.directory().write_uses(self.app.store(), App::now()).await {
-            tracing::warn!(error = %chain(&error), "the last uses of keys could not be written");
+        let (app, loops, tenure) = (self.app, self.loops, self.tenure);
+        let rest = async move {
+            loops.wait().await;
+            if let Err(error) = app.directory().write_uses(app.store(), App::now()).await {
+                tracing::warn!(error = %chain(&error), "the last uses of keys could not be written");
+            }
+            tenure.end().await;
+            app.store().close().await;
+        };
+        if tokio::time::timeout(STOP_DEADLINE, rest).await.is_err() {
+            tracing::error!(
+                "stopped before the database took everything: usage is in the spool, the last refusals and readings are lost"
+            );
+            // A task may still write: nobody else gets the directory before this process has ended.
+            std::mem::forget(self.data);
+            return;
         }
-        self.tenure.end().await;
-        self.app.store().close().await;
         drop(self.data);
         tracing::info!("stopped");
     }

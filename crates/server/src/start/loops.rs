@@ -11,7 +11,7 @@ use galerne_gateway::{Gateway, UsageBatch, Wake};
 use galerne_model::event::Event;
 use galerne_model::ids::ReadingId;
 use galerne_model::limits::{DENIAL_WRITE_INTERVAL_MS, READING_INTERVAL_MS};
-use galerne_store::{Store, StoreError, retry};
+use galerne_store::{Store, StoreError};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -146,47 +146,71 @@ async fn settle(
 /// Writes what the gateway refused into the event log, and the rest of it at the end. While the database takes nothing the
 /// gateway counts on, within its bounds.
 async fn record_denials(store: Store, gateway: Gateway, stop: CancellationToken) {
-    let mut unwritten = Vec::new();
+    let mut unwritten = VecDeque::new();
     let mut ticks = tokio::time::interval(Duration::from_millis(DENIAL_WRITE_INTERVAL_MS));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let last = tokio::select! {
-            _ = ticks.tick() => false,
-            () = stop.cancelled() => true,
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            _ = ticks.tick() => {}
+        }
+        if unwritten.is_empty() {
+            unwritten.push_back(gateway.denials());
+        }
+        // One attempt: the next tick is the next one, and the end waits for none of them.
+        let written = tokio::select! {
+            written = write_batches(&store, &mut unwritten) => written,
+            () = stop.cancelled() => break,
         };
-        if last {
-            unwritten.extend(gateway.last_denials());
-        } else if unwritten.is_empty() {
-            unwritten = gateway.denials();
-        }
-        match write_events(&store, &unwritten).await {
-            Ok(()) => unwritten.clear(),
-            Err(error) if last => {
-                tracing::error!(error = %chain(&error), count = unwritten.len(), "events of refusals are lost");
-            }
-            Err(error) => {
-                tracing::warn!(error = %chain(&error), waiting = unwritten.len(), "refusals are recorded later");
-            }
-        }
-        if last {
-            return;
+        if let Err(error) = written {
+            tracing::warn!(error = %chain(&error), waiting = count(&unwritten), "refusals are recorded later");
         }
     }
+    // On its own: what was tried before may have been written, and this was not.
+    unwritten.push_back(gateway.last_denials());
+    if let Err(error) = write_batches(&store, &mut unwritten).await {
+        tracing::error!(error = %chain(&error), count = count(&unwritten), "events of refusals are lost");
+    }
+}
+
+fn count(batches: &VecDeque<Vec<Event>>) -> usize {
+    batches.iter().map(Vec::len).sum()
+}
+
+/// Writes batches in order and takes away what is written. One that the database refuses for what it holds is written
+/// event by event, and what is refused even so is left out: it would keep all later ones waiting for ever.
+async fn write_batches(store: &Store, batches: &mut VecDeque<Vec<Event>>) -> Result<(), StoreError> {
+    while let Some(batch) = batches.front() {
+        match write_events(store, batch).await {
+            Ok(()) => drop(batches.pop_front()),
+            Err(error) if error.refuses_values() => {
+                let mut batch = batches.pop_front().unwrap_or_default();
+                if let [event] = &batch[..] {
+                    let (event_id, action) = (event.id, &event.action);
+                    tracing::error!(error = %chain(&error), %event_id, action, "the database refuses an event: it is left out");
+                    continue;
+                }
+                while let Some(event) = batch.pop() {
+                    batches.push_front(vec![event]);
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Writes events, all of them or none, each once.
 async fn write_events(store: &Store, events: &[Event]) -> Result<(), StoreError> {
     let Some(first) = events.first() else { return Ok(()) };
-    retry(|| async {
-        let mut tx = store.begin().await?;
-        // An earlier attempt may have been committed before its answer was lost.
-        if tx.event(first.id).await?.is_none() {
-            events.iter().for_each(|event| tx.record(event.clone()));
-            tx.commit().await?;
-        }
-        Ok(())
-    })
-    .await
+    let mut tx = store.begin().await?;
+    // An earlier attempt may have been committed before its answer was lost.
+    if tx.event(first.id).await?.is_none() {
+        events.iter().for_each(|event| tx.record(event.clone()));
+        tx.commit().await?;
+    }
+    Ok(())
 }
 
 /// Where the retries of one batch stand. They never end: a record that is given up is work nobody pays.
@@ -341,7 +365,67 @@ async fn keep_house(app: App, clock: Clock, stop: CancellationToken) {
 
 #[cfg(test)]
 mod tests {
+    use galerne_model::event::{Actor, Decision};
+    use galerne_model::ids::EventId;
+    use galerne_store::{EventFilter, StoreUrl};
+    use jiff::Timestamp;
+    use sqlx::Connection;
+
     use super::*;
+
+    fn denial(text: &str) -> Event {
+        Event {
+            id: EventId::from_uuid(Uuid::now_v7()),
+            sequence: 0,
+            at: Timestamp::now(),
+            actor: Actor::component("gateway"),
+            action: "key.use".to_owned(),
+            tenant_id: None,
+            project_id: None,
+            resource: None,
+            decision: Decision::Denied,
+            before_digest: None,
+            after_digest: None,
+            text: text.to_owned(),
+        }
+    }
+
+    async fn texts(store: &Store) -> Vec<String> {
+        let events = store.events_forward(&EventFilter::default(), 50).await.expect("lists");
+        events.into_iter().map(|event| event.text).collect()
+    }
+
+    #[tokio::test]
+    async fn an_event_that_is_refused_for_good_keeps_no_other_waiting() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("x.db");
+        let store = Store::open(&StoreUrl::sqlite(&path)).await.expect("opens");
+        let mut conn = sqlx::AnyConnection::connect(&format!("sqlite://{}", path.display())).await.expect("opens");
+        let refuse = "CREATE TRIGGER refuse BEFORE INSERT ON event WHEN NEW.text = 'bad' \
+            BEGIN SELECT RAISE(ABORT, 'never'); END";
+        sqlx::raw_sql(refuse).execute(&mut conn).await.expect("made");
+        conn.close().await.expect("closes");
+        let mut batches = VecDeque::from([vec![denial("a"), denial("bad"), denial("b")], vec![denial("c")]]);
+        write_batches(&store, &mut batches).await.expect("the rest is taken");
+        assert_eq!(texts(&store).await, ["a", "b", "c"]);
+        assert_eq!(count(&batches), 0);
+    }
+
+    #[tokio::test]
+    async fn what_was_written_unheard_is_not_written_again_and_hides_nothing_new() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let store = Store::open(&StoreUrl::sqlite(folder.path().join("x.db"))).await.expect("opens");
+        let before = vec![denial("a"), denial("b")];
+        // Its answer was lost: the batch is still among those that wait.
+        write_events(&store, &before).await.expect("written");
+        let mut batches = VecDeque::from([before, vec![denial("c")]]);
+        write_batches(&store, &mut batches).await.expect("written");
+        assert_eq!(texts(&store).await, ["a", "b", "c"]);
+        store.close().await;
+        let mut batches = VecDeque::from([vec![denial("d")]]);
+        write_batches(&store, &mut batches).await.expect_err("the database is away");
+        assert_eq!(count(&batches), 1, "it is kept");
+    }
 
     #[test]
     fn a_record_refused_for_good_is_told_once_and_tried_slowly() {

@@ -9,6 +9,8 @@ use galerne_store::{SERVER_LEASE, Store, StoreUrl};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use sqlx::Connection;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::postgres::Server;
 use crate::site::{self, Client};
@@ -91,4 +93,101 @@ async fn one_server_serves_a_postgresql_database() {
     let left = store.lease(SERVER_LEASE, Timestamp::now()).await.expect("reads").expect("the thief's");
     assert_eq!(left.holder, "thief", "a fenced server gives back nothing that is not its own");
     store.close().await;
+}
+
+#[tokio::test]
+async fn a_lease_that_nobody_can_hold_keeps_no_server_from_its_own_directory() {
+    let folder = tempfile::tempdir().expect("a folder");
+    site::start(folder.path(), &[]).await.expect("it starts").drain().await;
+    // Killed under another host name, by a clock that was an hour ahead.
+    let store = Store::open(&StoreUrl::sqlite(folder.path().join("galerne.db"))).await.expect("opens beside");
+    let lease = store.lease_acquire(SERVER_LEASE, "before", SignedDuration::from_hours(1), Timestamp::now()).await;
+    lease.expect("asks").expect("it is free");
+    store.close().await;
+    site::start(folder.path(), &[]).await.expect("the directory's lock says that nobody lives").drain().await;
+}
+
+#[tokio::test]
+async fn directories_that_share_a_database_by_a_link_are_not_two_servers() {
+    let (first, second) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let shared = tempfile::tempdir().expect("a folder").keep().join("shared.db");
+    drop(Store::open(&StoreUrl::sqlite(&shared)).await.expect("a new store"));
+    for folder in [&first, &second] {
+        std::os::unix::fs::symlink(&shared, folder.path().join("galerne.db")).expect("linked");
+    }
+    let running = site::start(first.path(), &[]).await.expect("it starts");
+    let refused = site::start(second.path(), &[]).await.err().expect("refused");
+    assert_eq!(refused.code(), Code::DatabaseInUse);
+    running.drain().await;
+    std::fs::remove_dir_all(shared.parent().expect("a folder")).expect("removed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_take_one_connection_each_however_many_come_at_once() {
+    const AT_ONCE: usize = 40;
+    let server = Server::start().await;
+    let database = server.database("questions").await;
+    let folders = [tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder")];
+    for (folder, flags) in folders.iter().zip([vec![], vec![("database", database)]]) {
+        let running = site::start(folder.path(), &flags).await.expect("it starts");
+        let operator =
+            Client { http: reqwest::Client::new(), url: running.url.clone(), key: running.first_key.clone() };
+        let whose = operator.got("/api/v1/whoami").await["tenant"]["id"].clone();
+        let spec = json!({"subject": {"kind": "tenant", "tenant_id": whose}, "limit_micros": 3, "period": "total"});
+        operator.made("/api/v1/budgets", &json!({"name": "cap", "spec": spec})).await;
+        let asked = std::time::Instant::now();
+        let questions = (0..AT_ONCE).map(|n| {
+            let operator = &operator;
+            async move {
+                let request = format!("request/request_{}", uuid::Uuid::now_v7().simple());
+                let (what, status) = if n % 2 == 0 { (request.as_str(), 404) } else { ("budget/cap", 200) };
+                let reply = operator.get(&format!("/api/v1/why/{what}")).await;
+                assert_eq!(reply.status, status, "{}", reply.text);
+            }
+        });
+        futures_util::future::join_all(questions).await;
+        assert!(asked.elapsed() < Duration::from_secs(20), "they waited for each other: {:?}", asked.elapsed());
+        running.drain().await;
+    }
+}
+
+/// Stands before a database; once it is cancelled nothing is answered, and nothing is refused.
+async fn between(socket: String) -> (u16, CancellationToken) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let port = listener.local_addr().expect("bound").port();
+    let away = CancellationToken::new();
+    let silent = away.clone();
+    TaskTracker::new().spawn(async move {
+        let tasks = TaskTracker::new();
+        loop {
+            let (mut near, _) = listener.accept().await.expect("accepts");
+            let (socket, silent) = (socket.clone(), silent.clone());
+            tasks.spawn(async move {
+                let mut far = tokio::net::UnixStream::connect(socket).await.expect("the database listens");
+                tokio::select! {
+                    biased;
+                    () = silent.cancelled() => std::future::pending().await,
+                    copied = tokio::io::copy_bidirectional(&mut near, &mut far) => drop(copied),
+                }
+            });
+        }
+    });
+    (port, away)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_ends_although_the_database_is_away() {
+    let server = Server::start().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let database = server.database("away").await;
+    let socket = format!("{}/.s.PGSQL.5432", database.split_once("host=").expect("a socket").1);
+    let (port, away) = between(socket).await;
+    let flags = [("database", format!("postgres://postgres@127.0.0.1:{port}/away?sslmode=disable"))];
+    let running = site::start(folder.path(), &flags).await.expect("it starts");
+    let stranger = Client { http: reqwest::Client::new(), url: running.url.clone(), key: None };
+    assert_eq!(stranger.get("/v1/models").await.status, 401);
+    away.cancel();
+    let asked = std::time::Instant::now();
+    running.drain().await;
+    assert!(asked.elapsed() < Duration::from_secs(50), "{:?}", asked.elapsed());
 }
