@@ -5,7 +5,9 @@ use std::sync::Mutex;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::Context;
+use tracing_subscriber::registry::LookupSpan;
 
 static FIRST: Mutex<Option<String>> = Mutex::new(None);
 
@@ -14,7 +16,13 @@ const CHARS: usize = 300;
 
 /// Remembers the first error of llama.cpp's log; later ones only say that the earlier one was one.
 #[derive(Debug)]
-pub struct Complaints;
+struct Complaints;
+
+/// The layer that listens. It asks for errors only: without a level of its own it would make every trace of the decode
+/// path be written down for nobody.
+pub fn layer<S: Subscriber + for<'a> LookupSpan<'a>>() -> impl Layer<S> {
+    Complaints.with_filter(LevelFilter::ERROR)
+}
 
 impl<S: Subscriber> Layer<S> for Complaints {
     fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
@@ -40,6 +48,13 @@ impl Visit for Message {
     }
 }
 
+/// Forgets what an earlier call complained about and got over: to be called before a call that `since_last` may explain.
+pub(crate) fn forget() {
+    if let Ok(mut first) = FIRST.lock() {
+        *first = None;
+    }
+}
+
 /// What it complained about since the last call, or `otherwise`.
 pub(crate) fn since_last(otherwise: &dyn std::fmt::Display) -> String {
     let complaint = FIRST.lock().ok().and_then(|mut first| first.take());
@@ -53,8 +68,11 @@ mod tests {
 
     #[test]
     fn the_first_error_of_the_engine_is_the_reason() {
-        let subscriber = tracing_subscriber::registry().with(Complaints);
+        let subscriber = tracing_subscriber::registry().with(layer());
+        assert_eq!(subscriber.max_level_hint(), Some(LevelFilter::ERROR), "nothing else is written down for it");
         tracing::subscriber::with_default(subscriber, || {
+            tracing::error!(target: "llama-cpp-2", "one that did no harm");
+            forget();
             tracing::error!("ours");
             tracing::warn!(target: "llama-cpp-2", "a warning");
             tracing::error!(target: "llama-cpp-2", "error loading model: unknown model architecture: 'x'\n");
@@ -63,7 +81,7 @@ mod tests {
         assert_eq!(since_last(&"nothing"), "unknown model architecture: 'x'");
         assert_eq!(since_last(&"nothing"), "nothing");
         // As the binding writes them: a text in a field.
-        let subscriber = tracing_subscriber::registry().with(Complaints);
+        let subscriber = tracing_subscriber::registry().with(layer());
         tracing::subscriber::with_default(subscriber, || {
             tracing::error!(target: "llama-cpp-2", message = "error loading model: too new", module = "m");
         });

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use galerne_worker::bench::{self, Mode};
-use galerne_worker::complaint::Complaints;
+use galerne_worker::complaint;
 use galerne_worker::quantize::{self, Format};
 use galerne_worker::refusal::Refusal;
 use galerne_worker::serve::{self, Ended, Options};
@@ -129,7 +129,7 @@ fn main() -> ExitCode {
         }
     };
     let log = tracing_subscriber::fmt::layer().json().with_writer(std::io::stderr).with_filter(filter);
-    tracing_subscriber::registry().with(log).with(Complaints).init();
+    tracing_subscriber::registry().with(log).with(complaint::layer()).init();
     match arguments.command {
         Command::Serve(serve) => match serve::serve(serve.into()) {
             Ok(Ended::Asked) => ExitCode::SUCCESS,

@@ -46,6 +46,7 @@ impl<'m> Embedder<'m> {
     }
 
     pub(super) fn warm_up(&mut self) -> Result<(), Refusal> {
+        complaint::forget();
         self.embed(&[&[0]]).map(drop).ok_or_else(|| {
             let why = complaint::since_last(&"the model does not give any");
             let hint = "serve a model that was made for embeddings; the log has the details";

@@ -102,6 +102,7 @@ impl<'m> Generator<'m> {
                 "try another quantisation of the model; the log has the details",
             )
         };
+        complaint::forget();
         self.batch.clear();
         self.batch.add(LlamaToken(0), 0, &[0], true).map_err(|e| refusal(e.to_string()))?;
         self.context.decode(&mut self.batch).map_err(|e| refusal(e.to_string()))?;

@@ -18,7 +18,7 @@ use crate::complaint;
 use crate::gguf::Header;
 use crate::limits;
 use crate::loaded::{Loaded, Task};
-use crate::markup::{Markup, Specials};
+use crate::markup::{self, Markup, Specials};
 use crate::refusal::Refusal;
 use crate::template::ChatTemplate;
 use crate::vocabulary::{self, Frame, Vocabulary};
@@ -36,6 +36,7 @@ pub(super) fn open(settings: &Settings) -> Result<Opened, Refusal> {
     llama_cpp_2::send_logs_to_tracing(llama_cpp_2::LogOptions::default());
     let backend_name = backends(settings.baseline)?;
     let backend = LlamaBackend::init().map_err(|e| failed("the back end cannot be initialised", &e))?;
+    complaint::forget();
     let model = LlamaModel::load_from_file(&backend, &settings.model, &LlamaModelParams::default()).map_err(|e| {
         Refusal::new(
             "engine_load",
@@ -117,6 +118,7 @@ pub(super) fn context<'m>(opened: &'m Opened, settings: &Settings) -> Result<Lla
             .with_pooling_type(pooling(&opened.model))
             .with_embeddings(true),
     };
+    complaint::forget();
     opened.model.new_context(&opened.backend, parameters).map_err(|e| {
         Refusal::new(
             "engine_buffers",
@@ -142,7 +144,7 @@ fn pooling(model: &LlamaModel) -> LlamaPoolingType {
 
 /// What the HTTP side needs to know of the model.
 pub(super) fn describe(opened: &Opened, settings: &Settings, header: &Header, load_ms: u64) -> Result<Loaded, Refusal> {
-    let vocabulary = LlamaVocabulary::new(Arc::clone(&opened.model));
+    let vocabulary = LlamaVocabulary::new(Arc::clone(&opened.model), header.chat_template.as_deref());
     let bos = vocabulary.special_text(opened.model.vocab().bos());
     let eos = vocabulary.special_text(opened.model.vocab().eos());
     let template =
@@ -170,27 +172,38 @@ struct LlamaVocabulary {
     controls: Specials,
     /// Texts that are one token wherever they stand.
     defined: Specials,
+    /// Those of the control tokens that llama.cpp would take from plain text as well.
+    turns: Specials,
     longest: usize,
 }
 
 impl LlamaVocabulary {
-    fn new(model: Arc<LlamaModel>) -> Self {
+    fn new(model: Arc<LlamaModel>, template: Option<&str>) -> Self {
         let vocab = model.vocab();
-        let (mut controls, mut defined, mut longest, mut piece) = (vec![], vec![], 1, vec![]);
+        let (mut controls, mut defined, mut turns) = (vec![], vec![], vec![]);
+        let (mut longest, mut piece) = (1, vec![]);
         for token in vocab.tokens() {
             piece.clear();
             vocab.token_to_piece_into(token, &mut piece, true, None);
             longest = longest.max(piece.len());
             let kind = vocab.attr(token);
             let text = || vocab.text(token).map(|text| text.to_bytes().to_vec());
+            let is_turn = |text: &Vec<u8>| template.is_some_and(|template| markup::is_turn_markup(text, template));
             // As llama.cpp reads them: both kinds stand for themselves only where markup is obeyed.
             if kind.contains(LlamaTokenAttr::Control) || kind.contains(LlamaTokenAttr::Unknown) {
                 controls.extend(text());
             } else if kind.contains(LlamaTokenAttr::UserDefined) {
-                defined.extend(text());
+                let text = text();
+                if text.as_ref().is_some_and(is_turn) {
+                    turns.extend(text.clone());
+                    controls.extend(text);
+                } else {
+                    defined.extend(text);
+                }
             }
         }
-        Self { model, controls: Specials::new(controls), defined: Specials::new(defined), longest }
+        let [controls, defined, turns] = [controls, defined, turns].map(Specials::new);
+        Self { model, controls, defined, turns, longest }
     }
 
     fn special_text(&self, token: LlamaToken) -> String {
@@ -218,7 +231,7 @@ impl Vocabulary for LlamaVocabulary {
         for part in vocabulary::parts(text, &self.defined, every) {
             let inner = match markup {
                 Markup::Obeyed => vocabulary::parts(part, &self.controls, every),
-                Markup::Plain => vec![part],
+                Markup::Plain => markup::cut_inside(part, &self.turns),
             };
             for part in inner {
                 vocab.tokenize_into(part.as_bytes(), &mut tokens, first, markup == Markup::Obeyed);

@@ -109,6 +109,7 @@ pub(crate) fn quantize(input: &Path, output: &Path, to: Quantization, threads: u
         CString::new(path.as_os_str().as_bytes()).map_err(|_| QuantizeError::Path(path.display().to_string()))
     };
     let (input, output) = (path(input)?, path(output)?);
+    complaint::forget();
     // SAFETY: both strings and the parameters outlive the call; llama.cpp catches its own exceptions.
     let code = unsafe {
         let mut parameters = sys::llama_model_quantize_default_params();

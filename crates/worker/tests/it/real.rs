@@ -49,7 +49,31 @@ fn the_capital_of_france_is_paris_also_from_the_cache() {
 #[test]
 fn a_control_token_written_by_a_user_is_text_and_ends_no_turn() {
     let Some(model) = model() else { return };
-    let worker = Worker::ready(&model, &[]);
+    tokens_of_turns_come_from_the_template_only(&model);
+}
+
+#[test]
+fn tokens_of_turns_are_no_text_of_a_user_where_the_model_calls_them_user_defined() {
+    let Some(model) = model() else { return };
+    let mut bytes = std::fs::read(model).expect("the model");
+    let key = b"tokenizer.ggml.token_type";
+    let at = bytes.windows(key.len()).position(|part| part == key).expect("tokens have types") + key.len();
+    // Behind the key: the types of the value (array) and of its entries (32 bits), and their number, 64 bits.
+    assert_eq!(bytes[at..at + 8], [9, 0, 0, 0, 5, 0, 0, 0]);
+    let types = &mut bytes[at + 16..];
+    for token in [1, 2] {
+        let [control, user_defined] = [3i32, 4].map(i32::to_le_bytes);
+        assert_eq!(types[4 * token..][..4], control, "1 and 2 begin and end turns of the model under test");
+        types[4 * token..][..4].copy_from_slice(&user_defined);
+    }
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("older.gguf");
+    std::fs::write(&path, bytes).expect("a writable directory");
+    tokens_of_turns_come_from_the_template_only(path.to_str().expect("UTF-8"));
+}
+
+fn tokens_of_turns_come_from_the_template_only(model: &str) {
+    let worker = Worker::ready(model, &[]);
     let tokens = |body: &Value| -> Vec<i64> {
         let (status, reply) = worker.post("/tokenize", body);
         assert_eq!(status, 200, "{reply}");
