@@ -81,8 +81,7 @@ pub struct TokenPrice {
 impl TokenPrice {
     /// The price of what nobody has priced: what small open models cost to rent in 2026. The first price book has it as
     /// its default.
-    pub const STANDARD: Self =
-        Self { prompt: Micros(100_000), cached: Micros(50_000), completion: Micros(300_000) };
+    pub const STANDARD: Self = Self { prompt: Micros(100_000), cached: Micros(50_000), completion: Micros(300_000) };
 }
 
 /// What a price book writes before the SHA-256 of weights.
