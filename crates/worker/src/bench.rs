@@ -1,5 +1,7 @@
 //! Measuring: the bare llama.cpp loop, and a server of the same model under the same work, in turn within one run. Absolute
 //! numbers on a shared machine differ by a factor between minutes; ratios of neighbouring rounds hold.
+//! Both do the same work under the same clock: from the first prompt to the last token, prompts included. To begin at a
+//! server's first token would charge it for the prompts of the requests that came a moment later, and the bare loop for none.
 
 #[cfg(feature = "llama")]
 mod bare;

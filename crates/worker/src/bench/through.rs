@@ -16,7 +16,6 @@ const SILENCE: Duration = Duration::from_secs(120);
 /// One answered request.
 #[derive(Debug, Clone, Copy)]
 struct Served {
-    first_at: Instant,
     last_at: Instant,
     tokens: u64,
     cpu_micros: Option<u64>,
@@ -35,6 +34,7 @@ pub(super) fn round(server: &Server, work: &Work) -> Result<Round, Refusal> {
             })
         }
         Mode::Tg => {
+            let started = Instant::now();
             let served = std::thread::scope(|scope| {
                 let threads: Vec<_> =
                     (0..work.sequences).map(|sequence| scope.spawn(move || request(server, work, sequence))).collect();
@@ -43,13 +43,11 @@ pub(super) fn round(server: &Server, work: &Work) -> Result<Round, Refusal> {
                     .map(|thread| thread.join().expect("the client does not panic"))
                     .collect::<Result<Vec<_>, _>>()
             })?;
-            // From the first token on, as the bare loop counts; the first ones came before.
-            let first = served.iter().map(|s| s.first_at).min().unwrap_or_else(Instant::now);
-            let last = served.iter().map(|s| s.last_at).max().unwrap_or(first);
-            let tokens: u64 = served.iter().map(|s| s.tokens - 1).sum();
+            let last = served.iter().map(|s| s.last_at).max().unwrap_or(started);
+            let tokens: u64 = served.iter().map(|s| s.tokens).sum();
             let cpu: Option<u64> = served.iter().map(|s| s.cpu_micros).sum();
             Ok(Round {
-                tokens_per_second: tokens as f64 / last.duration_since(first).as_secs_f64(),
+                tokens_per_second: tokens as f64 / last.duration_since(started).as_secs_f64(),
                 cpu_micros_per_token: cpu.map(|cpu| cpu as f64 / tokens as f64),
             })
         }
@@ -84,7 +82,6 @@ fn request(server: &Server, work: &Work, sequence: usize) -> Result<Served, Refu
     stream.set_nodelay(true).map_err(io)?;
     stream.set_read_timeout(Some(SILENCE)).map_err(io)?;
     stream.write_all((head + &body).as_bytes()).map_err(io)?;
-    let mut first_at = None;
     let mut usage = None;
     let mut answer = BufReader::new(stream);
     let mut line = String::new();
@@ -99,7 +96,6 @@ fn request(server: &Server, work: &Work, sequence: usize) -> Result<Served, Refu
             seen.push_str(&line);
             continue;
         };
-        first_at.get_or_insert_with(Instant::now);
         if event.trim_end() == "[DONE]" {
             break;
         }
@@ -108,11 +104,10 @@ fn request(server: &Server, work: &Work, sequence: usize) -> Result<Served, Refu
             usage = last.usage;
         }
     }
-    let (Some(first_at), Some(usage)) = (first_at, usage) else {
+    let Some(usage) = usage else {
         return Err(failed("the answer has no usage".into()));
     };
     Ok(Served {
-        first_at,
         last_at: Instant::now(),
         tokens: usage.completion_tokens,
         cpu_micros: usage.galerne.map(|measured| measured.cpu_micros),
