@@ -45,7 +45,9 @@ class Site:
         deadline = time.monotonic() + 300
         while not os.path.exists(self.ready_file):
             if self.process.poll() is not None:
-                raise SystemExit(f"galerne up ended with {self.process.returncode}; see the log")
+                self.log.seek(0)
+                print(self.log.read()[-4000:], file=sys.stderr)
+                raise SystemExit(f"galerne up ended with {self.process.returncode}; its last words are above")
             if time.monotonic() > deadline:
                 raise SystemExit("galerne up was not ready within 300 s")
             time.sleep(0.05)
