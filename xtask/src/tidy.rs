@@ -21,7 +21,7 @@ mod metadata;
 mod names;
 mod sizes;
 mod spdx;
-mod tree;
+pub(crate) mod tree;
 mod unused;
 
 #[cfg(test)]

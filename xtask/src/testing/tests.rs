@@ -1,4 +1,6 @@
-use super::steps::{doc, nextest, plain, pytest};
+use std::path::Path;
+
+use super::steps::{WITH_EXAMPLES, doc, nextest, plain, pytest};
 use super::{Tally, counted};
 
 #[test]
@@ -40,4 +42,27 @@ fn a_runner_that_ends_badly_or_runs_nothing_counts_as_one_failure() {
     assert_eq!(counted(false, of(3, 0)), of(3, 1));
     assert_eq!(counted(false, of(3, 2)), of(3, 2));
     assert_eq!(counted(true, of(3, 0)), of(3, 0));
+}
+
+#[test]
+fn every_package_with_examples_in_its_documentation_has_them_run() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+    let tree = crate::tidy::tree::Tree::load(root).expect("the sources");
+    let has_example = |text: &str| {
+        text.lines().any(|line| {
+            let line = line.trim_start();
+            line.strip_prefix("//!").or_else(|| line.strip_prefix("///")).is_some_and(|words| {
+                let words = words.trim_start();
+                words.starts_with("```") && !words.starts_with("```text")
+            })
+        })
+    };
+    let mut found: Vec<String> = tree
+        .rust
+        .iter()
+        .filter(|file| !file.is_test() && has_example(&file.text))
+        .filter_map(|file| Some(format!("galerne-{}", file.path.strip_prefix("crates/")?.split('/').next()?)))
+        .collect();
+    found.dedup();
+    assert_eq!(found, WITH_EXAMPLES);
 }
