@@ -137,6 +137,9 @@ def client(site, seed, quota, answers, counts, lock):
         except (OSError, http.client.HTTPException, ValueError):
             outcome, request_id, usage = "connection lost", None, None
             time.sleep(0.05)
+        if outcome == "http 503":
+            # As clients do: a replica that was killed has a pause before its next start.
+            time.sleep(1)
         with lock:
             counts[outcome] = counts.get(outcome, 0) + 1
             if usage is not None:

@@ -20,8 +20,10 @@ use crate::failure::Failure;
 
 /// How often an endpoint that comes up is looked at.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// How long an endpoint may be degraded before the first start gives up: two restarts with their pauses.
-const DEGRADED_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a new endpoint may be degraded before the first start gives up: two restarts with their pauses.
+const NEW_PATIENCE: Duration = Duration::from_secs(20);
+/// The same for one of an earlier start: the longest pause between two restarts may just have begun, and a load follows.
+const KNOWN_PATIENCE: Duration = Duration::from_millis(limits::RESTART_BACKOFF_MAX_MS + 30_000);
 
 impl Steps<'_> {
     /// Brings an endpoint up, making it and its model where they are not there yet; says whether it was made now.
@@ -31,14 +33,14 @@ impl Steps<'_> {
         let found =
             endpoints.iter().find(|endpoint| Some(endpoint.name.as_str()) == usual).or_else(|| endpoints.first());
         if let Some(endpoint) = found {
-            let endpoint = self.wait_ready(endpoint.clone()).await?;
+            let endpoint = self.wait_ready(endpoint.clone(), KNOWN_PATIENCE).await?;
             return Ok((endpoint, false));
         }
         let model = self.model().await?;
         let backend = Backend::Worker { model_id: model.id, context_tokens: None, sequences: None, threads: None };
         let create = Create::new(model.name.clone(), spec(backend, 1, 1));
         let endpoint: Endpoint = self.client.create(&create, DryRun::No).await?;
-        let endpoint = self.wait_ready(endpoint).await?;
+        let endpoint = self.wait_ready(endpoint, NEW_PATIENCE).await?;
         Ok((endpoint, true))
     }
 
@@ -91,9 +93,9 @@ impl Steps<'_> {
     }
 
     /// Waits until a replica of the endpoint has passed its probe, saying why it has not yet.
-    async fn wait_ready(&self, endpoint: Endpoint) -> Result<Endpoint, Failure> {
+    async fn wait_ready(&self, endpoint: Endpoint, patience: Duration) -> Result<Endpoint, Failure> {
         let phase = self.phases.begin(format!("Starting endpoint {}", endpoint.name));
-        let outcome = self.until_ready(&phase, endpoint).await;
+        let outcome = self.until_ready(&phase, endpoint, patience).await;
         match outcome {
             Ok(endpoint) => {
                 phase.done(self.ready_text(&endpoint).await?);
@@ -106,7 +108,12 @@ impl Steps<'_> {
         }
     }
 
-    async fn until_ready(&self, phase: &Phase, mut endpoint: Endpoint) -> Result<Endpoint, Failure> {
+    async fn until_ready(
+        &self,
+        phase: &Phase,
+        mut endpoint: Endpoint,
+        patience: Duration,
+    ) -> Result<Endpoint, Failure> {
         let (id, begun) = (endpoint.id.to_string(), Instant::now());
         let mut degraded_since = None;
         loop {
@@ -115,7 +122,7 @@ impl Steps<'_> {
                 EndpointState::Starting => degraded_since = None,
                 EndpointState::Degraded => {
                     let since = *degraded_since.get_or_insert_with(Instant::now);
-                    if since.elapsed() >= DEGRADED_PATIENCE {
+                    if since.elapsed() >= patience {
                         return Err(not_ready(&endpoint));
                     }
                 }
