@@ -122,5 +122,5 @@ fi
 
 if [ "$goal" = test ] && ! cargo nextest --version >/dev/null 2>&1; then
     echo "installing: cargo-nextest (built from source, some minutes)"
-    cargo install --locked --debug --quiet cargo-nextest
+    CARGO_PROFILE_DEV_DEBUG=0 cargo install --locked --debug --quiet cargo-nextest
 fi
