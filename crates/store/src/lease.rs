@@ -17,8 +17,8 @@ const ACQUIRE: &str = "INSERT INTO lease (name, holder, epoch, expires_at, since
     WHERE lease.expires_at <= $3 OR lease.holder = $2 RETURNING epoch";
 const READ: &str = "SELECT holder, epoch, expires_at, since FROM lease WHERE name = $1 AND expires_at > $2";
 const RENEW: &str = "UPDATE lease SET expires_at = $4 WHERE name = $1 AND epoch = $2 AND expires_at > $3";
-const RETAKE: &str = "UPDATE lease SET epoch = epoch + 1, expires_at = $5, since = $4 \
-    WHERE name = $1 AND holder = $2 AND epoch = $3 AND expires_at <= $4 RETURNING epoch";
+const RETAKE: &str = "UPDATE lease SET epoch = epoch + 1, expires_at = $4, since = $3 \
+    WHERE name = $1 AND holder = $2 AND epoch = $5 AND expires_at <= $3 RETURNING epoch";
 const RELEASE: &str = "UPDATE lease SET expires_at = 0 WHERE name = $1 AND epoch = $2";
 const END_ALL: &str = "UPDATE lease SET expires_at = 0";
 // A write, not a read: it holds the row until the transaction ends, so nobody takes the lease meanwhile.
@@ -51,22 +51,7 @@ impl Store {
         ttl: SignedDuration,
         now: Timestamp,
     ) -> Result<Option<Lease>, StoreError> {
-        let engine = self.engine();
-        let mut tx = self.begin_lease().await?;
-        let now = engine_sql::shared_now(engine, tx.conn(), now.as_microsecond()).await?;
-        let expires = now.saturating_add(micros(ttl));
-        let row = sqlx::query(ACQUIRE)
-            .bind(name.to_owned())
-            .bind(holder.to_owned())
-            .bind(now)
-            .bind(expires)
-            .fetch_optional(tx.conn())
-            .await?;
-        let Some(row) = row else { return Ok(None) };
-        let epoch = row.try_get("epoch")?;
-        tx.commit().await?;
-        let (expires_at, since) = (instant(expires)?, instant(now)?);
-        Ok(Some(Lease { name: name.to_owned(), holder: holder.to_owned(), epoch, expires_at, since }))
+        self.hand_over(name, holder, None, ttl, now).await
     }
 
     /// The lease as it stands, while somebody holds it.
@@ -116,18 +101,28 @@ impl Store {
         ttl: SignedDuration,
         now: Timestamp,
     ) -> Result<Option<Lease>, StoreError> {
+        self.hand_over(name, holder, Some(epoch), ttl, now).await
+    }
+
+    /// Gives the lease to `holder` at the next epoch: as anybody, or as who had it last, at the epoch `after`.
+    async fn hand_over(
+        &self,
+        name: &str,
+        holder: &str,
+        after: Option<i64>,
+        ttl: SignedDuration,
+        now: Timestamp,
+    ) -> Result<Option<Lease>, StoreError> {
         let engine = self.engine();
         let mut tx = self.begin_lease().await?;
         let now = engine_sql::shared_now(engine, tx.conn(), now.as_microsecond()).await?;
         let expires = now.saturating_add(micros(ttl));
-        let row = sqlx::query(RETAKE)
-            .bind(name.to_owned())
-            .bind(holder.to_owned())
-            .bind(epoch)
-            .bind(now)
-            .bind(expires)
-            .fetch_optional(tx.conn())
-            .await?;
+        let statement = if after.is_some() { RETAKE } else { ACQUIRE };
+        let mut query = sqlx::query(statement).bind(name.to_owned()).bind(holder.to_owned()).bind(now).bind(expires);
+        if let Some(epoch) = after {
+            query = query.bind(epoch);
+        }
+        let row = query.fetch_optional(tx.conn()).await?;
         let Some(row) = row else { return Ok(None) };
         let epoch = row.try_get("epoch")?;
         tx.commit().await?;
