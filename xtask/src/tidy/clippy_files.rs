@@ -8,7 +8,7 @@ use super::tree::Tree;
 
 const ROOT: &str = "clippy.toml";
 const LISTS: &[&str] = &["disallowed-methods", "await-holding-invalid-types"];
-const PURE: &[&str] = &["crates/core/clippy.toml", "crates/model/clippy.toml"];
+const PURE: &[&str] = &["crates/core/clippy.toml", "crates/model/clippy.toml", "crates/planner/clippy.toml"];
 const CLOCK: &[&str] =
     &["std::time::SystemTime::now", "std::time::Instant::now", "jiff::Timestamp::now", "uuid::Uuid::now_v7"];
 

@@ -1,0 +1,17 @@
+//! Placement: which GPUs, when, and why. Integers in, a plan and its reasons out.
+//!
+//! Deliberately absent: names of people and machines, money, the clock, chance, I/O, threads, floats.
+//! Everything is named by the numbers its caller gave it; `now` is an argument; the same fleet, events and `now`
+//! give the same plan, bit for bit. The algorithm is explained in docs/planner.md.
+#![warn(clippy::wildcard_enum_match_arm, clippy::iter_over_hash_type, clippy::float_arithmetic)]
+
+pub mod units;
+
+pub mod fleet;
+pub mod request;
+
+pub mod pack;
+
+pub mod event;
+pub mod plan;
+pub mod reason;
