@@ -12,6 +12,8 @@ pub mod request;
 
 pub mod pack;
 
+pub mod power;
+
 pub mod event;
 pub mod plan;
 pub mod reason;
