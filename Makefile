@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up build engine test test-full bench tidy
+.PHONY: help up build engine test test-full bench bench-planner tidy
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
@@ -27,6 +27,7 @@ help:
 	@echo "make test        install what is missing, check, build, run all tests"
 	@echo "make test-full   the same, and what takes long"
 	@echo "make bench       the promised figures, measured here; fails if one is missed"
+	@echo "make bench-planner  the planner against published figures and peers (DATA=folder OUT=folder ONLY=b1,b3, all optional)"
 	@echo "make build       build the release programs without starting them"
 	@echo "make tidy        only the rules of structure; seconds"
 
@@ -56,6 +57,12 @@ test-full:
 bench:
 	@sh make/install.sh build
 	@cargo xtask bench
+
+# Without DATA it reads ../shared/data; without OUT it writes to target/bench-planner; without ONLY it runs everything.
+bench-planner:
+	@sh make/install.sh build
+	@cargo build --release --locked --quiet --package galerne-planner-bench
+	@target/release/galerne-planner-bench $(if $(DATA),--data "$(DATA)") $(if $(OUT),--out "$(OUT)") $(if $(ONLY),--only "$(ONLY)")
 
 tidy:
 	@cargo xtask tidy
