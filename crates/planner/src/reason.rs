@@ -1,85 +1,238 @@
-//! Why something waits, as data. Words are made of it by `words`.
+//! Why something waits, as data. Words are made of it by `words`, trees of it by `explain`.
+//!
+//! Numbers are exact and counted after the pass that decided: what it started counts as used. Nodes below one
+//! `Nodes` are counted once each, so that the parts add up to `could`.
+//! Deliberately absent: names, texts, and advice that was not tried on the state.
 
 use crate::fleet::Level;
-use crate::units::{At, DomainId, LeaseId, ModelId, PowerId, QueueId, RequestId};
+use crate::units::{At, DomainId, LeaseId, ModelId, NodeId, PowerId, QueueId, RequestId};
 
-/// A node of a reason tree: what blocks, what it is made of, what would help, cheapest first.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// A node of a reason tree: what holds or blocks, what it is made of, what would help, cheapest first.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Why {
+    pub mark: Mark,
     pub cause: Cause,
     pub because: Vec<Why>,
-    pub next: Vec<Step>,
+    pub next: Vec<Next>,
 }
 
-/// What blocks a request.
+/// Whether a part of a reason is in the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Mark {
+    /// It is as it should be.
+    Holds,
+    /// It is in the way.
+    Blocks,
+}
+
+impl Why {
+    /// A part that is as it should be.
+    pub const fn holds(cause: Cause) -> Self {
+        Self { mark: Mark::Holds, cause, because: Vec::new(), next: Vec::new() }
+    }
+
+    /// A part that is in the way.
+    pub const fn blocks(cause: Cause) -> Self {
+        Self { mark: Mark::Blocks, cause, because: Vec::new(), next: Vec::new() }
+    }
+
+    /// Adds a part.
+    #[must_use]
+    pub fn because(mut self, part: Self) -> Self {
+        self.because.push(part);
+        self
+    }
+
+    /// Parts right below that are in the way.
+    pub fn obstacles(&self) -> impl Iterator<Item = &Self> {
+        self.because.iter().filter(|part| part.mark == Mark::Blocks)
+    }
+}
+
+/// What holds or blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Cause {
+    /// The root of every tree: the request waits for what it asks.
+    Waits,
     /// It may not begin yet.
     NotBefore { at: At },
     /// It waits for a better hour; its deadline stays safe.
     BetterHour { until: At },
-    /// Its queue, or one above it, is at its limit.
+    /// What its queue, or one above it, may have; blocks where that is too little.
     Quota { queue: QueueId, resource: Resource, limit: i64, used: i64, asked: i64 },
-    /// No node of the fleet could ever hold one member, even when empty.
-    NoSuchNode { models: u64, residencies: u64 },
-    /// Too few nodes have the GPUs free.
-    Nodes { needed: u32, free: u32 },
-    /// GPUs are free, but not together on single nodes.
-    Scattered { needed_on_one: u32, largest: u32, free_milli: i64 },
-    /// Enough nodes are free, but not within one domain.
-    Apart { level: Level, needed: u32, best: u32, domain: Option<DomainId> },
-    /// GPUs are free, but CPU on those nodes is not.
-    Cpu { needed_milli: u32, largest_milli: u32 },
+    /// No node of the fleet could ever hold one member, even when empty. Parts: what they lack.
+    NoSuchNode,
+    /// The most that any allowed node has of something is too little. GPUs and CPU in thousandths, memory in MiB.
+    TooSmall { resource: Resource, needed: u32, most: u32 },
+    /// No node has an allowed model and an allowed residency at once.
+    NoSuchMix,
+    /// Even with every node free, too few are in one domain of this level.
+    DomainTooSmall { level: Level, needed: u32, most: u32, domain: Option<DomainId> },
+    /// Nodes free for one member each, of those that could hold one when empty. Parts: where the others are.
+    Nodes { needed: u32, free: u32, could: u32 },
+    /// Part of `Nodes`: free now.
+    Free { nodes: u32 },
+    /// Part of `Nodes`: too many of their GPUs are used (of a node without GPUs: too much CPU or memory).
+    Busy { nodes: u32 },
+    /// Part of `Nodes`: fewer GPUs free than one member needs, though together there would be enough.
+    Scattered { nodes: u32, needed_milli: u32, largest_milli: u32, free_milli: i64 },
+    /// Part of `Nodes`: GPUs are free, but CPU beside them is not.
+    Cpu { nodes: u32, needed_milli: u32, largest_milli: u32 },
     /// Likewise for memory.
-    Memory { needed_mib: u32, largest_mib: u32 },
-    /// Its watts do not fit below this point.
-    Power { power: PowerId, cap_watts: i64, committed_watts: i64, kept_watts: i64, asked_watts: i64 },
-    /// Nodes are free, but promised to another.
+    Memory { nodes: u32, needed_mib: u32, largest_mib: u32 },
+    /// Part of `Nodes`: cordoned, held for maintenance (until then at least one), down.
+    OutOfService { cordoned: u32, held: u32, held_until: Option<At>, down: u32 },
+    /// Part of `Nodes`: free, but promised to another.
     Reserved { nodes: u32, request: RequestId, starts_at: At },
-    /// Nodes that would do are cordoned, held or down.
-    OutOfService { cordoned: u32, held: u32, down: u32 },
-    /// Others come first: their share of what they may have is smaller, or their priority is higher.
+    /// Part of `Nodes`: free, but their place in the power tree has too little left.
+    Unpowered { nodes: u32 },
+    /// Enough nodes are free, but not within one domain: `best` in the best of this level.
+    Apart { level: Level, needed: u32, best: u32, domain: Option<DomainId> },
+    /// What may be drawn below a point of the power tree: `kept_watts` of it are kept for other classes.
+    Power { power: PowerId, cap_watts: i64, committed_watts: i64, kept_watts: i64, asked_watts: i64 },
+    /// An allowed model: nodes that could hold a member when empty, and those free for one now.
+    Model { model: ModelId, total: u32, free: u32 },
+    /// So many requests of this queue that ask the same come before.
     Behind { requests: u32, queue: QueueId },
     /// It has a promise.
-    Promised { starts_at: At },
-    /// It takes the place of others, which are stopping.
+    Promised { starts_at: At, nodes: u32 },
+    /// It takes the place of others, which are stopping; one of them.
     Preempting { leases: u32, lease: LeaseId },
-    /// Allowed models and what is free of each.
-    Model { model: ModelId, total: u32, free: u32 },
+    /// It is behind promised starts: without a run time nobody knows whether it would be in their way.
+    RunTimeUnknown { gap_seconds: u32 },
+    /// It is behind promised starts, and runs longer than the gap before them.
+    RunTimeTooLong { seconds: u32, gap_seconds: u32 },
+    /// Leases in the way never said when they end, so that no start can be promised.
+    EndsUnknown { leases: u32 },
 }
 
 /// What queues share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Resource {
+    /// In thousandths.
     Gpu,
+    /// In thousandths.
     Cpu,
+    /// In MiB.
     Memory,
+    /// In watts.
     Power,
 }
 
-/// Something that would let it start.
+/// A step, and what the state answered when it was tried with that one change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Next {
+    pub step: Step,
+    pub then: Then,
+}
+
+/// What a step leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Then {
+    /// It starts: the first in line of those that ask the same in this queue.
+    Starts,
+    /// The obstacle it is about is gone; so many others of the tree are still in the way.
+    Clears { left: u32 },
+}
+
+/// Something that would help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Step {
-    /// Wait: about then, when this lease ends.
-    Wait { until: At, lease: Option<LeaseId> },
+    /// Wait, about until then.
+    Wait { until: At, on: Awaited },
+    /// Say a run time of at most this: it fits before a promised start.
+    SayRunTime { seconds: u32 },
     /// Ask for less nearness.
     Relax { from: Level, to: Option<Level> },
-    /// Allow this model too.
+    /// Allow this model too: so many of its nodes are free for a member.
     AllowModel { model: ModelId, free: u32 },
+    /// Ask for this much of a resource on each node: GPUs and CPU in thousandths, memory in MiB.
+    Less { resource: Resource, amount: u32 },
+    /// Ask for this much of both on each node.
+    LessBoth { cpu_milli: u32, memory_mib: u32 },
+    /// Ask for as many GPUs in all, spread over this many nodes with so many on each.
+    Spread { nodes: u32, gpus: u32 },
+    /// Draw at most this on each node.
+    Draw { peak_watts: u32 },
     /// Ask for fewer nodes: so many could start now.
     Fewer { nodes: u32 },
-    /// Ask for less CPU or memory on each node: so much is free beside the GPUs.
-    Less { resource: Resource, amount: u32 },
+    /// Allow residencies it excludes (one bit each): so many of their nodes are free for a member.
+    AllowResidency { residencies: u64, free: u32 },
+    /// Take this node back into service.
+    Restore { node: NodeId },
     /// Have the queue's limit raised by so much.
     RaiseQuota { queue: QueueId, resource: Resource, by: i64 },
-    /// Draw less: so many watts on each node would fit.
-    Draw { peak_watts: u32 },
     /// Have the cap raised by so much.
     RaiseCap { power: PowerId, by_watts: i64 },
-    /// Allow residencies it excludes.
-    AllowResidency { residencies: u64, nodes: u32 },
-    /// Say how long it runs: a short run could start in the gap that ends then.
-    SayRunTime { seconds: u32 },
-    /// Nothing this fleet has would do.
+    /// Nothing that this fleet has would do.
     Impossible,
+}
+
+/// What a wait is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Awaited {
+    /// This lease ends.
+    Lease(LeaseId),
+    /// So many leases end; this one is the last.
+    Leases { count: u32, last: LeaseId },
+    /// This node's maintenance ends.
+    Maintenance(NodeId),
+    /// The instant it may begin at, the better hour, or its promise.
+    Begin,
+}
+
+impl Cause {
+    /// A stable word for programs.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Waits => "waits",
+            Self::NotBefore { .. } => "not_before",
+            Self::BetterHour { .. } => "better_hour",
+            Self::Quota { .. } => "quota",
+            Self::NoSuchNode => "no_such_node",
+            Self::TooSmall { .. } => "too_small",
+            Self::NoSuchMix => "no_such_mix",
+            Self::DomainTooSmall { .. } => "domain_too_small",
+            Self::Nodes { .. } => "nodes",
+            Self::Free { .. } => "free",
+            Self::Busy { .. } => "busy",
+            Self::Scattered { .. } => "scattered",
+            Self::Cpu { .. } => "cpu",
+            Self::Memory { .. } => "memory",
+            Self::OutOfService { .. } => "out_of_service",
+            Self::Reserved { .. } => "reserved",
+            Self::Unpowered { .. } => "unpowered",
+            Self::Apart { .. } => "apart",
+            Self::Power { .. } => "power",
+            Self::Model { .. } => "model",
+            Self::Behind { .. } => "behind",
+            Self::Promised { .. } => "promised",
+            Self::Preempting { .. } => "preempting",
+            Self::RunTimeUnknown { .. } => "run_time_unknown",
+            Self::RunTimeTooLong { .. } => "run_time_too_long",
+            Self::EndsUnknown { .. } => "ends_unknown",
+        }
+    }
+}
+
+impl Step {
+    /// A stable word for programs.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Wait { .. } => "wait",
+            Self::SayRunTime { .. } => "say_run_time",
+            Self::Relax { .. } => "relax",
+            Self::AllowModel { .. } => "allow_model",
+            Self::Less { .. } => "less",
+            Self::LessBoth { .. } => "less_both",
+            Self::Spread { .. } => "spread",
+            Self::Draw { .. } => "draw",
+            Self::Fewer { .. } => "fewer",
+            Self::AllowResidency { .. } => "allow_residency",
+            Self::Restore { .. } => "restore",
+            Self::RaiseQuota { .. } => "raise_quota",
+            Self::RaiseCap { .. } => "raise_cap",
+            Self::Impossible => "impossible",
+        }
+    }
 }
