@@ -10,6 +10,8 @@ pub mod units;
 pub mod fleet;
 pub mod request;
 
+pub mod fair;
+
 pub mod pack;
 
 pub mod power;
