@@ -8,24 +8,46 @@ use crate::units::{At, LeaseId, NodeId, PowerId, QueueId, RequestId};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// A node's health. `Down` does not end its leases: each end is an event of its own.
-    NodeHealth { node: NodeId, health: Health },
+    NodeHealth {
+        node: NodeId,
+        health: Health,
+    },
     /// Maintenance: not to be used before `until`; `None` lifts it.
-    NodeHeld { node: NodeId, until: Option<At> },
+    NodeHeld {
+        node: NodeId,
+        until: Option<At>,
+    },
     /// A node failed once more; moves it back in rank.
-    NodeFailed { node: NodeId },
+    NodeFailed {
+        node: NodeId,
+    },
     /// A plan's placement was carried out, or a lease of before is told.
     LeaseStarted(Lease),
     LeaseEnded(LeaseId),
     /// Another expected end.
-    LeaseExtended { lease: LeaseId, ends_at: Option<At> },
+    LeaseExtended {
+        lease: LeaseId,
+        ends_at: Option<At>,
+    },
     /// Its work up to here is safe.
-    LeaseSaved { lease: LeaseId, saved_at: At },
+    LeaseSaved {
+        lease: LeaseId,
+        saved_at: At,
+    },
     RequestAdded(Request),
     /// The same id, other wishes; keeps its place in line.
     RequestChanged(Request),
     RequestWithdrawn(RequestId),
-    CapChanged { power: PowerId, cap_watts: i64 },
-    QuotaChanged { queue: QueueId, weight: u32, guaranteed: Amount, limit: Option<Amount> },
+    CapChanged {
+        power: PowerId,
+        cap_watts: i64,
+    },
+    QuotaChanged {
+        queue: QueueId,
+        weight: u32,
+        guaranteed: Amount,
+        limit: Option<Amount>,
+    },
     ForecastChanged(Forecast),
 }
 

@@ -152,13 +152,7 @@ pub struct Policy {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self {
-            ageing_seconds: 6 * 3600,
-            reservations: 32,
-            preemptions: 8,
-            preemption_loss_milli: 250,
-            moves: 0,
-        }
+        Self { ageing_seconds: 6 * 3600, reservations: 32, preemptions: 8, preemption_loss_milli: 250, moves: 0 }
     }
 }
 

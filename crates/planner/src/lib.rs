@@ -10,6 +10,9 @@ pub mod units;
 pub mod fleet;
 pub mod request;
 
+pub mod refusal;
+pub mod validate;
+
 pub mod fair;
 
 pub mod pack;
