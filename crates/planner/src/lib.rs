@@ -18,6 +18,7 @@ pub mod fair;
 pub mod pack;
 
 pub mod power;
+pub mod reliability;
 
 pub mod event;
 pub mod plan;
