@@ -16,6 +16,7 @@ pub mod validate;
 pub mod fair;
 
 pub mod pack;
+mod state;
 
 pub mod power;
 pub mod reliability;

@@ -1,0 +1,264 @@
+//! What is where: nodes and leases, and counters over them that answer for a whole domain without a walk.
+//!
+//! Deliberately absent: requests, queues, power, and every decision. One function takes, one gives back, and both
+//! keep every counter exact.
+//!
+//! INVARIANT: what is free on a node and what its leases and proposed placements have are together its capacity.
+
+use crate::fleet::{FleetSpec, Health};
+use crate::pack::NodeFree;
+use crate::plan::GpuGrant;
+use crate::request::{Gpus, Shape};
+use crate::units::{At, RequestId};
+
+pub(crate) mod counters;
+pub(crate) mod leases;
+pub(crate) mod nodes;
+pub(crate) mod topology;
+pub(crate) mod views;
+
+use counters::Counters;
+use leases::Leases;
+use nodes::Nodes;
+use topology::{NodeIx, Topology};
+use views::{Member, Views};
+
+/// The state of the fleet.
+#[derive(Debug, Clone)]
+pub(crate) struct State {
+    pub(crate) topology: Topology,
+    pub(crate) nodes: Nodes,
+    pub(crate) leases: Leases,
+    pub(crate) counters: Counters,
+    pub(crate) views: Views,
+    rises: Rises,
+    /// Nodes under maintenance, by its end.
+    holds: std::collections::BTreeSet<(At, NodeIx)>,
+}
+
+/// When room last grew, by class of node and by the whole GPUs free on it then: a request that found no room has none
+/// now, unless a node rose since to what it needs.
+#[derive(Debug, Clone)]
+struct Rises {
+    clock: u64,
+    /// By class, by free whole GPUs up to 16.
+    at: Vec<[u64; crate::units::MAX_GPUS + 1]>,
+}
+
+impl State {
+    /// A fleet without leases; the spec was checked.
+    pub(crate) fn new(spec: &FleetSpec) -> Self {
+        let topology = Topology::new(spec);
+        let nodes = Nodes::new(spec, &topology);
+        let mut state = Self {
+            leases: Leases::new(nodes.len()),
+            counters: Counters::new(&topology, &nodes),
+            views: Views::new(nodes.len()),
+            rises: Rises { clock: 1, at: vec![[0; crate::units::MAX_GPUS + 1]; nodes.classes.len().max(1)] },
+            holds: std::collections::BTreeSet::new(),
+            topology,
+            nodes,
+        };
+        for at in 0..state.nodes.len() {
+            let node = NodeIx::new(at);
+            if let Some(until) = state.nodes.held_until[at] {
+                state.holds.insert((until, node));
+            }
+            if state.nodes.open(node) {
+                state.enter(node);
+            }
+        }
+        state
+    }
+
+    /// Takes GPUs, CPU and memory of a node; they are free, says the caller.
+    pub(crate) fn take(&mut self, node: NodeIx, gpus: GpuGrant, cpu_milli: u32, memory_mib: u32) {
+        let old = self.nodes.whole[node.at()];
+        self.nodes.free[node.at()].take(gpus, cpu_milli, memory_mib);
+        self.changed(node, old);
+    }
+
+    /// Gives back what was taken of a node.
+    pub(crate) fn give(&mut self, node: NodeIx, gpus: GpuGrant, cpu_milli: u32, memory_mib: u32) {
+        let old = self.nodes.whole[node.at()];
+        self.nodes.free[node.at()].give(gpus, cpu_milli, memory_mib);
+        self.changed(node, old);
+        self.rise(node);
+    }
+
+    /// A node's health.
+    pub(crate) fn set_health(&mut self, node: NodeIx, health: Health) {
+        self.with_openness(node, |state| state.nodes.health[node.at()] = health);
+    }
+
+    /// Maintenance until; `None` lifts it.
+    pub(crate) fn set_hold(&mut self, node: NodeIx, until: Option<At>) {
+        if let Some(old) = self.nodes.held_until[node.at()] {
+            self.holds.remove(&(old, node));
+        }
+        if let Some(until) = until {
+            self.holds.insert((until, node));
+        }
+        self.with_openness(node, |state| state.nodes.held_until[node.at()] = until);
+    }
+
+    /// Lifts every hold that has passed.
+    pub(crate) fn pass_holds(&mut self, now: At) {
+        while let Some((until, node)) = self.holds.first().copied().filter(|(until, _)| *until <= now) {
+            self.holds.remove(&(until, node));
+            self.with_openness(node, |state| state.nodes.held_until[node.at()] = None);
+        }
+    }
+
+    /// Keeps a node for a request, or for nobody.
+    pub(crate) fn reserve(&mut self, node: NodeIx, request: Option<RequestId>) {
+        self.with_openness(node, |state| state.nodes.reserved[node.at()] = request);
+    }
+
+    /// When room last grew that could help a member of these classes with so many whole GPUs.
+    pub(crate) fn risen_at(&self, classes: u64, gpus: u8) -> u64 {
+        let mut latest = 0;
+        for (class, at) in self.rises.at.iter().enumerate() {
+            if classes >> class.min(63) & 1 == 1 {
+                latest = latest.max(at[usize::from(gpus)]);
+            }
+        }
+        latest
+    }
+
+    /// The count of rises so far.
+    pub(crate) const fn clock(&self) -> u64 {
+        self.rises.clock
+    }
+
+    /// What one member of a shape needs of a node; whole GPUs only.
+    pub(crate) fn member(&self, shape: &Shape) -> Member {
+        let gpus = match shape.gpus {
+            Gpus::Whole(count) => count,
+            Gpus::Milli(_) | Gpus::Slice(_) => 0,
+        };
+        let classes = self.nodes.class_mask(shape);
+        Member { classes, gpus, cpu_milli: shape.cpu_milli, memory_mib: shape.memory_mib }
+    }
+
+    /// A view of the members of a gang; `None` when too many different ones are in use.
+    pub(crate) fn open_view(&mut self, shape: &Shape) -> Option<usize> {
+        let member = self.member(shape);
+        if self.nodes.classes.len() > nodes::MAX_CLASSES && member.classes >> (nodes::MAX_CLASSES - 1) == 1 {
+            return None;
+        }
+        let nodes = &self.nodes;
+        let serves = |node: NodeIx| {
+            let at = node.at();
+            nodes.open(node) && member.fits(nodes.class[at], &nodes.free[at], nodes.whole[at])
+        };
+        self.views.open(&self.topology, member, serves)
+    }
+
+    /// When, as far as leases say, a node could hold a member of this shape; `NEVER` when nobody knows.
+    pub(crate) fn free_at(&self, node: NodeIx, shape: &Shape, now: At) -> At {
+        let mut free = self.nodes.free[node.at()];
+        let fits = |free: &NodeFree| free.could_hold(shape);
+        if fits(&free) {
+            return now;
+        }
+        let mut ends: Vec<(At, &leases::Held)> =
+            self.leases.on_node(node).map(|held| (held.expected_end(now), held)).collect();
+        ends.sort_by_key(|(end, held)| (*end, held.lease.id));
+        for (end, held) in ends {
+            if end == At::NEVER {
+                break;
+            }
+            for (grant, at) in held.lease.grants.iter().zip(&held.nodes) {
+                if *at == node {
+                    let shape = &held.lease.request.shape;
+                    free.give(grant.gpus, shape.cpu_milli, shape.memory_mib);
+                }
+            }
+            if fits(&free) {
+                return end;
+            }
+        }
+        At::NEVER
+    }
+
+    /// Counts from nothing and compares: what no sequence of events may break.
+    #[cfg(test)]
+    pub(crate) fn check_counters(&self) {
+        let mut counters = Counters::new(&self.topology, &self.nodes);
+        for at in 0..self.nodes.len() {
+            let node = NodeIx::new(at);
+            let whole = self.nodes.free[at].gpus.iter().filter(|gpu| gpu.is_whole()).count();
+            assert_eq!(usize::from(self.nodes.whole[at]), whole, "whole GPUs of {node:?}");
+            if self.nodes.open(node) {
+                counters.change(&self.topology, node, self.nodes.class[at], None, Some(self.nodes.whole[at]));
+            }
+        }
+        assert_eq!(counters, self.counters, "counters are what a recount gives");
+        self.views.check(&self.topology, |member, node| {
+            let at = node.at();
+            self.nodes.open(node) && member.fits(self.nodes.class[at], &self.nodes.free[at], self.nodes.whole[at])
+        });
+    }
+
+    /// Changes what decides whether a node is open, and the counters when it changed.
+    fn with_openness(&mut self, node: NodeIx, change: impl FnOnce(&mut Self)) {
+        let before = self.nodes.open(node);
+        change(self);
+        match (before, self.nodes.open(node)) {
+            (false, true) => {
+                self.enter(node);
+                self.rise(node);
+            }
+            (true, false) => self.leave(node),
+            (true, true) | (false, false) => {}
+        }
+    }
+
+    fn enter(&mut self, node: NodeIx) {
+        let at = node.at();
+        let (class, whole) = (self.nodes.class[at], self.nodes.whole[at]);
+        self.counters.change(&self.topology, node, class, None, Some(whole));
+        self.views.change(&self.topology, node, class, Some((&self.nodes.free[at], whole)));
+    }
+
+    fn leave(&mut self, node: NodeIx) {
+        let class = self.nodes.class[node.at()];
+        self.counters.change(&self.topology, node, class, Some(self.nodes.whole[node.at()]), None);
+        self.views.change(&self.topology, node, class, None);
+    }
+
+    fn changed(&mut self, node: NodeIx, old: u8) {
+        let at = node.at();
+        let whole = self.nodes.free[at].gpus.iter().map(|gpu| u8::from(gpu.is_whole())).sum();
+        self.nodes.whole[at] = whole;
+        if self.nodes.open(node) {
+            let class = self.nodes.class[at];
+            self.counters.change(&self.topology, node, class, Some(old), Some(whole));
+            self.views.change(&self.topology, node, class, Some((&self.nodes.free[at], whole)));
+        }
+    }
+
+    fn rise(&mut self, node: NodeIx) {
+        self.rises.clock += 1;
+        let class = usize::from(self.nodes.class[node.at()]);
+        let whole = usize::from(self.nodes.whole[node.at()]);
+        for at in &mut self.rises.at[class][..=whole] {
+            *at = self.rises.clock;
+        }
+    }
+}
+
+impl NodeFree {
+    /// Whether one member of a shape fits; of slices only that some slot is free is asked.
+    pub(crate) fn could_hold(&self, shape: &Shape) -> bool {
+        if self.cpu_milli < shape.cpu_milli || self.memory_mib < shape.memory_mib {
+            return false;
+        }
+        match shape.gpus {
+            Gpus::Whole(count) => self.gpus.iter().filter(|gpu| gpu.is_whole()).count() >= usize::from(count),
+            Gpus::Milli(milli) => self.gpus.iter().any(|gpu| gpu.free_milli() >= milli),
+            Gpus::Slice(_) => self.gpus.iter().any(|gpu| gpu.free_slots() != 0),
+        }
+    }
+}

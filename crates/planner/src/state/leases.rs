@@ -1,0 +1,119 @@
+//! Who has what: leases, and those on each node.
+//!
+//! INVARIANT: a node's list holds the leases with a grant on it, by lease number; places in the slab say nothing.
+
+use std::collections::BTreeMap;
+
+use crate::fleet::Lease;
+use crate::state::topology::{NodeIx, narrow};
+use crate::units::{At, LeaseId, RequestId};
+
+/// A lease's place in the slab.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct LeaseIx(u32);
+
+/// A lease and the places of its nodes, in the order of its grants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) lease: Lease,
+    pub(crate) nodes: Vec<NodeIx>,
+}
+
+/// An overrun lease is expected to last so many seconds more: a minute, after which it is asked again.
+pub(crate) const OVERRUN_SECONDS: i64 = 60;
+
+impl Held {
+    /// When it is expected to end, seen from `now`.
+    pub(crate) fn expected_end(&self, now: At) -> At {
+        match self.lease.ends_at {
+            None => At::NEVER,
+            Some(end) if end > now => end,
+            Some(_) => now.plus(OVERRUN_SECONDS),
+        }
+    }
+}
+
+/// All leases.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Leases {
+    slots: Vec<Option<Held>>,
+    vacant: Vec<u32>,
+    by_id: BTreeMap<LeaseId, LeaseIx>,
+    by_request: BTreeMap<RequestId, LeaseIx>,
+    on_node: Vec<Vec<LeaseIx>>,
+}
+
+impl Leases {
+    /// None yet.
+    pub(crate) fn new(nodes: usize) -> Self {
+        Self { on_node: vec![Vec::new(); nodes], ..Self::default() }
+    }
+
+    /// The lease with this number.
+    pub(crate) fn find(&self, id: LeaseId) -> Option<&Held> {
+        self.by_id.get(&id).map(|ix| self.get(*ix))
+    }
+
+    /// The lease that came from this request.
+    pub(crate) fn of_request(&self, request: RequestId) -> Option<&Held> {
+        self.by_request.get(&request).map(|ix| self.get(*ix))
+    }
+
+    /// The lease with this number, to be changed in what it does not hold by: its ends.
+    pub(crate) fn find_mut(&mut self, id: LeaseId) -> Option<&mut Held> {
+        let ix = *self.by_id.get(&id)?;
+        self.slots[ix.0 as usize].as_mut()
+    }
+
+    /// A lease by its place.
+    pub(crate) fn get(&self, ix: LeaseIx) -> &Held {
+        self.slots[ix.0 as usize].as_ref().expect("a place is given out only while it is filled")
+    }
+
+    /// All, by number.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Held> {
+        self.by_id.values().map(|ix| self.get(*ix))
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Those with a grant on a node, by number.
+    pub(crate) fn on_node(&self, node: NodeIx) -> impl ExactSizeIterator<Item = &Held> {
+        self.on_node[node.at()].iter().map(|ix| self.get(*ix))
+    }
+
+    /// One more.
+    pub(crate) fn insert(&mut self, held: Held) {
+        let (id, request) = (held.lease.id, held.lease.request.id);
+        let slot = self.vacant.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            narrow(self.slots.len() - 1)
+        });
+        let ix = LeaseIx(slot);
+        for node in &held.nodes {
+            let slots = &self.slots;
+            let list = &mut self.on_node[node.at()];
+            let number = |other: &LeaseIx| slots[other.0 as usize].as_ref().map(|held| held.lease.id);
+            let place = list.partition_point(|other| number(other) < Some(id));
+            list.insert(place, ix);
+        }
+        self.slots[slot as usize] = Some(held);
+        self.by_id.insert(id, ix);
+        self.by_request.insert(request, ix);
+    }
+
+    /// One less.
+    pub(crate) fn remove(&mut self, id: LeaseId) -> Option<Held> {
+        let ix = self.by_id.remove(&id)?;
+        let held = self.slots[ix.0 as usize].take()?;
+        self.by_request.remove(&held.lease.request.id);
+        for node in &held.nodes {
+            self.on_node[node.at()].retain(|other| *other != ix);
+        }
+        self.vacant.push(ix.0);
+        Some(held)
+    }
+}
