@@ -21,6 +21,8 @@ mod state;
 pub mod power;
 pub mod reliability;
 
+pub mod shift;
+
 pub mod event;
 pub mod plan;
 pub mod reason;
