@@ -5,12 +5,12 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::tidy;
+use crate::{neighbour, tidy};
 
 mod steps;
 
@@ -98,11 +98,9 @@ fn execute(root: &Path, step: &Step, read: Option<fn(&str) -> Option<Tally>>) ->
         println!("   {}", words.join(" "));
         let (program, arguments) = words.split_first().context("a command has a program")?;
         let (reader, writer) = std::io::pipe().context("make a pipe")?;
-        let mut command = Command::new(program);
+        let mut command = neighbour::command(program);
         command.args(arguments).current_dir(root).stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
         command.envs(step.environment.iter().map(|(name, value)| (*name, value)));
-        // Set by `cargo run` for xtask alone; with it, a program that cannot find its libraries would find them here.
-        command.env_remove("LD_LIBRARY_PATH");
         let mut child = command.spawn().with_context(|| format!("start {program}"))?;
         // Our copies of the writing end, or the reader would never see the end.
         drop(command);

@@ -3,10 +3,11 @@
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
+
+use crate::neighbour;
 
 const ROUNDS: usize = 3;
 
@@ -62,7 +63,8 @@ pub(super) fn seconds(root: &Path) -> Result<f64> {
 }
 
 fn check(root: &Path) -> Result<()> {
-    let status = Command::new("cargo").args(["check", "--quiet"]).current_dir(root).status().context("run cargo")?;
+    let status =
+        neighbour::command("cargo").args(["check", "--quiet"]).current_dir(root).status().context("run cargo")?;
     ensure!(status.success(), "cargo check ended with {status}");
     Ok(())
 }

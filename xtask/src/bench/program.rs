@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::last_json;
 use super::site::{Endpoint, Site};
+use crate::neighbour;
 
 /// Pairs of rounds of one figure: single ones differ by a third where other programs use the cores.
 const ROUNDS: &str = "9";
@@ -45,7 +46,7 @@ pub(super) fn output(command: &mut Command) -> Result<String> {
 }
 
 fn succeed(root: &Path, program: &str, arguments: &[&str]) -> Result<()> {
-    let status = Command::new(program).args(arguments).current_dir(root).status().context("start the build")?;
+    let status = neighbour::command(program).args(arguments).current_dir(root).status().context("start the build")?;
     ensure!(status.success(), "{program} {} ended with {status}", arguments.join(" "));
     Ok(())
 }
