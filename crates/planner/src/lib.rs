@@ -26,3 +26,4 @@ pub mod shift;
 pub mod event;
 pub mod plan;
 pub mod reason;
+pub mod words;

@@ -60,14 +60,6 @@ pub enum Cause {
     BetterHour { until: At },
     /// What its queue, or one above it, may have; blocks where that is too little.
     Quota { queue: QueueId, resource: Resource, limit: i64, used: i64, asked: i64 },
-    /// No node of the fleet could ever hold one member, even when empty. Parts: what they lack.
-    NoSuchNode,
-    /// The most that any allowed node has of something is too little. GPUs and CPU in thousandths, memory in MiB.
-    TooSmall { resource: Resource, needed: u32, most: u32 },
-    /// No node has an allowed model and an allowed residency at once.
-    NoSuchMix,
-    /// Even with every node free, too few are in one domain of this level.
-    DomainTooSmall { level: Level, needed: u32, most: u32, domain: Option<DomainId> },
     /// Nodes free for one member each, of those that could hold one when empty. Parts: where the others are.
     Nodes { needed: u32, free: u32, could: u32 },
     /// Part of `Nodes`: free now.
@@ -82,27 +74,23 @@ pub enum Cause {
     Memory { nodes: u32, needed_mib: u32, largest_mib: u32 },
     /// Part of `Nodes`: cordoned, held for maintenance (until then at least one), down.
     OutOfService { cordoned: u32, held: u32, held_until: Option<At>, down: u32 },
-    /// Part of `Nodes`: free, but promised to another.
-    Reserved { nodes: u32, request: RequestId, starts_at: At },
-    /// Part of `Nodes`: free, but their place in the power tree has too little left.
-    Unpowered { nodes: u32 },
+    /// Part of `Nodes`: free, but promised to others: to so many, and whose start is the first.
+    Reserved { nodes: u32, requests: u32, request: RequestId, starts_at: At },
+    /// Part of `Reserved`: shorter runs would fit before the promised starts; its own is longer, or was not said.
+    Gap { seconds: u32 },
+    /// Part of `Nodes`: taken in this pass by requests that come first.
+    Behind { nodes: u32 },
     /// Enough nodes are free, but not within one domain: `best` in the best of this level.
     Apart { level: Level, needed: u32, best: u32, domain: Option<DomainId> },
     /// What may be drawn below a point of the power tree: `kept_watts` of it are kept for other classes.
     Power { power: PowerId, cap_watts: i64, committed_watts: i64, kept_watts: i64, asked_watts: i64 },
     /// An allowed model: nodes that could hold a member when empty, and those free for one now.
     Model { model: ModelId, total: u32, free: u32 },
-    /// So many requests of this queue that ask the same come before.
-    Behind { requests: u32, queue: QueueId },
     /// It has a promise.
     Promised { starts_at: At, nodes: u32 },
     /// It takes the place of others, which are stopping; one of them.
     Preempting { leases: u32, lease: LeaseId },
-    /// It is behind promised starts: without a run time nobody knows whether it would be in their way.
-    RunTimeUnknown { gap_seconds: u32 },
-    /// It is behind promised starts, and runs longer than the gap before them.
-    RunTimeTooLong { seconds: u32, gap_seconds: u32 },
-    /// Leases in the way never said when they end, so that no start can be promised.
+    /// Leases in the way never said when they end, so that nobody knows when it starts.
     EndsUnknown { leases: u32 },
 }
 
@@ -138,9 +126,9 @@ pub enum Then {
 /// Something that would help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Step {
-    /// Wait, about until then.
+    /// Wait until then, if leases end when they said. Without a lease to end: as it was promised or asked.
     Wait { until: At, on: Awaited },
-    /// Say a run time of at most this: it fits before a promised start.
+    /// Run at most so long, and say so: it fits before a promised start.
     SayRunTime { seconds: u32 },
     /// Ask for less nearness.
     Relax { from: Level, to: Option<Level> },
@@ -164,8 +152,6 @@ pub enum Step {
     RaiseQuota { queue: QueueId, resource: Resource, by: i64 },
     /// Have the cap raised by so much.
     RaiseCap { power: PowerId, by_watts: i64 },
-    /// Nothing that this fleet has would do.
-    Impossible,
 }
 
 /// What a wait is for.
@@ -173,10 +159,14 @@ pub enum Step {
 pub enum Awaited {
     /// This lease ends.
     Lease(LeaseId),
-    /// So many leases end; this one is the last.
-    Leases { count: u32, last: LeaseId },
+    /// Several leases end; this one is the last.
+    Leases { last: LeaseId },
+    /// This request, which starts in this pass, ends.
+    Request(RequestId),
     /// This node's maintenance ends.
     Maintenance(NodeId),
+    /// The leases in its place have stopped; this is one of them.
+    Stop(LeaseId),
     /// The instant it may begin at, the better hour, or its promise.
     Begin,
 }
@@ -189,10 +179,6 @@ impl Cause {
             Self::NotBefore { .. } => "not_before",
             Self::BetterHour { .. } => "better_hour",
             Self::Quota { .. } => "quota",
-            Self::NoSuchNode => "no_such_node",
-            Self::TooSmall { .. } => "too_small",
-            Self::NoSuchMix => "no_such_mix",
-            Self::DomainTooSmall { .. } => "domain_too_small",
             Self::Nodes { .. } => "nodes",
             Self::Free { .. } => "free",
             Self::Busy { .. } => "busy",
@@ -201,15 +187,13 @@ impl Cause {
             Self::Memory { .. } => "memory",
             Self::OutOfService { .. } => "out_of_service",
             Self::Reserved { .. } => "reserved",
-            Self::Unpowered { .. } => "unpowered",
+            Self::Gap { .. } => "gap",
             Self::Apart { .. } => "apart",
             Self::Power { .. } => "power",
             Self::Model { .. } => "model",
             Self::Behind { .. } => "behind",
             Self::Promised { .. } => "promised",
             Self::Preempting { .. } => "preempting",
-            Self::RunTimeUnknown { .. } => "run_time_unknown",
-            Self::RunTimeTooLong { .. } => "run_time_too_long",
             Self::EndsUnknown { .. } => "ends_unknown",
         }
     }
@@ -232,7 +216,6 @@ impl Step {
             Self::Restore { .. } => "restore",
             Self::RaiseQuota { .. } => "raise_quota",
             Self::RaiseCap { .. } => "raise_cap",
-            Self::Impossible => "impossible",
         }
     }
 }

@@ -1,0 +1,302 @@
+//! English.
+
+use super::figures::{self, amount, pair};
+use super::{Language, Words, list};
+use crate::fleet::Level;
+use crate::reason::{Awaited, Cause, Next, Resource, Step, Then, Why};
+use crate::request::{Gpus, Request, Shape};
+use crate::units::{At, DomainId, GPU_MILLI, ModelId};
+
+const ENGLISH: Language = Language::English;
+
+pub(super) fn cause(words: &Words<'_>, request: &Request, why: &Why) -> String {
+    match why.cause {
+        Cause::Waits => format!("waits for {}", ask(words, &request.shape)),
+        Cause::NotBefore { at } => format!("is to begin {} at the earliest", words.at(at)),
+        Cause::BetterHour { until } => better_hour(words, request, until),
+        Cause::Quota { queue, resource, limit, used, asked } => {
+            quota(&words.queue(queue), resource, limit, used, asked)
+        }
+        Cause::Nodes { needed, free, could } => format!("nodes: {needed} needed, {free} of {could} free for it"),
+        Cause::Free { nodes } => format!("{} free for it", are(nodes)),
+        Cause::Busy { nodes } => format!("{} in use", are(nodes)),
+        Cause::Scattered { nodes, needed_milli, largest_milli, free_milli } => {
+            scattered(nodes, needed_milli, largest_milli, free_milli)
+        }
+        Cause::Cpu { nodes, needed_milli, largest_milli } => short(nodes, Resource::Cpu, needed_milli, largest_milli),
+        Cause::Memory { nodes, needed_mib, largest_mib } => short(nodes, Resource::Memory, needed_mib, largest_mib),
+        Cause::OutOfService { cordoned, held, held_until, down } => {
+            out_of_service(words, cordoned, held, held_until, down)
+        }
+        Cause::Reserved { nodes, requests, request, starts_at } => {
+            reserved(words, nodes, requests, &words.request(request), starts_at)
+        }
+        Cause::Gap { seconds } => gap(request.run_seconds, seconds),
+        Cause::Behind { nodes } => format!("{} to requests that come first", goes(nodes)),
+        Cause::Apart { level, needed, best, domain } => {
+            topology(words, level, &format!("{} free", nodes(best)), domain, needed)
+        }
+        Cause::Power { power, cap_watts, committed_watts, kept_watts, asked_watts } => {
+            watts(&point(words.power(power)), cap_watts, committed_watts, kept_watts, asked_watts)
+        }
+        Cause::Model { model, total, free } => {
+            format!("{}: {free} of {} free for it", kind(words, model), nodes(total))
+        }
+        Cause::Promised { starts_at, nodes: number } => {
+            format!("promised: it starts {} at the latest, on {}", words.at(starts_at), nodes(number))
+        }
+        Cause::Preempting { leases, lease } => preempting(leases, &words.lease(lease)),
+        Cause::EndsUnknown { leases } => {
+            format!(
+                "no start can be foretold: {} in the way without a said end",
+                plural(leases, "lease is", "leases are")
+            )
+        }
+    }
+}
+
+pub(super) fn step(words: &Words<'_>, request: &Request, next: &Next) -> String {
+    let text = advice(words, request, &next.step);
+    match next.then {
+        Then::Starts => text,
+        Then::Clears { left } => format!("{text} ({} left)", plural(left, "obstacle is", "obstacles are")),
+    }
+}
+
+fn advice(words: &Words<'_>, request: &Request, step: &Step) -> String {
+    let shape = &request.shape;
+    let each = if shape.nodes.max > 1 { " on each node" } else { "" };
+    match *step {
+        Step::Wait { until: At::NEVER, on } => format!("wait: {}", awaited(words, on)),
+        Step::Wait { until, on } => format!("wait: {} {}", awaited(words, on), words.at(until)),
+        Step::SayRunTime { seconds } => {
+            format!("run at most {}, and say so: it then ends before the promised start", duration(seconds))
+        }
+        Step::Relax { from, to: Some(to) } => {
+            format!("ask for one {} instead of one {}", level_word(to), level_word(from))
+        }
+        Step::Relax { from, to: None } => format!("do not ask for one {}", level_word(from)),
+        Step::AllowModel { model, free } => {
+            format!("allow {} too: {} free for it", kind(words, model), nodes_are(free))
+        }
+        Step::Less { resource, amount: less } => {
+            let (less, asked) = pair(ENGLISH, resource, less.into(), figures::asked(shape, resource));
+            format!("ask for {less} instead of {asked}{each}")
+        }
+        Step::LessBoth { cpu_milli, memory_mib } => {
+            let (cpu, memory) = (figure(Resource::Cpu, cpu_milli), figure(Resource::Memory, memory_mib));
+            format!("ask for only {cpu} and {memory}{each}")
+        }
+        Step::Spread { nodes: over, gpus } => {
+            format!("spread it over {} with {} each", nodes(over), figure(Resource::Gpu, gpus * u32::from(GPU_MILLI)))
+        }
+        Step::Draw { peak_watts } => {
+            let (less, asked) = pair(ENGLISH, Resource::Power, peak_watts.into(), shape.peak_watts.into());
+            format!("draw at most {less} instead of {asked}{each}")
+        }
+        Step::Fewer { nodes } => format!("ask for {} instead of {}", self::nodes(nodes), shape.nodes.min),
+        Step::AllowResidency { residencies, free } => {
+            let places = list(Words::each(residencies, |bit| words.residency(bit)), "and");
+            format!("allow residency {places} too: {} free for it", nodes_are(free))
+        }
+        Step::Restore { node } => format!("take node {} back into service", words.node(node)),
+        Step::RaiseQuota { queue, resource, by } => {
+            format!("have the limit of queue {} raised by {}", words.queue(queue), amount(ENGLISH, resource, by))
+        }
+        Step::RaiseCap { power, by_watts } => {
+            let by = amount(ENGLISH, Resource::Power, by_watts);
+            format!("have the power cap of {} raised by {by}", point(words.power(power)))
+        }
+    }
+}
+
+/// What is asked: 2 nodes in one rack, each with 8 GPUs and 96 CPU cores.
+fn ask(words: &Words<'_>, shape: &Shape) -> String {
+    let member = member(words, shape);
+    let within = shape.within.map_or_else(String::new, |level| format!(" in one {}", level_word(level)));
+    let (min, max) = (u32::from(shape.nodes.min), u32::from(shape.nodes.max));
+    let mut text = match (min, max) {
+        (_, 0..=1) => format!("{member}{within}"),
+        _ if min == max => format!("{}{within}, each with {member}", nodes(max)),
+        _ => format!("{min} to {}{within}, each with {member}", nodes(max)),
+    };
+    if shape.residencies != 0 {
+        let places = list(Words::each(shape.residencies, |bit| words.residency(bit)), "or");
+        text.push_str(&format!(", in residency {places}"));
+    }
+    text
+}
+
+/// What each node gives.
+fn member(words: &Words<'_>, shape: &Shape) -> String {
+    let models = list(Words::each(shape.models, |bit| kind(words, ModelId(bit))), "or");
+    let of = if models.is_empty() { String::new() } else { format!(" ({models})") };
+    let mut parts = Vec::new();
+    match shape.gpus {
+        Gpus::Whole(0) => {}
+        Gpus::Whole(gpus) => parts.push(figure(Resource::Gpu, u32::from(gpus) * u32::from(GPU_MILLI)) + &of),
+        Gpus::Milli(milli) => parts.push(figure(Resource::Gpu, milli.into()) + &of),
+        Gpus::Slice(_) => parts.push(format!("slice {} of a GPU{of}", words.slice(shape))),
+    }
+    if shape.cpu_milli > 0 {
+        parts.push(figure(Resource::Cpu, shape.cpu_milli));
+    }
+    if shape.memory_mib > 0 {
+        parts.push(figure(Resource::Memory, shape.memory_mib));
+    }
+    if parts.is_empty() { "a place on a node".to_owned() } else { list(parts, "and") }
+}
+
+fn better_hour(words: &Words<'_>, request: &Request, until: At) -> String {
+    let deadline =
+        request.deadline.map_or_else(String::new, |at| format!(", in time for its deadline {}", words.at(at)));
+    format!("held for a better hour: it starts {}{deadline}", words.at(until))
+}
+
+fn quota(queue: &str, resource: Resource, limit: i64, used: i64, asked: i64) -> String {
+    let (used, limit) = pair(ENGLISH, resource, used, limit);
+    format!("quota of queue {queue}: {used} of {limit} used, {} more asked", amount(ENGLISH, resource, asked))
+}
+
+fn topology(words: &Words<'_>, level: Level, has: &str, domain: Option<DomainId>, needed: u32) -> String {
+    let named = domain.map_or_else(String::new, |domain| format!(" ({})", words.domain(domain)));
+    format!("topology: one {}{named} has {has} at most, {needed} needed", level_word(level))
+}
+
+fn scattered(nodes: u32, needed_milli: u32, largest_milli: u32, free_milli: i64) -> String {
+    let (largest, needed) = (figure(Resource::Gpu, largest_milli), figure(Resource::Gpu, needed_milli));
+    let all = amount(ENGLISH, Resource::Gpu, free_milli);
+    format!("{} partly free: {largest} on one at most, {needed} needed, {all} in all", are(nodes))
+}
+
+fn short(nodes: u32, resource: Resource, needed: u32, largest: u32) -> String {
+    let what = match resource {
+        Resource::Cpu => "CPU",
+        Resource::Memory => "memory",
+        Resource::Gpu => "GPUs",
+        Resource::Power => "power",
+    };
+    let has = if nodes == 1 { "has" } else { "have" };
+    let (largest, needed) = (figure(resource, largest), figure(resource, needed));
+    format!("{nodes} {has} free GPUs, but too little {what} beside them: {largest} at most, {needed} needed")
+}
+
+fn out_of_service(words: &Words<'_>, cordoned: u32, held: u32, held_until: Option<At>, down: u32) -> String {
+    let mut parts = Vec::new();
+    if cordoned > 0 {
+        parts.push(format!("{} cordoned", are(cordoned)));
+    }
+    if held > 0 {
+        let until = held_until.map_or_else(String::new, |at| format!(" (ends {})", words.at(at)));
+        parts.push(format!("{} in maintenance{until}", are(held)));
+    }
+    if down > 0 {
+        parts.push(format!("{} down", are(down)));
+    }
+    parts.join(", ")
+}
+
+fn watts(point: &str, cap: i64, committed: i64, kept: i64, asked: i64) -> String {
+    let (used, cap) = pair(ENGLISH, Resource::Power, committed, cap);
+    let kept = match kept {
+        0 => String::new(),
+        kept => format!(", {} kept for other classes", amount(ENGLISH, Resource::Power, kept)),
+    };
+    format!("power of {point}: {used} of {cap} committed{kept}, {} more asked", amount(ENGLISH, Resource::Power, asked))
+}
+
+fn reserved(words: &Words<'_>, nodes: u32, requests: u32, first: &str, starts_at: At) -> String {
+    match requests {
+        0 | 1 => format!("{} promised to request {first}, which starts {}", are(nodes), words.at(starts_at)),
+        _ => format!(
+            "{} promised to {requests} requests; the first, {first}, starts {}",
+            are(nodes),
+            words.at(starts_at)
+        ),
+    }
+}
+
+fn gap(run_seconds: Option<u32>, seconds: u32) -> String {
+    let gap = duration(seconds);
+    match run_seconds {
+        None => format!("its run time was not said: up to {gap} would fit before that"),
+        Some(runs) => format!("it runs {}: up to {gap} would fit before that", duration(runs)),
+    }
+}
+
+fn preempting(leases: u32, lease: &str) -> String {
+    match leases {
+        0 | 1 => format!("takes the place of lease {lease}, which is stopping"),
+        _ => format!("takes the place of {leases} leases, which are stopping, lease {lease} among them"),
+    }
+}
+
+fn awaited(words: &Words<'_>, on: Awaited) -> String {
+    match on {
+        Awaited::Lease(lease) => format!("lease {} ends", words.lease(lease)),
+        Awaited::Leases { last } => format!("the last lease in the way, {}, ends", words.lease(last)),
+        Awaited::Request(request) => format!("request {}, which starts now, ends", words.request(request)),
+        Awaited::Maintenance(node) => format!("the maintenance of node {} ends", words.node(node)),
+        Awaited::Stop(lease) => format!("lease {} is being stopped", words.lease(lease)),
+        Awaited::Begin => "it starts".to_owned(),
+    }
+}
+
+/// The distance of an instant from now.
+pub(super) fn at(words: &Words<'_>, at: At) -> String {
+    match at.since(words.now) {
+        _ if at == At::NEVER => "at an unknown time".to_owned(),
+        0 => "now".to_owned(),
+        seconds => format!("in {}", figures::duration_up(ENGLISH, seconds)),
+    }
+}
+
+const fn level_word(level: Level) -> &'static str {
+    match level {
+        Level::Site => "site",
+        Level::Pod => "pod",
+        Level::Unit => "scalable unit",
+        Level::Rack => "rack",
+        Level::Spine => "spine",
+        Level::Leaf => "leaf switch",
+        Level::NvLink => "NVLink domain",
+    }
+}
+
+/// A model: its name, or `model 3`.
+fn kind(words: &Words<'_>, model: ModelId) -> String {
+    words.names.model(model).map_or_else(|| format!("model {}", model.0), |name| format!("`{name}`"))
+}
+
+/// A power point: its name, or `power point 3`.
+fn point(label: String) -> String {
+    if label.starts_with('`') { label } else { format!("power point {label}") }
+}
+
+fn figure(resource: Resource, figure: u32) -> String {
+    amount(ENGLISH, resource, figure.into())
+}
+
+fn duration(seconds: u32) -> String {
+    figures::duration(ENGLISH, seconds.into())
+}
+
+fn plural(number: u32, one: &str, many: &str) -> String {
+    format!("{} {}", figures::count(ENGLISH, number.into()), if number == 1 { one } else { many })
+}
+
+fn nodes(number: u32) -> String {
+    plural(number, "node", "nodes")
+}
+
+fn nodes_are(number: u32) -> String {
+    plural(number, "node is", "nodes are")
+}
+
+fn goes(number: u32) -> String {
+    plural(number, "goes", "go")
+}
+
+fn are(number: u32) -> String {
+    plural(number, "is", "are")
+}

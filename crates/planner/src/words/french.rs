@@ -1,0 +1,337 @@
+//! French. The plural begins at two; a number and its unit stay on one line.
+
+use super::figures::{self, NBSP, amount, pair};
+use super::{Language, Words, list};
+use crate::fleet::Level;
+use crate::reason::{Awaited, Cause, Next, Resource, Step, Then, Why};
+use crate::request::{Gpus, Request, Shape};
+use crate::units::{At, DomainId, GPU_MILLI, ModelId};
+
+const FRENCH: Language = Language::French;
+
+pub(super) fn cause(words: &Words<'_>, request: &Request, why: &Why) -> String {
+    match why.cause {
+        Cause::Waits => format!("en attente de {}", ask(words, &request.shape)),
+        Cause::NotBefore { at } => format!("doit commencer {} au plus tôt", words.at(at)),
+        Cause::BetterHour { until } => better_hour(words, request, until),
+        Cause::Quota { queue, resource, limit, used, asked } => {
+            quota(&words.queue(queue), resource, limit, used, asked)
+        }
+        Cause::Nodes { needed, free, could } => {
+            format!("nœuds{NBSP}: il en faut {}, {} sur {} pour elle", count(needed), free_nodes(free), count(could))
+        }
+        Cause::Free { nodes } => format!("{} pour elle", free_nodes(nodes)),
+        Cause::Busy { nodes } => agree(nodes, "occupé", "occupés"),
+        Cause::Scattered { nodes, needed_milli, largest_milli, free_milli } => {
+            scattered(nodes, needed_milli, largest_milli, free_milli)
+        }
+        Cause::Cpu { nodes, needed_milli, largest_milli } => short(nodes, Resource::Cpu, needed_milli, largest_milli),
+        Cause::Memory { nodes, needed_mib, largest_mib } => short(nodes, Resource::Memory, needed_mib, largest_mib),
+        Cause::OutOfService { cordoned, held, held_until, down } => {
+            out_of_service(words, cordoned, held, held_until, down)
+        }
+        Cause::Reserved { nodes, requests, request, starts_at } => {
+            reserved(words, nodes, requests, &words.request(request), starts_at)
+        }
+        Cause::Gap { seconds } => gap(request.run_seconds, seconds),
+        Cause::Behind { nodes } => plural(nodes, "revient", "reviennent") + " à des demandes qui passent avant",
+        Cause::Apart { level, needed, best, domain } => {
+            topology(words, level, &agree_nodes(best, "libre", "libres"), domain, needed)
+        }
+        Cause::Power { power, cap_watts, committed_watts, kept_watts, asked_watts } => {
+            watts(&point(words.power(power)), cap_watts, committed_watts, kept_watts, asked_watts)
+        }
+        Cause::Model { model, total, free } => {
+            format!(
+                "{}{NBSP}: {} sur {} pour elle",
+                kind(words, model),
+                agree_nodes(free, "libre", "libres"),
+                count(total)
+            )
+        }
+        Cause::Promised { starts_at, nodes: number } => {
+            format!("promesse{NBSP}: démarre {} au plus tard, sur {}", words.at(starts_at), nodes(number))
+        }
+        Cause::Preempting { leases, lease } => preempting(leases, &words.lease(lease)),
+        Cause::EndsUnknown { leases } => {
+            let leases = plural(leases, "bail occupe la place", "baux occupent la place");
+            format!("aucun démarrage prévisible{NBSP}: {leases} sans fin annoncée")
+        }
+    }
+}
+
+pub(super) fn step(words: &Words<'_>, request: &Request, next: &Next) -> String {
+    let text = advice(words, request, &next.step);
+    match next.then {
+        Then::Starts => text,
+        Then::Clears { left } => format!("{text} ({})", plural(left, "obstacle subsiste", "obstacles subsistent")),
+    }
+}
+
+fn advice(words: &Words<'_>, request: &Request, step: &Step) -> String {
+    let shape = &request.shape;
+    let each = if shape.nodes.max > 1 { " sur chaque nœud" } else { "" };
+    match *step {
+        Step::Wait { until: At::NEVER, on } => format!("attendre{NBSP}: {}", awaited(words, on)),
+        Step::Wait { until, on } => format!("attendre{NBSP}: {} {}", awaited(words, on), words.at(until)),
+        Step::SayRunTime { seconds } => {
+            let runs = duration(seconds);
+            format!("durer {runs} au plus, et l'annoncer{NBSP}: elle finit alors avant le démarrage promis")
+        }
+        Step::Relax { from, to: Some(to) } => format!("se contenter {} au lieu {}", of_one(to), of_one(from)),
+        Step::Relax { from, to: None } => format!("ne plus exiger {}", one(from)),
+        Step::AllowModel { model, free } => {
+            format!("autoriser aussi {}{NBSP}: {} pour elle", kind(words, model), agree_nodes(free, "libre", "libres"))
+        }
+        Step::Less { resource, amount: less } => {
+            let (less, asked) = pair(FRENCH, resource, less.into(), figures::asked(shape, resource));
+            format!("demander {less} au lieu de {asked}{each}")
+        }
+        Step::LessBoth { cpu_milli, memory_mib } => {
+            let (cpu, memory) = (figure(Resource::Cpu, cpu_milli), figure(Resource::Memory, memory_mib));
+            format!("ne demander que {cpu} et {memory}{each}")
+        }
+        Step::Spread { nodes: over, gpus } => {
+            let gpus = figure(Resource::Gpu, gpus * u32::from(GPU_MILLI));
+            format!("répartir sur {} de {gpus} chacun", nodes(over))
+        }
+        Step::Draw { peak_watts } => {
+            let (less, asked) = pair(FRENCH, Resource::Power, peak_watts.into(), shape.peak_watts.into());
+            format!("appeler {less} au plus au lieu de {asked}{each}")
+        }
+        Step::Fewer { nodes } => {
+            format!("demander {} au lieu de {}", self::nodes(nodes), count(shape.nodes.min.into()))
+        }
+        Step::AllowResidency { residencies, free } => {
+            let places = list(Words::each(residencies, |bit| words.residency(bit)), "et");
+            format!("autoriser aussi la résidence {places}{NBSP}: {} pour elle", agree_nodes(free, "libre", "libres"))
+        }
+        Step::Restore { node } => format!("remettre le nœud {} en service", words.node(node)),
+        Step::RaiseQuota { queue, resource, by } => {
+            format!("faire relever la limite de la file {} de {}", words.queue(queue), amount(FRENCH, resource, by))
+        }
+        Step::RaiseCap { power, by_watts } => {
+            let by = amount(FRENCH, Resource::Power, by_watts);
+            format!("faire relever le plafond de puissance de {} de {by}", point(words.power(power)))
+        }
+    }
+}
+
+/// What is asked: 2 nodes in one rack, each with 8 GPUs and 96 CPU cores.
+fn ask(words: &Words<'_>, shape: &Shape) -> String {
+    let member = member(words, shape);
+    let within = shape.within.map_or_else(String::new, |level| format!(" dans {}", one(level)));
+    let (min, max) = (u32::from(shape.nodes.min), u32::from(shape.nodes.max));
+    let mut text = match (min, max) {
+        (_, 0..=1) => format!("{member}{within}"),
+        _ if min == max => format!("{}{within}, chacun avec {member}", nodes(max)),
+        _ => format!("{} à {}{within}, chacun avec {member}", count(min), nodes(max)),
+    };
+    if shape.residencies != 0 {
+        let places = list(Words::each(shape.residencies, |bit| words.residency(bit)), "ou");
+        text.push_str(&format!(", en résidence {places}"));
+    }
+    text
+}
+
+/// What each node gives.
+fn member(words: &Words<'_>, shape: &Shape) -> String {
+    let models = list(Words::each(shape.models, |bit| kind(words, ModelId(bit))), "ou");
+    let of = if models.is_empty() { String::new() } else { format!(" ({models})") };
+    let mut parts = Vec::new();
+    match shape.gpus {
+        Gpus::Whole(0) => {}
+        Gpus::Whole(gpus) => parts.push(figure(Resource::Gpu, u32::from(gpus) * u32::from(GPU_MILLI)) + &of),
+        Gpus::Milli(milli) => parts.push(figure(Resource::Gpu, milli.into()) + &of),
+        Gpus::Slice(_) => parts.push(format!("la partition {} d'un GPU{of}", words.slice(shape))),
+    }
+    if shape.cpu_milli > 0 {
+        parts.push(figure(Resource::Cpu, shape.cpu_milli));
+    }
+    if shape.memory_mib > 0 {
+        parts.push(figure(Resource::Memory, shape.memory_mib));
+    }
+    if parts.is_empty() { "place sur un nœud".to_owned() } else { list(parts, "et") }
+}
+
+fn better_hour(words: &Words<'_>, request: &Request, until: At) -> String {
+    let deadline =
+        request.deadline.map_or_else(String::new, |at| format!(", à temps pour son échéance {}", words.at(at)));
+    format!("retenue pour une meilleure heure{NBSP}: démarre {}{deadline}", words.at(until))
+}
+
+fn quota(queue: &str, resource: Resource, limit: i64, used: i64, more: i64) -> String {
+    let is_many = figures::is_many(FRENCH, resource, limit);
+    let taken = match resource {
+        Resource::Gpu | Resource::Cpu | Resource::Power if is_many => "utilisés",
+        Resource::Gpu | Resource::Cpu | Resource::Power | Resource::Memory => "utilisé",
+    };
+    let (used, limit) = pair(FRENCH, resource, used, limit);
+    let asked = figures::is_many(FRENCH, resource, more);
+    let more = amount(FRENCH, resource, more);
+    let asked = if asked && resource != Resource::Memory { "demandés" } else { "demandé" };
+    format!("quota de la file {queue}{NBSP}: {used} sur {limit} {taken}, {more} de plus {asked}")
+}
+
+/// An amount that is asked, with its participle.
+fn asked(resource: Resource, figure: i64) -> String {
+    let many = figures::is_many(FRENCH, resource, figure) && resource != Resource::Memory;
+    format!("{} {}", amount(FRENCH, resource, figure), if many { "demandés" } else { "demandé" })
+}
+
+fn topology(words: &Words<'_>, level: Level, has: &str, domain: Option<DomainId>, needed: u32) -> String {
+    let named = domain.map_or_else(String::new, |domain| format!(" ({})", words.domain(domain)));
+    format!("topologie{NBSP}: {has} au plus dans {}{named}, il en faut {}", one(level), count(needed))
+}
+
+fn scattered(nodes: u32, needed_milli: u32, largest_milli: u32, free_milli: i64) -> String {
+    let (largest, needed) = (figure(Resource::Gpu, largest_milli), figure(Resource::Gpu, needed_milli));
+    let all = amount(FRENCH, Resource::Gpu, free_milli);
+    let nodes = agree(nodes, "libre en partie", "libres en partie");
+    format!("{nodes}{NBSP}: {largest} au plus sur un seul, il en faut {needed}, {all} en tout")
+}
+
+fn short(nodes: u32, resource: Resource, needed: u32, largest: u32) -> String {
+    let what = match resource {
+        Resource::Cpu => "de CPU",
+        Resource::Memory => "de mémoire",
+        Resource::Gpu => "de GPU",
+        Resource::Power => "de puissance",
+    };
+    let have = plural(nodes, "a des GPU libres", "ont des GPU libres");
+    let (largest, needed) = (figure(resource, largest), figure(resource, needed));
+    format!("{have}, mais trop peu {what} à côté{NBSP}: {largest} au plus, il faut {needed}")
+}
+
+fn out_of_service(words: &Words<'_>, cordoned: u32, held: u32, held_until: Option<At>, down: u32) -> String {
+    let mut parts = Vec::new();
+    if cordoned > 0 {
+        parts.push(agree(cordoned, "mis à l'écart", "mis à l'écart"));
+    }
+    if held > 0 {
+        let until = held_until.map_or_else(String::new, |at| format!(" (finit {})", words.at(at)));
+        parts.push(format!("{} en maintenance{until}", count(held)));
+    }
+    if down > 0 {
+        parts.push(format!("{} en panne", count(down)));
+    }
+    parts.join(", ")
+}
+
+fn watts(point: &str, cap: i64, committed: i64, kept: i64, more: i64) -> String {
+    let engaged = if figures::is_many(FRENCH, Resource::Power, cap) { "engagés" } else { "engagé" };
+    let (used, cap) = pair(FRENCH, Resource::Power, committed, cap);
+    let kept = match kept {
+        0 => String::new(),
+        kept => {
+            let many = if figures::is_many(FRENCH, Resource::Power, kept) { "gardés" } else { "gardé" };
+            format!(", {} {many} pour d'autres classes", amount(FRENCH, Resource::Power, kept))
+        }
+    };
+    let asked = if figures::is_many(FRENCH, Resource::Power, more) { "demandés" } else { "demandé" };
+    let more = amount(FRENCH, Resource::Power, more);
+    format!("puissance de {point}{NBSP}: {used} sur {cap} {engaged}{kept}, {more} de plus {asked}")
+}
+
+fn reserved(words: &Words<'_>, nodes: u32, requests: u32, first: &str, starts_at: At) -> String {
+    let (nodes, starts) = (agree(nodes, "promis", "promis"), words.at(starts_at));
+    match requests {
+        0 | 1 => format!("{nodes} à la demande {first}, qui démarre {starts}"),
+        _ => format!("{nodes} à {} demandes, dont la première, {first}, démarre {starts}", count(requests)),
+    }
+}
+
+fn gap(run_seconds: Option<u32>, seconds: u32) -> String {
+    let gap = duration(seconds);
+    match run_seconds {
+        None => format!("sa durée n'est pas indiquée{NBSP}: jusqu'à {gap} tiendraient avant"),
+        Some(runs) => format!("elle dure {}{NBSP}: jusqu'à {gap} tiendraient avant", duration(runs)),
+    }
+}
+
+fn preempting(leases: u32, lease: &str) -> String {
+    match leases {
+        0 | 1 => format!("prend la place du bail {lease}, en cours d'arrêt"),
+        _ => format!("prend la place de {} baux en cours d'arrêt, dont le bail {lease}", count(leases)),
+    }
+}
+
+fn awaited(words: &Words<'_>, on: Awaited) -> String {
+    match on {
+        Awaited::Lease(lease) => format!("le bail {} finit", words.lease(lease)),
+        Awaited::Leases { last } => format!("le dernier bail qui gêne, {}, finit", words.lease(last)),
+        Awaited::Request(request) => format!("la demande {}, qui démarre maintenant, finit", words.request(request)),
+        Awaited::Maintenance(node) => format!("la maintenance du nœud {} finit", words.node(node)),
+        Awaited::Stop(lease) => format!("le bail {} est en cours d'arrêt", words.lease(lease)),
+        Awaited::Begin => "elle démarre".to_owned(),
+    }
+}
+
+/// The distance of an instant from now.
+pub(super) fn at(words: &Words<'_>, at: At) -> String {
+    match at.since(words.now) {
+        _ if at == At::NEVER => "à une date inconnue".to_owned(),
+        0 => "maintenant".to_owned(),
+        seconds => format!("dans {}", figures::duration_up(FRENCH, seconds)),
+    }
+}
+
+/// One domain of a level, with its article.
+const fn one(level: Level) -> &'static str {
+    match level {
+        Level::Site => "un seul site",
+        Level::Pod => "un seul îlot",
+        Level::Unit => "une seule unité évolutive",
+        Level::Rack => "une seule baie",
+        Level::Spine => "un seul groupe spine",
+        Level::Leaf => "un seul commutateur leaf",
+        Level::NvLink => "un seul domaine NVLink",
+    }
+}
+
+fn of_one(level: Level) -> String {
+    format!("d'{}", one(level))
+}
+
+/// A model: its name, or `modèle 3`.
+fn kind(words: &Words<'_>, model: ModelId) -> String {
+    words.names.model(model).map_or_else(|| format!("modèle {}", model.0), |name| format!("`{name}`"))
+}
+
+/// A power point: its name, or `point d'alimentation 3`.
+fn point(label: String) -> String {
+    if label.starts_with('`') { label } else { format!("point d'alimentation {label}") }
+}
+
+fn figure(resource: Resource, figure: u32) -> String {
+    amount(FRENCH, resource, figure.into())
+}
+
+fn duration(seconds: u32) -> String {
+    figures::duration(FRENCH, seconds.into())
+}
+
+fn count(number: u32) -> String {
+    figures::count(FRENCH, number.into())
+}
+
+fn plural(number: u32, one: &str, many: &str) -> String {
+    format!("{}{NBSP}{}", count(number), if number < 2 { one } else { many })
+}
+
+fn nodes(number: u32) -> String {
+    plural(number, "nœud", "nœuds")
+}
+
+/// `3 libres`, `1 libre`.
+fn agree(number: u32, one: &str, many: &str) -> String {
+    format!("{} {}", count(number), if number < 2 { one } else { many })
+}
+
+fn agree_nodes(number: u32, one: &str, many: &str) -> String {
+    agree(number, &format!("nœud {one}"), &format!("nœuds {many}"))
+}
+
+fn free_nodes(number: u32) -> String {
+    agree(number, "libre", "libres")
+}
