@@ -11,6 +11,11 @@
 //! Deliberately absent: meters, the clock, shares of money or carbon. A floor is kept at its own point: where a point
 //! above is tighter, it must be stated there as well.
 
+pub mod allocate;
+pub mod certificate;
+pub mod emergency;
+pub mod kappa;
+
 use crate::fleet::PowerSpec;
 use crate::units::{MAX_TENANT_CLASSES, PowerId, TenantClass};
 

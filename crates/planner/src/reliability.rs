@@ -144,8 +144,8 @@ pub struct Place {
 
 /// Nodes that take the places of `lost` ones of a gang, so that it restarts where its survivors are.
 ///
-/// Chosen one after another: the spare that shares the finest domain with a survivor; among those the lowest lemon
-/// rank, then the domain with the most survivors, then the lowest id. A chosen spare counts as a survivor, so that a
+/// Chosen one after another: the lowest lemon rank, so that the next failure is not bought with nearness; then the spare
+/// that shares the finest domain with a survivor, then the domain with the most survivors, then the lowest id. A chosen spare counts as a survivor, so that a
 /// gang that must enter a new domain enters one. `None` when there are not enough.
 pub fn replacements(survivors: &[Place], spares: &[Place], lost: usize) -> Option<Vec<NodeId>> {
     if spares.len() < lost {
@@ -172,7 +172,7 @@ pub fn replacements(survivors: &[Place], spares: &[Place], lost: usize) -> Optio
                 .rev()
                 .find_map(|(depth, &domain)| members.get(&(depth, domain)).map(|&count| (depth + 1, count)));
             let (depth, count) = shared.unwrap_or_default();
-            (Reverse(depth), spare.lemon_rank, Reverse(count), spare.node)
+            (spare.lemon_rank, Reverse(depth), Reverse(count), spare.node)
         })?;
         let spare = left.swap_remove(nearest);
         join(&mut members, spare);

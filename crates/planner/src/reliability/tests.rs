@@ -102,7 +102,7 @@ fn a_lost_node_is_replaced_near_the_survivors() {
         order.push(next[0].0);
         spares.retain(|spare| spare.node != next[0]);
     }
-    assert_eq!(order, [43, 42, 39, 41, 40]);
+    assert_eq!(order, [43, 42, 41, 40, 39]);
 }
 
 #[test]

@@ -1,0 +1,82 @@
+use super::*;
+
+const THRESHOLDS: Thresholds =
+    Thresholds { first_milli: 800, second_milli: 890, lift_milli: 750, protected_priority: 5 };
+
+fn work(lease: u64, priority: i16, watts: i64, value: i64, stop: Stop) -> Running {
+    Running { lease: LeaseId(lease), priority, watts, least_watts: watts * 6 / 10, uncapped_watts: None, value, stop }
+}
+
+const SAVED: Stop = Stop::Checkpoint { cost_seconds: 10 };
+
+/// A thousand watts of cap: four leases, the fourth protected.
+fn site() -> [Running; 4] {
+    [
+        work(1, 0, 200, 50, SAVED),
+        work(2, 0, 100, 20, Stop::Restart),
+        work(3, 1, 300, 10, SAVED),
+        work(4, 9, 300, 900, Stop::Never),
+    ]
+}
+
+fn cap(lease: u64, to_watts: i64) -> Relief {
+    Relief::Cap { lease: LeaseId(lease), to_watts }
+}
+
+#[test]
+fn nothing_happens_between_the_lift_and_the_first_threshold() {
+    assert_eq!(
+        respond(THRESHOLDS, 1000, 800, &site()),
+        Response { reliefs: vec![], expected_watts: 800, short_watts: 0 }
+    );
+}
+
+#[test]
+fn over_the_first_low_priorities_are_capped_as_far_as_needed() {
+    let response = respond(THRESHOLDS, 1000, 890, &site());
+    // Lease 2 is worth less for each watt than lease 1; lease 3 has the higher priority.
+    assert_eq!(response.reliefs, [cap(2, 60), cap(1, 150)]);
+    assert_eq!(response.expected_watts, 800);
+    // What the low priorities cannot free is left: the protected are not touched yet.
+    let draws_more = work(4, 9, 700, 900, Stop::Never);
+    let response = respond(THRESHOLDS, 1000, 890, &[work(1, 0, 100, 5, SAVED), draws_more]);
+    assert_eq!((response.reliefs, response.expected_watts), (vec![cap(1, 60)], 850));
+}
+
+#[test]
+fn over_the_second_all_are_capped_and_then_the_cheapest_stop() {
+    let response = respond(THRESHOLDS, 1000, 1000, &site());
+    assert_eq!(response.reliefs, [cap(2, 60), cap(1, 120), cap(3, 220)]);
+    // A cap that falls by half: caps bring 900 W to 540 W, stops to below 445 W. Who stops is not capped as well.
+    let response = respond(THRESHOLDS, 500, 900, &site());
+    let stopped = [Relief::Stop { lease: LeaseId(2) }, Relief::CheckpointThenStop { lease: LeaseId(1) }];
+    assert_eq!(response.reliefs, [&[cap(3, 180), cap(4, 180)], &stopped[..]].concat());
+    assert_eq!((response.expected_watts, response.short_watts), (360, 0));
+}
+
+#[test]
+fn what_cannot_be_shed_is_said() {
+    let response = respond(THRESHOLDS, 100, 900, &site());
+    assert_eq!((response.expected_watts, response.short_watts), (180, 80));
+    assert!(response.reliefs.contains(&cap(4, 180)));
+}
+
+#[test]
+fn caps_are_lifted_from_the_top_as_far_as_they_stay_low() {
+    let mut site = site();
+    for (work, uncapped) in site.iter_mut().zip([210, 150, 340, 330]) {
+        work.uncapped_watts = Some(uncapped);
+    }
+    let lift = |lease| Relief::Lift { lease: LeaseId(lease) };
+    let response = respond(THRESHOLDS, 1000, 670, &site);
+    assert_eq!((response.reliefs, response.expected_watts), (vec![lift(4), lift(3), lift(1)], 750));
+}
+
+#[test]
+fn the_order_of_the_list_does_not_matter() {
+    let mut reversed = site();
+    reversed.reverse();
+    for draw in [700, 850, 950, 2000] {
+        assert_eq!(respond(THRESHOLDS, 1000, draw, &site()), respond(THRESHOLDS, 1000, draw, &reversed));
+    }
+}
