@@ -27,3 +27,6 @@ pub mod event;
 pub mod plan;
 pub mod reason;
 pub mod words;
+
+
+pub mod check;

@@ -1,0 +1,128 @@
+//! Promises are kept: none vanishes or slips while it could be held, each has room at its instant, and nothing that
+//! starts now is in the way of one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::fleet::Lease;
+use crate::plan::{GpuGrant, Grant, Plan, Reservation};
+use crate::request::Request;
+use crate::units::{At, LeaseId, NodeId, RequestId};
+
+use super::rooms::Rooms;
+use super::{Facts, Holder, Violation};
+
+pub(super) fn check(facts: &Facts<'_>, plan: &Plan, found: &mut Vec<Violation>) {
+    let starting: BTreeSet<RequestId> = plan.placements.iter().map(|placement| placement.request).collect();
+    let mut promised = BTreeMap::new();
+    for promise in &plan.reservations {
+        let request = promise.request;
+        let Some(asked) = facts.requests.get(&request) else {
+            found.push(Violation::AnswerToNobody { request });
+            continue;
+        };
+        if starting.contains(&request) || promised.insert(request, promise).is_some() {
+            found.push(Violation::AnsweredTwice { request });
+        }
+        check_promise(facts, plan, promise, asked, found);
+    }
+    let most = facts.before.fleet.policy.reservations;
+    let old = facts.before.reservations.len();
+    if plan.reservations.len() > old.max(usize::from(most)) {
+        found.push(Violation::TooManyPromises { promises: plan.reservations.len(), most });
+    }
+    for old in facts.before.reservations {
+        let Some(asked) = facts.requests.get(&old.request).filter(|_| !starting.contains(&old.request)) else {
+            continue;
+        };
+        let (request, starts_at) = (old.request, old.starts_at);
+        match promised.get(&request) {
+            Some(new) if new.starts_at <= starts_at => {}
+            // It may go or slip only where the fleet, not this plan, made it impossible.
+            Some(_) | None if !stands(facts, plan, old, asked) => {}
+            Some(new) => found.push(Violation::PromiseSlipped { request, before: starts_at, after: new.starts_at }),
+            None => found.push(Violation::PromiseGone { request, starts_at }),
+        }
+    }
+}
+
+fn check_promise(facts: &Facts<'_>, plan: &Plan, promise: &Reservation, asked: &Request, found: &mut Vec<Violation>) {
+    let (request, starts_at) = (promise.request, promise.starts_at);
+    if let Some(not_before) = asked.not_before.filter(|at| *at > starts_at) {
+        found.push(Violation::TooEarly { request, not_before });
+    }
+    if !facts.could_be(asked, &promise.nodes) {
+        found.push(Violation::PromiseOfWrongNodes { request });
+        return;
+    }
+    let mut rooms = still_there(facts, plan, starts_at);
+    for placement in &plan.placements {
+        let Some(other) = facts.requests.get(&placement.request) else { continue };
+        if end(plan.at, other) > starts_at {
+            take(&mut rooms, other, &placement.grants);
+        }
+    }
+    for other in plan.reservations.iter().filter(|other| other.request != request && other.starts_at <= starts_at) {
+        let Some(owner) = facts.requests.get(&other.request) else { continue };
+        // Of two promises for one instant each is checked beside the other.
+        if end(other.starts_at, owner) > starts_at {
+            take_any(facts, &mut rooms, owner, &other.nodes);
+        }
+    }
+    for &node in &promise.nodes {
+        let in_service = facts.nodes.get(&node).is_some_and(|spec| facts.in_service(spec, starts_at));
+        if !in_service || !rooms.take_any(&asked.shape, &facts.before.fleet.models, node) {
+            found.push(Violation::PromiseWithoutRoom { request, node, starts_at });
+        }
+    }
+}
+
+/// Whether an old promise could still be held if nothing new started: the request is as it was, its nodes are in
+/// service, and the leases on them end in time.
+fn stands(facts: &Facts<'_>, plan: &Plan, promise: &Reservation, asked: &Request) -> bool {
+    let mut rooms = still_there(facts, plan, promise.starts_at);
+    facts.could_be(asked, &promise.nodes)
+        && asked.not_before.is_none_or(|at| at <= promise.starts_at)
+        && promise.nodes.iter().all(|node| {
+            facts.nodes.get(node).is_some_and(|spec| facts.in_service(spec, promise.starts_at))
+                && rooms.take_any(&asked.shape, &facts.before.fleet.models, *node)
+        })
+}
+
+/// What leases use at an instant, as far as is known now; those that are stopped have ended by then.
+fn still_there<'a>(facts: &Facts<'a>, plan: &Plan, at: At) -> Rooms<'a> {
+    let stopped: BTreeSet<LeaseId> = plan.preemptions.iter().map(|preemption| preemption.lease).collect();
+    let mut rooms = Rooms::new(facts);
+    for lease in facts.before.leases.iter().filter(|lease| !stopped.contains(&lease.id) && !ends_by(lease, plan.at, at))
+    {
+        take(&mut rooms, &lease.request, &lease.grants);
+    }
+    rooms
+}
+
+/// Whether a lease has ended by then, if it ends when it said. One that has not although it said so ends at any moment.
+fn ends_by(lease: &Lease, now: At, at: At) -> bool {
+    lease.ends_at.is_some_and(|end| end.max(now) <= at)
+}
+
+/// When a request ends that starts at `start`.
+fn end(start: At, request: &Request) -> At {
+    request.run_seconds.map_or(At::NEVER, |seconds| start.plus(i64::from(seconds)))
+}
+
+fn take(rooms: &mut Rooms<'_>, request: &Request, grants: &[Grant]) {
+    // What is given twice is reported where all grants are counted.
+    let mut elsewhere = Vec::new();
+    for grant in grants {
+        rooms.take(Holder::Request(request.id), &request.shape, grant, &mut elsewhere);
+    }
+}
+
+fn take_any(facts: &Facts<'_>, rooms: &mut Rooms<'_>, request: &Request, nodes: &[NodeId]) {
+    for &node in nodes {
+        if !rooms.take_any(&request.shape, &facts.before.fleet.models, node) {
+            // It has no room of its own there, which is reported where it is checked itself.
+            let grant = Grant { node, gpus: GpuGrant::Whole(0) };
+            take(rooms, request, &[grant]);
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! The planner from outside: what it refuses, what it must keep, how good it is on cases small enough to search.
+
+mod fixture;
+mod tampering;
