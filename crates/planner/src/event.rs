@@ -1,6 +1,7 @@
 //! What happens outside, as the planner hears of it. Between events its state does not change.
 
 use crate::fleet::{Amount, Health, Lease};
+use crate::plan::Reservation;
 use crate::request::Request;
 use crate::units::{At, LeaseId, NodeId, PowerId, QueueId, RequestId};
 
@@ -38,6 +39,8 @@ pub enum Event {
     /// The same id, other wishes; keeps its place in line.
     RequestChanged(Request),
     RequestWithdrawn(RequestId),
+    /// A promise that a plan made was taken on, or one of before is told.
+    ReservationTold(Reservation),
     CapChanged {
         power: PowerId,
         cap_watts: i64,

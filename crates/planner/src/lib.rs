@@ -28,5 +28,10 @@ pub mod plan;
 pub mod reason;
 pub mod words;
 
+mod gang;
+mod reserve;
+mod shapes;
+
+pub mod planner;
 
 pub mod check;

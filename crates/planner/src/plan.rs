@@ -1,5 +1,7 @@
 //! What the planner answers.
 
+mod hash;
+
 use crate::reason::Why;
 use crate::units::{At, LeaseId, NodeId, RequestId};
 

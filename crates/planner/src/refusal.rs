@@ -167,6 +167,10 @@ pub enum RequestRule {
         "it asks for `{nodes}` nodes within one {level}, and the largest has `{most}` that could hold a member, all of them empty"
     )]
     LargerThanDomain { nodes: u16, level: Level, most: u32 },
+    #[error("it asks for another number of nodes than the `{nodes}` that it is promised, or some are named twice")]
+    PromisedNodes { nodes: usize },
+    #[error("node `{}` is promised to another request", .node.0)]
+    PromisedToAnother { node: NodeId },
 }
 
 /// A rule of leases that was broken.

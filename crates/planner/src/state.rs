@@ -5,11 +5,11 @@
 //!
 //! INVARIANT: what is free on a node and what its leases and proposed placements have are together its capacity.
 
-use crate::fleet::{FleetSpec, Health};
-use crate::pack::NodeFree;
+use crate::fleet::{FleetSpec, Health, ModelSpec};
+use crate::pack::{GpuFree, NodeFree, NodeKind, Packer};
 use crate::plan::GpuGrant;
 use crate::request::{Gpus, Shape};
-use crate::units::{At, RequestId};
+use crate::units::{At, PowerId, RequestId};
 
 pub(crate) mod counters;
 pub(crate) mod leases;
@@ -31,6 +31,11 @@ pub(crate) struct State {
     pub(crate) leases: Leases,
     pub(crate) counters: Counters,
     pub(crate) views: Views,
+    /// Open nodes, by what is free: places for requests of one node.
+    pub(crate) packer: Packer,
+    models: Vec<ModelSpec>,
+    /// The point of the power tree that feeds every node, where there is one.
+    feeder: Option<PowerId>,
     rises: Rises,
     /// Nodes under maintenance, by its end.
     holds: std::collections::BTreeSet<(At, NodeIx)>,
@@ -54,6 +59,9 @@ impl State {
             leases: Leases::new(nodes.len()),
             counters: Counters::new(&topology, &nodes),
             views: Views::new(nodes.len()),
+            packer: Packer::new(&spec.models),
+            models: spec.models.clone(),
+            feeder: feeder(spec),
             rises: Rises { clock: 1, at: vec![[0; crate::units::MAX_GPUS + 1]; nodes.classes.len().max(1)] },
             holds: std::collections::BTreeSet::new(),
             topology,
@@ -155,6 +163,54 @@ impl State {
         self.views.open(&self.topology, member, serves)
     }
 
+    /// Whether one member of a shape fits on the node now, whoever it is kept for.
+    pub(crate) fn could_place(&self, node: NodeIx, shape: &Shape) -> bool {
+        self.nodes.in_service(node) && self.nodes.allowed(node, shape) && self.grant(node, shape).is_some()
+    }
+
+    /// Which GPUs of a node one member of a shape would get, whoever it is kept for; `None` when it does not fit.
+    pub(crate) fn grant(&self, node: NodeIx, shape: &Shape) -> Option<GpuGrant> {
+        let free = &self.nodes.free[node.at()];
+        if free.cpu_milli < shape.cpu_milli || free.memory_mib < shape.memory_mib {
+            return None;
+        }
+        match shape.gpus {
+            Gpus::Whole(count) if count > self.nodes.whole[node.at()] => None,
+            Gpus::Whole(count) => free.whole_mask(count).map(GpuGrant::Whole),
+            Gpus::Milli(milli) => {
+                let fitting = free.gpus.iter().zip(0..).filter(|(gpu, _)| gpu.free_milli() >= milli);
+                let (_, gpu) = fitting.min_by_key(|(gpu, place): &(&GpuFree, u8)| (gpu.free_milli(), *place))?;
+                Some(GpuGrant::Milli { gpu, milli })
+            }
+            Gpus::Slice(slice) => {
+                let model = self.models.get(usize::from(self.nodes.model[node.at()].0))?;
+                let positions = &model.slices.get(usize::from(slice.0))?.positions;
+                let places = free.gpus.iter().zip(0..).flat_map(|(gpu, place): (&GpuFree, u8)| {
+                    let slots = gpu.free_slots();
+                    let fitting = positions.iter().copied().filter(move |position| position & !slots == 0);
+                    fitting.map(move |position| (slots.count_ones(), place, position))
+                });
+                places.min().map(|(_, gpu, slots)| GpuGrant::Slice { gpu, slots })
+            }
+        }
+    }
+
+    /// The point of the power tree that feeds every node, where there is one.
+    pub(crate) const fn feeder(&self) -> Option<PowerId> {
+        self.feeder
+    }
+
+    /// Whether one member takes all GPUs of some node that it may lie on.
+    pub(crate) fn takes_whole_node(&self, shape: &Shape) -> bool {
+        let Gpus::Whole(count) = shape.gpus else { return false };
+        count > 0 && self.nodes.classes.iter().any(|class| class.gpus == count)
+    }
+
+    /// Whether a point of the power tree feeds every node.
+    pub(crate) fn feeds_all(&self, power: PowerId) -> bool {
+        self.feeder == Some(power)
+    }
+
     /// When, as far as leases say, a node could hold a member of this shape; `NEVER` when nobody knows.
     pub(crate) fn free_at(&self, node: NodeIx, shape: &Shape, now: At) -> At {
         let mut free = self.nodes.free[node.at()];
@@ -220,12 +276,22 @@ impl State {
         let (class, whole) = (self.nodes.class[at], self.nodes.whole[at]);
         self.counters.change(&self.topology, node, class, None, Some(whole));
         self.views.change(&self.topology, node, class, Some((&self.nodes.free[at], whole)));
+        let capacity = &self.nodes.capacity[at];
+        let kind = NodeKind {
+            model: self.nodes.model[at],
+            gpus: self.nodes.gpus[at],
+            cpu_milli: capacity.cpu_milli,
+            memory_mib: capacity.memory_mib,
+            residency: self.nodes.residency[at],
+        };
+        self.packer.insert(node.0, kind, &self.nodes.free[at]);
     }
 
     fn leave(&mut self, node: NodeIx) {
         let class = self.nodes.class[node.at()];
         self.counters.change(&self.topology, node, class, Some(self.nodes.whole[node.at()]), None);
         self.views.change(&self.topology, node, class, None);
+        self.packer.remove(node.0);
     }
 
     fn changed(&mut self, node: NodeIx, old: u8) {
@@ -236,6 +302,7 @@ impl State {
             let class = self.nodes.class[at];
             self.counters.change(&self.topology, node, class, Some(old), Some(whole));
             self.views.change(&self.topology, node, class, Some((&self.nodes.free[at], whole)));
+            self.packer.changed(node.0, &self.nodes.free[at]);
         }
     }
 
@@ -247,6 +314,14 @@ impl State {
             *at = self.rises.clock;
         }
     }
+}
+
+/// The root of the power tree, when all nodes hang below one.
+fn feeder(spec: &FleetSpec) -> Option<PowerId> {
+    let mut roots =
+        spec.power.iter().zip(0..).filter(|(point, _)| point.parent.is_none()).map(|(_, place)| PowerId(place));
+    let root = roots.next()?;
+    roots.next().is_none().then_some(root)
 }
 
 impl NodeFree {

@@ -95,6 +95,8 @@ const fn request(rule: &RequestRule) -> &'static str {
         RequestRule::Memory { .. } => "ask for less memory on each node",
         RequestRule::LargerThanFleet { .. } => "ask for fewer nodes, or allow other models or residencies",
         RequestRule::LargerThanDomain { .. } => "ask for fewer nodes, or for a coarser level",
+        RequestRule::PromisedNodes { .. } => "name each promised node once, as many as the request asks for",
+        RequestRule::PromisedToAnother { .. } => "tell promises of one plan only, or withdraw the other request first",
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::fleet::{FleetSpec, Health};
 use crate::pack::{GpuFree, NodeFree};
 use crate::plan::GpuGrant;
+use crate::reliability::lemon_rank;
 use crate::request::{Gpus, Shape};
 use crate::state::topology::{NodeIx, Topology};
 use crate::units::{At, MAX_GPUS, ModelId, PowerId, RequestId, ResidencyId};
@@ -119,16 +120,9 @@ impl Nodes {
         free.cpu_milli >= shape.cpu_milli && free.memory_mib >= shape.memory_mib && free.can_take(gpus)
     }
 
-    /// Failures weighed by how long it was watched: each doubling above one failure in sixty days is a rank.
+    /// Ranks a node by its failures.
     pub(crate) fn mend_rank(&mut self, node: NodeIx) {
-        let failures = u64::from(self.failures[node.at()]);
-        let mut expected = u64::from(self.observed_days[node.at()]) / 60 + 1;
-        let mut rank = 0;
-        while failures > expected && rank < u8::MAX {
-            expected *= 2;
-            rank += 1;
-        }
-        self.rank[node.at()] = rank;
+        self.rank[node.at()] = lemon_rank(self.failures[node.at()], self.observed_days[node.at()]);
     }
 }
 
@@ -153,6 +147,11 @@ impl NodeFree {
             *gpu = GpuFree::WHOLE;
         }
         free
+    }
+
+    /// Whether anything of it could be taken.
+    pub(crate) fn has_something(&self) -> bool {
+        self.cpu_milli > 0 || self.memory_mib > 0 || self.gpus.iter().any(|gpu| *gpu != GpuFree::NONE)
     }
 
     /// Whether these GPUs are free; CPU and memory are not asked for.

@@ -1,0 +1,405 @@
+//! One pass: promised starts first, then queue by queue in the order of shares, each queue's requests in theirs.
+//!
+//! A request is placed, or promised a start, or waits; what was found of one holds for all of its shape until room
+//! grows, so that a pass costs placements and shapes, not requests.
+
+use std::collections::BTreeMap;
+
+use crate::fair::QuotaBlock;
+use crate::gang::{self, NoPlace};
+use crate::plan::GpuGrant;
+use crate::request::{Request, Shape};
+use crate::reserve::{self, Promise};
+use crate::shapes::{Blocked, Verdict};
+use crate::state::topology::{NodeIx, narrow};
+use crate::units::{At, QueueId, RequestId};
+
+use super::Planner;
+use super::requests::{Item, ListIx, Slot};
+
+/// What one pass keeps in mind.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Pass {
+    /// Promises that may still be made.
+    promises_left: usize,
+    /// The longest time until a promised start, in seconds; zero where nothing is promised.
+    longest_gap: u32,
+    /// Promised nodes with something free, once asked for.
+    gaps: Option<Vec<NodeIx>>,
+    grants: Vec<(NodeIx, GpuGrant)>,
+    /// Deferrable requests that wait for a better hour, and until when.
+    pub(super) holds: BTreeMap<RequestId, At>,
+    holds_valid_until: Option<At>,
+}
+
+impl Pass {
+    /// The forecast changed.
+    pub(super) fn forget_holds(&mut self) {
+        self.holds_valid_until = None;
+    }
+
+    /// A request came or left.
+    pub(super) fn forget_holds_for(&mut self, request: &Request) {
+        if request.deferrable {
+            self.holds_valid_until = None;
+        }
+    }
+}
+
+impl Planner {
+    /// Decides everything; what it decides stays proposed.
+    pub(super) fn run_pass(&mut self, now: At) {
+        self.begin(now);
+        self.start_promised(now);
+        while let Some(queue) = self.shares.next() {
+            match self.head(queue) {
+                Some(list) => self.consider(list, now),
+                None => self.shares.park(queue),
+            }
+        }
+    }
+
+    fn begin(&mut self, now: At) {
+        self.state.pass_holds(now);
+        for request in self.overdue_promises(now) {
+            self.drop_promise(request);
+        }
+        let allowed = usize::from(self.spec.policy.reservations);
+        self.pass.promises_left = allowed.saturating_sub(self.promises.len());
+        let latest = self.promises.iter().map(|(_, promise)| promise.starts_at).max();
+        self.pass.longest_gap = latest.map_or(0, |latest| seconds(latest.since(now)));
+        self.pass.gaps = None;
+        for queue in 0..self.requests.queues() {
+            let queue = QueueId(narrow(queue));
+            let mut is_live = false;
+            for at in 0..self.requests.lists_of(queue).len() {
+                let ix = self.requests.lists_of(queue)[at];
+                let is_dead = self.is_hopeless(ix);
+                let list = self.requests.list_mut(ix);
+                list.quota = None;
+                list.cursor = if is_dead { list.items.len() } else { 0 };
+                is_live |= !is_dead;
+            }
+            if is_live {
+                self.shares.wake(queue);
+            }
+        }
+    }
+
+    /// Promises whose start has passed although a lease is still there.
+    fn overdue_promises(&self, now: At) -> Vec<RequestId> {
+        let is_overdue = |request: RequestId, promise: &Promise| {
+            promise.starts_at < now
+                && self.requests.find(request).is_none_or(|slot| {
+                    let shape = &self.requests.get(slot).request.shape;
+                    promise.nodes.iter().any(|node| !self.state.could_place(*node, shape))
+                })
+        };
+        let overdue = self.promises.iter().filter(|(request, promise)| is_overdue(*request, promise));
+        overdue.map(|(request, _)| request).collect()
+    }
+
+    /// Whether nothing can be found for any request of a list, as far as is known without asking.
+    fn is_hopeless(&self, list: ListIx) -> bool {
+        let list = self.requests.list(list);
+        let entry = self.shapes.get(list.shape);
+        let Some(verdict) = entry.verdict(&self.state, self.stamps.power) else { return false };
+        let promisable = self.pass.promises_left > 0 && self.may_promise(&entry.kind.shape, verdict);
+        !promisable && list.shortest_run >= self.backfill_limit(verdict)
+    }
+
+    /// Runs of fewer seconds may fit before promised starts.
+    fn backfill_limit(&self, verdict: &Verdict) -> u32 {
+        if self.pass.longest_gap == 0 { 0 } else { verdict.backfill_limit.min(self.pass.longest_gap + 1) }
+    }
+
+    fn may_promise(&self, shape: &Shape, verdict: &Verdict) -> bool {
+        let whole_nodes = shape.nodes.max > 1 || self.state.takes_whole_node(shape);
+        whole_nodes && verdict.blocked == Blocked::Room && verdict.unpromised_at != Some(self.stamps.promises)
+    }
+
+    /// Starts every promised request whose nodes are free.
+    fn start_promised(&mut self, now: At) {
+        let requests = &self.requests;
+        let mut ready: Vec<(At, RequestId)> = Vec::new();
+        for (request, promise) in self.promises.iter_mut() {
+            let Some(slot) = requests.find(request) else { continue };
+            let shape = &requests.get(slot).request.shape;
+            // The node that was missing last time is asked first: most promises are told apart by one look.
+            let last = promise.nodes.get(promise.missing).copied();
+            if last.is_some_and(|node| !self.state.could_place(node, shape)) {
+                continue;
+            }
+            match promise.nodes.iter().position(|node| !self.state.could_place(*node, shape)) {
+                Some(missing) => promise.missing = missing,
+                None => ready.push((promise.starts_at, request)),
+            }
+        }
+        ready.sort_unstable();
+        for (_, request) in ready {
+            let Some(slot) = self.requests.find(request) else { continue };
+            if !self.waits_for_time(slot, now) {
+                self.start_one_promised(slot, request);
+            }
+        }
+    }
+
+    fn start_one_promised(&mut self, slot: Slot, request: RequestId) {
+        let Some(promise) = self.promises.get(request) else { return };
+        let (queue, amount) = (promise.queue, promise.amount);
+        self.shares.refund(queue, &amount);
+        let allowed = self.shares.verdict(queue, &amount).is_ok();
+        self.shares.charge(queue, &amount);
+        if !allowed {
+            return;
+        }
+        let waiting = &self.requests.get(slot).request;
+        let (shape, class) = (waiting.shape, waiting.class);
+        let watts = i64::from(shape.peak_watts);
+        let leaves: Vec<_> = promise.nodes.iter().map(|node| self.state.nodes.power[node.at()]).collect();
+        if self.power.fits_many(&leaves, class, watts).is_err() {
+            return;
+        }
+        for leaf in leaves {
+            self.power.add(leaf, class, watts);
+        }
+        let nodes = promise.nodes.clone();
+        let grants: Vec<_> = nodes.iter().filter_map(|node| Some((*node, self.state.grant(*node, &shape)?))).collect();
+        self.propose(slot, grants.into_iter());
+    }
+
+    /// The list whose next request comes first in its queue.
+    fn head(&self, queue: QueueId) -> Option<ListIx> {
+        let heads = self.requests.lists_of(queue).iter().filter_map(|ix| {
+            let list = self.requests.list(*ix);
+            list.items.get(list.cursor).map(|item| (item.key, *ix))
+        });
+        heads.min().map(|(_, ix)| ix)
+    }
+
+    /// Whether a request may not begin yet, or waits for a better hour.
+    pub(super) fn waits_for_time(&self, slot: Slot, now: At) -> bool {
+        let request = &self.requests.get(slot).request;
+        request.not_before.is_some_and(|at| at > now)
+            || self.pass.holds.get(&request.id).is_some_and(|until| *until > now)
+    }
+
+    fn consider(&mut self, ix: ListIx, now: At) {
+        let list = self.requests.list(ix);
+        let (shape, item) = (list.shape, list.items[list.cursor]);
+        let is_placed = self.requests.get(item.slot).proposal.is_some();
+        if is_placed || item.is_special && self.waits_for_time(item.slot, now) {
+            self.requests.list_mut(ix).cursor += 1;
+            return;
+        }
+        if let Some(verdict) = self.shapes.get(shape).verdict(&self.state, self.stamps.power).copied() {
+            return self.consider_blocked(ix, item, &verdict, now);
+        }
+        if let Err(block) = self.within_quota(item.slot) {
+            return self.stop_at_quota(ix, item, block);
+        }
+        match self.place(item.slot) {
+            Ok(()) => self.requests.list_mut(ix).cursor += 1,
+            Err(missing) => {
+                let blocked = match missing {
+                    NoPlace::Room => Blocked::Room,
+                    NoPlace::Power(block) => Blocked::Power(block),
+                };
+                self.shapes.set_verdict(shape, &self.state, self.stamps.power, blocked);
+            }
+        }
+    }
+
+    /// Of one shape all ask the same of a quota; only what one was promised counts for it already.
+    fn stop_at_quota(&mut self, ix: ListIx, item: Item, block: QuotaBlock) {
+        let promised = self.promises.get(self.requests.get(item.slot).request.id).is_some();
+        let list = self.requests.list_mut(ix);
+        list.quota = Some(block);
+        list.cursor = if promised { list.cursor + 1 } else { list.items.len() };
+    }
+
+    /// There is no room: a short run may still fit before a promised start, and the first in line get a promise.
+    fn consider_blocked(&mut self, ix: ListIx, item: Item, verdict: &Verdict, now: At) {
+        let limit = self.backfill_limit(verdict);
+        let list = self.requests.list(ix);
+        let shape_ix = list.shape;
+        let shape = self.shapes.get(shape_ix).kind.shape;
+        let promised = self.promises.get(self.requests.get(item.slot).request.id).is_some();
+        let promisable = self.pass.promises_left > 0 && self.may_promise(&shape, verdict);
+        if item.run_seconds >= limit && !promisable {
+            self.requests.list_mut(ix).skip_to_run_below(limit);
+            return;
+        }
+        if promised {
+            self.requests.list_mut(ix).cursor += 1;
+            return;
+        }
+        if let Err(block) = self.within_quota(item.slot) {
+            return self.stop_at_quota(ix, item, block);
+        }
+        if item.run_seconds < limit {
+            match self.backfill(item, now) {
+                Ok(()) => {
+                    self.requests.list_mut(ix).cursor += 1;
+                    return;
+                }
+                Err(missing) => self.shapes.limit_backfill(shape_ix, item.run_seconds, missing),
+            }
+        }
+        if promisable {
+            if !self.promise(item.slot, now) {
+                self.shapes.set_unpromised(shape_ix, self.stamps.promises);
+                return;
+            }
+            self.requests.list_mut(ix).cursor += 1;
+        }
+    }
+
+    /// Whether a request's queue may have the least that it asks for.
+    fn within_quota(&self, slot: Slot) -> Result<(), QuotaBlock> {
+        let request = &self.requests.get(slot).request;
+        let asked = self.amount(&request.shape, usize::from(request.shape.nodes.min));
+        match self.promises.get(request.id) {
+            Some(promise) => self.shares.verdict(request.queue, &asked.minus(&promise.amount)),
+            None => self.shares.verdict(request.queue, &asked),
+        }
+    }
+
+    /// Finds a place on nodes that are open to all, and proposes it.
+    fn place(&mut self, slot: Slot) -> Result<(), NoPlace> {
+        let waiting = self.requests.get(slot);
+        let request = &waiting.request;
+        let near =
+            request.near.and_then(|lease| self.state.leases.find(lease)).and_then(|held| held.nodes.first().copied());
+        let entry = self.shapes.get(self.requests.list(waiting.list).shape);
+        let (shape, class) = (request.shape, request.class);
+        if !entry.is_gang() {
+            let ask = entry.ask;
+            let (node, gpus) = self.place_single(&ask, &shape, class, near)?;
+            self.propose(slot, std::iter::once((node, gpus)));
+            return Ok(());
+        }
+        let (view, max) = (entry.view, self.most_nodes(slot));
+        let ask = gang::Ask { shape: &shape, class, view, min: u32::from(shape.nodes.min), max, near };
+        let mut scratch = std::mem::take(&mut self.gang_scratch);
+        let found = gang::choose(&self.state, &mut self.power, &ask, &mut scratch);
+        if found.is_ok() {
+            self.propose_chosen(slot, &shape, &scratch.chosen);
+        }
+        self.gang_scratch = scratch;
+        found
+    }
+
+    fn propose_chosen(&mut self, slot: Slot, shape: &Shape, chosen: &[NodeIx]) {
+        let mut grants = std::mem::take(&mut self.pass.grants);
+        grants.clear();
+        grants.extend(chosen.iter().filter_map(|node| Some((*node, self.state.grant(*node, shape)?))));
+        grants.sort_unstable();
+        debug_assert_eq!(grants.len(), chosen.len(), "nodes are chosen where a member fits");
+        self.propose(slot, grants.iter().copied());
+        self.pass.grants = grants;
+    }
+
+    /// Nodes that an elastic gang may have within its queue's limits.
+    fn most_nodes(&self, slot: Slot) -> u32 {
+        let request = &self.requests.get(slot).request;
+        let (mut least, mut most) = (request.shape.nodes.min, request.shape.nodes.max);
+        // The least is within the quota; between it and the first number that is not, halve.
+        while least < most {
+            let middle = least + (most - least).div_ceil(2);
+            let asked = self.amount(&request.shape, usize::from(middle));
+            if self.shares.verdict(request.queue, &asked).is_ok() {
+                least = middle;
+            } else {
+                most = middle - 1;
+            }
+        }
+        u32::from(least)
+    }
+
+    /// Finds a place before a promised start, and proposes it.
+    fn backfill(&mut self, item: Item, now: At) -> Result<(), NoPlace> {
+        let ends_at = now.plus(i64::from(item.run_seconds));
+        let gaps = self.gaps();
+        let found = if gaps.is_empty() { Err(NoPlace::Room) } else { self.backfill_among(item.slot, ends_at, &gaps) };
+        self.pass.gaps = Some(gaps);
+        found
+    }
+
+    /// Promised nodes in service with something free; taken out of the pass, to be put back.
+    fn gaps(&mut self) -> Vec<NodeIx> {
+        self.pass.gaps.take().unwrap_or_else(|| {
+            let nodes = self.promises.iter().flat_map(|(_, promise)| promise.nodes.iter().copied());
+            nodes
+                .filter(|node| self.state.nodes.in_service(*node) && self.state.nodes.free[node.at()].has_something())
+                .collect()
+        })
+    }
+
+    fn backfill_among(&mut self, slot: Slot, ends_at: At, gaps: &[NodeIx]) -> Result<(), NoPlace> {
+        let waiting = self.requests.get(slot);
+        let (shape, class) = (waiting.request.shape, waiting.request.class);
+        let entry = self.shapes.get(self.requests.list(waiting.list).shape);
+        let (is_gang, classes) = (entry.is_gang(), entry.classes);
+        let (state, promises) = (&self.state, &self.promises);
+        let ends_before_promise = |node: NodeIx| {
+            let promised_to = state.nodes.reserved[node.at()].and_then(|request| promises.get(request));
+            promised_to.is_none_or(|promise| ends_at <= promise.starts_at)
+        };
+        let serves = |node: NodeIx| {
+            classes >> state.nodes.class[node.at()] & 1 == 1
+                && state.could_place(node, &shape)
+                && ends_before_promise(node)
+        };
+        if is_gang {
+            let open = entry.view.map_or(u32::MAX, |view| state.views.count(view, state.topology.whole(), 0));
+            let kept = gaps.iter().filter(|node| serves(**node)).count();
+            let enough = open.saturating_add(narrow(kept)) >= u32::from(shape.nodes.min);
+            if !enough || kept == 0 {
+                return Err(NoPlace::Room);
+            }
+            let max = self.most_nodes(slot);
+            let ask = gang::Ask { shape: &shape, class, view: None, min: u32::from(shape.nodes.min), max, near: None };
+            let mut scratch = std::mem::take(&mut self.gang_scratch);
+            let found = gang::choose_among(&self.state, &mut self.power, &ask, &mut scratch, serves);
+            if found.is_ok() {
+                self.propose_chosen(slot, &shape, &scratch.chosen);
+            }
+            self.gang_scratch = scratch;
+            return found;
+        }
+        let watts = i64::from(shape.peak_watts);
+        let mut blocked = None;
+        let powered = |node: &NodeIx| {
+            let verdict = self.power.fits(state.nodes.power[node.at()], class, watts);
+            verdict.map_err(|block| blocked = Some(block)).is_ok()
+        };
+        let fitting = gaps.iter().copied().filter(|node| serves(*node)).filter(powered);
+        let tightest = fitting.min_by_key(|node| (state.nodes.whole[node.at()], *node));
+        let placed = tightest.and_then(|node| Some((node, state.grant(node, &shape)?)));
+        let Some((node, gpus)) = placed else { return Err(blocked.map_or(NoPlace::Room, NoPlace::Power)) };
+        self.power.add(self.state.nodes.power[node.at()], class, watts);
+        self.propose(slot, std::iter::once((node, gpus)));
+        Ok(())
+    }
+
+    /// Promises a start; `false`: nobody can say when there will be room.
+    fn promise(&mut self, slot: Slot, now: At) -> bool {
+        let waiting = self.requests.get(slot);
+        let (request, queue, shape) = (waiting.request.id, waiting.request.queue, waiting.request.shape);
+        let classes = self.shapes.get(self.requests.list(waiting.list).shape).classes;
+        let found = reserve::earliest(&self.state, &shape, classes, now, &mut self.reserve_scratch);
+        let Some((starts_at, nodes)) = found else { return false };
+        let amount = self.amount(&shape, nodes.len());
+        self.pass.longest_gap = self.pass.longest_gap.max(seconds(starts_at.since(now)));
+        self.pass.gaps = None;
+        self.pass.promises_left -= 1;
+        self.proposals.promised.push(request);
+        self.keep_promise(request, Promise { starts_at, nodes, queue, amount, told: false, missing: 0 });
+        true
+    }
+}
+
+fn seconds(count: i64) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX - 1)
+}

@@ -1,0 +1,112 @@
+//! What the last pass proposed and nobody has carried out yet: it stays taken until the next call.
+
+use crate::plan::GpuGrant;
+use crate::reserve::Promise;
+use crate::state::topology::NodeIx;
+use crate::units::RequestId;
+
+use super::Planner;
+use super::requests::Slot;
+
+/// A placement that was proposed.
+#[derive(Debug, Clone)]
+pub(super) struct Proposal {
+    pub(super) slot: Slot,
+    /// Its grants: a range of `Proposals::grants`.
+    pub(super) grants: std::ops::Range<usize>,
+    /// The promise that it made good.
+    pub(super) promise: Option<Promise>,
+    /// Carried out.
+    pub(super) told: bool,
+}
+
+/// All that was proposed.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Proposals {
+    pub(super) placed: Vec<Proposal>,
+    pub(super) grants: Vec<(NodeIx, GpuGrant)>,
+    /// Promises made in the last pass.
+    pub(super) promised: Vec<RequestId>,
+}
+
+impl Proposals {
+    /// A proposal's grants.
+    pub(super) fn grants_of(&self, proposal: &Proposal) -> &[(NodeIx, GpuGrant)] {
+        &self.grants[proposal.grants.clone()]
+    }
+}
+
+impl Planner {
+    /// Takes what was found for a request: its watts are committed by then.
+    pub(super) fn propose(&mut self, slot: Slot, grants: impl Iterator<Item = (NodeIx, GpuGrant)>) {
+        let start = self.proposals.grants.len();
+        self.proposals.grants.extend(grants);
+        let grants = start..self.proposals.grants.len();
+        let waiting = self.requests.get(slot);
+        let (shape, queue, id) = (waiting.request.shape, waiting.request.queue, waiting.request.id);
+        for (node, gpus) in &self.proposals.grants[grants.clone()] {
+            self.state.take(*node, *gpus, shape.cpu_milli, shape.memory_mib);
+        }
+        let promise = self.drop_promise(id);
+        let amount = self.amount(&shape, grants.len());
+        self.shares.charge(queue, &amount);
+        self.requests.get_mut(slot).proposal = Some(crate::state::topology::narrow(self.proposals.placed.len()));
+        self.proposals.placed.push(Proposal { slot, grants, promise, told: false });
+    }
+
+    /// Forgets a promise; its queue is not charged for it any more.
+    pub(super) fn drop_promise(&mut self, request: RequestId) -> Option<Promise> {
+        let promise = self.promises.remove(&mut self.state, request)?;
+        self.shares.refund(promise.queue, &promise.amount);
+        self.stamps.promises += 1;
+        Some(promise)
+    }
+
+    /// Keeps a promise; its queue is charged for it.
+    pub(super) fn keep_promise(&mut self, request: RequestId, promise: Promise) {
+        self.shares.charge(promise.queue, &promise.amount);
+        self.promises.insert(&mut self.state, request, promise);
+    }
+
+    /// Gives back what was proposed and not carried out.
+    pub(super) fn settle(&mut self) {
+        let mut proposals = std::mem::take(&mut self.proposals);
+        for request in proposals.promised.drain(..) {
+            if self.promises.get(request).is_some_and(|promise| !promise.told) {
+                self.drop_promise(request);
+            }
+        }
+        while let Some(mut proposal) = proposals.placed.pop() {
+            if proposal.told {
+                continue;
+            }
+            let waiting = self.requests.get_mut(proposal.slot);
+            waiting.proposal = None;
+            let (shape, queue, class) = (waiting.request.shape, waiting.request.queue, waiting.request.class);
+            let id = waiting.request.id;
+            for (node, gpus) in proposals.grants_of(&proposal) {
+                self.power.remove(self.state.nodes.power[node.at()], class, i64::from(shape.peak_watts));
+                self.state.give(*node, *gpus, shape.cpu_milli, shape.memory_mib);
+            }
+            let amount = self.amount(&shape, proposal.grants.len());
+            self.shares.refund(queue, &amount);
+            self.stamps.power += 1;
+            self.stamps.promises += 1;
+            if let Some(promise) = proposal.promise.take() {
+                self.keep_promise(id, promise);
+            }
+        }
+        proposals.grants.clear();
+        self.proposals = proposals;
+    }
+
+    /// Whether everything proposed was carried out.
+    pub(super) fn is_settled(&self) -> bool {
+        self.proposals.placed.iter().all(|proposal| proposal.told)
+            && self
+                .proposals
+                .promised
+                .iter()
+                .all(|request| self.promises.get(*request).is_none_or(|promise| promise.told))
+    }
+}
