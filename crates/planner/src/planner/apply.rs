@@ -11,7 +11,7 @@ use crate::state::topology::NodeIx;
 use crate::units::{At, LeaseId, NodeId, RequestId};
 use crate::validate::{check_forecast, check_hold, check_lease_end, check_lease_saved};
 
-use super::{Planner, node_of};
+use super::{Planner, capacity, node_of};
 
 impl Planner {
     /// Takes one change.
@@ -55,6 +55,7 @@ impl Planner {
                 self.settle();
                 self.power.set_cap(power, cap_watts);
                 self.spec.power[power.0 as usize].cap_watts = cap_watts;
+                self.shares.set_capacity(capacity(&self.spec));
                 self.stamps.power += 1;
                 Ok(())
             }
