@@ -1,11 +1,21 @@
-//! Placeholder replaced by the commit that brings the benchmark.
+//! B4: power. (a) `static_power`: the published lists placed so that fewer watts are drawn; (b) `tree_caps`: a site's
+//! watts shared anew every second under nested caps.
 
 use std::path::Path;
 
 use anyhow::Result;
 
-use crate::table::Table;
+use crate::table::{Csv, Table};
 
-pub(crate) fn run(_data: &Path, _out: &Path) -> Result<Table> {
-    Ok(Table::new("B4 power"))
+mod tree_caps;
+
+/// Lines of `b4.csv`: `part` is `a` or `b`, `peer` a figure that was published for the same metric.
+pub(crate) const HEADER: &str = "part,case,metric,value,unit,peer";
+
+pub(crate) fn run(data: &Path, out: &Path) -> Result<Table> {
+    let mut table = Table::new("B4 power");
+    let mut csv = Csv::new(out.join("b4.csv"), HEADER);
+    tree_caps::run(data, out, &mut table, &mut csv)?;
+    csv.finish()?;
+    Ok(table)
 }

@@ -53,6 +53,17 @@ fn a_floor_holds_against_any_priority_and_no_further() {
 }
 
 #[test]
+fn a_floor_within_a_floor_is_kept_once() {
+    let mut specs = [point(None, 100), point(Some(0), 60), point(Some(0), 60)];
+    specs[0].floors = vec![(B, 20)];
+    specs[1].floors = vec![(B, 20)];
+    let asks = [ask(B, 0, 0, 90), ask(B, 0, 0, 90), ask(A, 5, 0, 90), ask(A, 5, 0, 90)];
+    let answer = allocate(&specs, &[1, 2, 1, 2], &asks);
+    assert_eq!(answer.kept_watts, [20, 0, 0, 0]);
+    assert_eq!(answer.watts, [20, 0, 40, 40]);
+}
+
+#[test]
 fn a_second_allocation_does_not_remember_the_first() {
     let tree = PowerTree::new(&[point(None, 50)]);
     let mut allocator = Allocator::new(&tree, &[PowerId(0), PowerId(0)]);
