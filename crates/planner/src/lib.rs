@@ -24,6 +24,7 @@ pub mod reliability;
 pub mod shift;
 
 pub mod event;
+mod explain;
 pub mod plan;
 pub mod reason;
 pub mod words;

@@ -150,6 +150,8 @@ pub enum Step {
     Restore { node: NodeId },
     /// Have the queue's limit raised by so much.
     RaiseQuota { queue: QueueId, resource: Resource, by: i64 },
+    /// Have this lease ended, which never said when it ends.
+    End { lease: LeaseId },
     /// Have the cap raised by so much.
     RaiseCap { power: PowerId, by_watts: i64 },
 }
@@ -167,8 +169,10 @@ pub enum Awaited {
     Maintenance(NodeId),
     /// The leases in its place have stopped; this is one of them.
     Stop(LeaseId),
-    /// The instant it may begin at, the better hour, or its promise.
+    /// It may begin: the instant it asked for, or the better hour.
     Begin,
+    /// Its promised start.
+    Promise,
 }
 
 impl Cause {
@@ -216,6 +220,7 @@ impl Step {
             Self::Restore { .. } => "restore",
             Self::RaiseQuota { .. } => "raise_quota",
             Self::RaiseCap { .. } => "raise_cap",
+            Self::End { .. } => "end",
         }
     }
 }

@@ -9,6 +9,7 @@ mod english;
 mod figures;
 mod french;
 
+use crate::plan::Plan;
 use crate::reason::{Mark, Next, Why};
 use crate::request::{Gpus, Request, Shape};
 use crate::units::{At, DomainId, LeaseId, ModelId, NodeId, PowerId, QueueId, RequestId, ResidencyId, SliceId};
@@ -80,8 +81,20 @@ pub struct Words<'a> {
 impl Words<'_> {
     /// The whole text: the tree with its marks, then the next steps, cheapest first; every line ends in a newline.
     pub fn tree(&self, request: &Request, why: &Why) -> String {
+        self.text(request, why, 0)
+    }
+
+    fn text(&self, request: &Request, why: &Why, before: u32) -> String {
         let mut text = String::new();
         self.write(request, why, 0, &mut text);
+        if before > 0 {
+            text.push_str("  ⨯ ");
+            text.push_str(&match self.language {
+                Language::English => english::behind(before),
+                Language::French => french::behind(before),
+            });
+            text.push('\n');
+        }
         let mut steps = Vec::new();
         collect(why, &mut steps);
         if !steps.is_empty() {
@@ -96,6 +109,16 @@ impl Words<'_> {
             text.push('\n');
         }
         text
+    }
+
+    /// The whole text for a request of a plan, and its place in line; `None`: it does not wait there.
+    pub fn answer(&self, plan: &Plan, request: &Request) -> Option<String> {
+        let at = plan.waiting.iter().position(|(waiting, _)| *waiting == request.id)?;
+        let reason = plan.waiting[at].1;
+        let why = plan.reasons.get(reason as usize)?;
+        let before = plan.waiting[..at].iter().filter(|(_, other)| *other == reason).count();
+        let before = u32::try_from(before).unwrap_or(u32::MAX);
+        Some(self.text(request, why, before))
     }
 
     /// One part of a tree, without its mark and without what is below it.

@@ -1,22 +1,43 @@
 //! What a pass decided, as a plan.
 
+use crate::explain::{Explainer, Facts, Own, Taken};
 use crate::plan::{Grant, Hold, Placement, Plan};
-use crate::reason::{Cause, Why};
+use crate::request::Request;
+use crate::reserve::Promises;
+use crate::state::topology::narrow;
 use crate::units::{At, QueueId};
 
 use super::Planner;
-use super::requests::{ListIx, Slot};
+use super::pass::Pass;
+use super::proposals::Proposals;
+use super::requests::{ListIx, Requests, Slot};
 
 impl Planner {
     /// Everything.
     pub(super) fn full_answer(&mut self, now: At) -> Plan {
         let mut plan = self.decided(now);
         plan.reservations = self.reservations();
+        let taken = taken(&self.proposals, &self.requests);
+        let facts = Facts {
+            spec: &self.spec,
+            state: &self.state,
+            power: &mut self.power,
+            shares: &self.shares,
+            promises: &self.promises,
+            taken: &taken,
+            now,
+        };
+        let mut answer = Answer {
+            requests: &self.requests,
+            pass: &self.pass,
+            promises: &self.promises,
+            explainer: Explainer::new(facts),
+            now,
+            plan: &mut plan,
+        };
         for queue in 0..self.requests.queues() {
-            let queue = QueueId(crate::state::topology::narrow(queue));
-            for list in 0..self.requests.lists_of(queue).len() {
-                let list = self.requests.lists_of(queue)[list];
-                self.answer_list(list, now, &mut plan);
+            for list in self.requests.lists_of(QueueId(narrow(queue))) {
+                answer.list(*list);
             }
         }
         self.requests.take_fresh();
@@ -32,14 +53,29 @@ impl Planner {
             }
         }
         plan.reservations.sort_by_key(|reservation| reservation.request);
-        for request in self.requests.take_fresh() {
+        let fresh = self.requests.take_fresh();
+        let taken = taken(&self.proposals, &self.requests);
+        let facts = Facts {
+            spec: &self.spec,
+            state: &self.state,
+            power: &mut self.power,
+            shares: &self.shares,
+            promises: &self.promises,
+            taken: &taken,
+            now,
+        };
+        let mut answer = Answer {
+            requests: &self.requests,
+            pass: &self.pass,
+            promises: &self.promises,
+            explainer: Explainer::new(facts),
+            now,
+            plan: &mut plan,
+        };
+        for request in fresh {
             let Some(slot) = self.requests.find(request) else { continue };
-            let waiting = self.requests.get(slot);
-            if waiting.proposal.is_none() {
-                let why = self.explain(waiting.list, slot, now);
-                let reason = crate::state::topology::narrow(plan.reasons.len());
-                plan.reasons.push(why);
-                plan.waiting.push((request, reason));
+            if self.requests.get(slot).proposal.is_none() {
+                answer.one(slot, None);
             }
         }
         plan
@@ -60,33 +96,61 @@ impl Planner {
             ..Plan::default()
         }
     }
+}
 
-    fn answer_list(&mut self, ix: ListIx, now: At, plan: &mut Plan) {
-        let list = self.requests.list(ix);
+/// Writes down who waits, and why.
+struct Answer<'a, 'p> {
+    requests: &'a Requests,
+    pass: &'a Pass,
+    promises: &'a Promises,
+    explainer: Explainer<'a>,
+    now: At,
+    plan: &'p mut Plan,
+}
+
+impl Answer<'_, '_> {
+    /// All of one shape in one queue: they wait for the same, but for those with an instant or a promise of their own.
+    fn list(&mut self, list: ListIx) {
         let mut shared = None;
-        for item in &list.items {
+        for item in &self.requests.list(list).items {
             let waiting = self.requests.get(item.slot);
             if waiting.proposal.is_some() {
                 continue;
             }
-            let id = waiting.request.id;
-            let is_own = item.is_special && self.waits_for_time(item.slot, now) || self.promises.get(id).is_some();
-            let reason = match shared {
-                Some(reason) if !is_own => reason,
-                _ => {
-                    let reason = crate::state::topology::narrow(plan.reasons.len());
-                    plan.reasons.push(self.explain(ix, item.slot, now));
-                    if !is_own {
-                        shared = Some(reason);
-                    }
-                    reason
-                }
-            };
-            plan.waiting.push((id, reason));
+            let is_own = item.is_special && self.own(&waiting.request) != Own::Nothing
+                || self.promises.get(waiting.request.id).is_some();
+            let reason = self.one(item.slot, if is_own { None } else { shared });
+            if !is_own {
+                shared = Some(reason);
+            }
         }
     }
 
-    fn explain(&self, _list: ListIx, _slot: Slot, _now: At) -> Why {
-        Why::blocks(Cause::Waits)
+    /// One request, with its own reason where there is none to share.
+    fn one(&mut self, slot: Slot, shared: Option<u32>) -> u32 {
+        let request = &self.requests.get(slot).request;
+        let own = self.own(request);
+        let reason = shared.unwrap_or_else(|| {
+            self.plan.reasons.push(self.explainer.why(request, own));
+            narrow(self.plan.reasons.len() - 1)
+        });
+        self.plan.waiting.push((request.id, reason));
+        reason
     }
+
+    fn own(&self, request: &Request) -> Own {
+        let begins = request.not_before.filter(|at| *at > self.now).map(Own::NotBefore);
+        let held = self.pass.holds.get(&request.id).filter(|until| **until > self.now);
+        begins.or_else(|| held.map(|until| Own::BetterHour(*until))).unwrap_or(Own::Nothing)
+    }
+}
+
+/// What the pass gave and nobody has carried out yet.
+fn taken<'a>(proposals: &'a Proposals, requests: &'a Requests) -> Vec<Taken<'a>> {
+    let waiting = proposals.placed.iter().filter(|proposal| !proposal.told);
+    let each = waiting.flat_map(|proposal| {
+        let request = &requests.get(proposal.slot).request;
+        proposals.grants_of(proposal).iter().map(move |(node, gpus)| Taken { request, node: *node, gpus: *gpus })
+    });
+    each.collect()
 }

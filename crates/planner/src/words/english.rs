@@ -17,14 +17,18 @@ pub(super) fn cause(words: &Words<'_>, request: &Request, why: &Why) -> String {
         Cause::Quota { queue, resource, limit, used, asked } => {
             quota(&words.queue(queue), resource, limit, used, asked)
         }
-        Cause::Nodes { needed, free, could } => format!("nodes: {needed} needed, {free} of {could} free for it"),
-        Cause::Free { nodes } => format!("{} free for it", are(nodes)),
+        Cause::Nodes { needed, free, could } => format!("nodes: {needed} needed, {}", free_of(free, could)),
+        Cause::Free { nodes } => format!("{} free", are(nodes)),
         Cause::Busy { nodes } => format!("{} in use", are(nodes)),
         Cause::Scattered { nodes, needed_milli, largest_milli, free_milli } => {
             scattered(nodes, needed_milli, largest_milli, free_milli)
         }
-        Cause::Cpu { nodes, needed_milli, largest_milli } => short(nodes, Resource::Cpu, needed_milli, largest_milli),
-        Cause::Memory { nodes, needed_mib, largest_mib } => short(nodes, Resource::Memory, needed_mib, largest_mib),
+        Cause::Cpu { nodes, needed_milli, largest_milli } => {
+            short(&request.shape, nodes, Resource::Cpu, needed_milli, largest_milli)
+        }
+        Cause::Memory { nodes, needed_mib, largest_mib } => {
+            short(&request.shape, nodes, Resource::Memory, needed_mib, largest_mib)
+        }
         Cause::OutOfService { cordoned, held, held_until, down } => {
             out_of_service(words, cordoned, held, held_until, down)
         }
@@ -33,24 +37,19 @@ pub(super) fn cause(words: &Words<'_>, request: &Request, why: &Why) -> String {
         }
         Cause::Gap { seconds } => gap(request.run_seconds, seconds),
         Cause::Behind { nodes } => format!("{} to requests that come first", goes(nodes)),
-        Cause::Apart { level, needed, best, domain } => {
-            topology(words, level, &format!("{} free", nodes(best)), domain, needed)
-        }
+        Cause::Apart { level, needed, best, domain } => topology(words, level, best, domain, needed),
         Cause::Power { power, cap_watts, committed_watts, kept_watts, asked_watts } => {
             watts(&point(words.power(power)), cap_watts, committed_watts, kept_watts, asked_watts)
         }
         Cause::Model { model, total, free } => {
-            format!("{}: {free} of {} free for it", kind(words, model), nodes(total))
+            format!("{}: {}", kind(words, model), free_of(free, total))
         }
         Cause::Promised { starts_at, nodes: number } => {
             format!("promised: it starts {} at the latest, on {}", words.at(starts_at), nodes(number))
         }
         Cause::Preempting { leases, lease } => preempting(leases, &words.lease(lease)),
         Cause::EndsUnknown { leases } => {
-            format!(
-                "no start can be foretold: {} in the way without a said end",
-                plural(leases, "lease is", "leases are")
-            )
+            format!("when is not known: {} in the way without a said end", plural(leases, "lease is", "leases are"))
         }
     }
 }
@@ -77,32 +76,37 @@ fn advice(words: &Words<'_>, request: &Request, step: &Step) -> String {
         }
         Step::Relax { from, to: None } => format!("do not ask for one {}", level_word(from)),
         Step::AllowModel { model, free } => {
-            format!("allow {} too: {} free for it", kind(words, model), nodes_are(free))
+            format!("allow {} too: {} free", kind(words, model), nodes_are(free))
         }
         Step::Less { resource, amount: less } => {
-            let (less, asked) = pair(ENGLISH, resource, less.into(), figures::asked(shape, resource));
+            let (asked, less) = pair(ENGLISH, resource, figures::asked(shape, resource), less.into());
             format!("ask for {less} instead of {asked}{each}")
         }
         Step::LessBoth { cpu_milli, memory_mib } => {
             let (cpu, memory) = (figure(Resource::Cpu, cpu_milli), figure(Resource::Memory, memory_mib));
             format!("ask for only {cpu} and {memory}{each}")
         }
-        Step::Spread { nodes: over, gpus } => {
-            format!("spread it over {} with {} each", nodes(over), figure(Resource::Gpu, gpus * u32::from(GPU_MILLI)))
+        Step::Spread { nodes: over, .. } => {
+            let part = shape.spread(u8::try_from(over).unwrap_or(u8::MAX));
+            format!("spread it over {}, each with {}", nodes(over), member(words, &part))
         }
         Step::Draw { peak_watts } => {
-            let (less, asked) = pair(ENGLISH, Resource::Power, peak_watts.into(), shape.peak_watts.into());
+            let (asked, less) = pair(ENGLISH, Resource::Power, shape.peak_watts.into(), peak_watts.into());
             format!("draw at most {less} instead of {asked}{each}")
         }
-        Step::Fewer { nodes } => format!("ask for {} instead of {}", self::nodes(nodes), shape.nodes.min),
+        Step::Fewer { nodes } => {
+            let least = if shape.nodes.min < shape.nodes.max { "at least " } else { "" };
+            format!("ask for {least}{} instead of {}", self::nodes(nodes), shape.nodes.min)
+        }
         Step::AllowResidency { residencies, free } => {
             let places = list(Words::each(residencies, |bit| words.residency(bit)), "and");
-            format!("allow residency {places} too: {} free for it", nodes_are(free))
+            format!("allow residency {places} too: {} free", nodes_are(free))
         }
         Step::Restore { node } => format!("take node {} back into service", words.node(node)),
         Step::RaiseQuota { queue, resource, by } => {
             format!("have the limit of queue {} raised by {}", words.queue(queue), amount(ENGLISH, resource, by))
         }
+        Step::End { lease } => format!("have lease {} ended: it never said when it ends", words.lease(lease)),
         Step::RaiseCap { power, by_watts } => {
             let by = amount(ENGLISH, Resource::Power, by_watts);
             format!("have the power cap of {} raised by {by}", point(words.power(power)))
@@ -144,6 +148,9 @@ fn member(words: &Words<'_>, shape: &Shape) -> String {
     if shape.memory_mib > 0 {
         parts.push(figure(Resource::Memory, shape.memory_mib));
     }
+    if shape.peak_watts > 0 {
+        parts.push(figure(Resource::Power, shape.peak_watts));
+    }
     if parts.is_empty() { "a place on a node".to_owned() } else { list(parts, "and") }
 }
 
@@ -158,18 +165,19 @@ fn quota(queue: &str, resource: Resource, limit: i64, used: i64, asked: i64) -> 
     format!("quota of queue {queue}: {used} of {limit} used, {} more asked", amount(ENGLISH, resource, asked))
 }
 
-fn topology(words: &Words<'_>, level: Level, has: &str, domain: Option<DomainId>, needed: u32) -> String {
+fn topology(words: &Words<'_>, level: Level, best: u32, domain: Option<DomainId>, needed: u32) -> String {
     let named = domain.map_or_else(String::new, |domain| format!(" ({})", words.domain(domain)));
-    format!("topology: one {}{named} has {has} at most, {needed} needed", level_word(level))
+    format!("topology: {needed} needed in one {}, {best} free in the best{named}", level_word(level))
 }
 
 fn scattered(nodes: u32, needed_milli: u32, largest_milli: u32, free_milli: i64) -> String {
-    let (largest, needed) = (figure(Resource::Gpu, largest_milli), figure(Resource::Gpu, needed_milli));
-    let all = amount(ENGLISH, Resource::Gpu, free_milli);
+    let largest = figure(Resource::Gpu, largest_milli);
+    let number = |milli: i64| figures::number(ENGLISH, Resource::Gpu, milli, 0);
+    let (needed, all) = (number(needed_milli.into()), number(free_milli));
     format!("{} partly free: {largest} on one at most, {needed} needed, {all} in all", are(nodes))
 }
 
-fn short(nodes: u32, resource: Resource, needed: u32, largest: u32) -> String {
+fn short(shape: &Shape, nodes: u32, resource: Resource, needed: u32, largest: u32) -> String {
     let what = match resource {
         Resource::Cpu => "CPU",
         Resource::Memory => "memory",
@@ -177,8 +185,12 @@ fn short(nodes: u32, resource: Resource, needed: u32, largest: u32) -> String {
         Resource::Power => "power",
     };
     let has = if nodes == 1 { "has" } else { "have" };
-    let (largest, needed) = (figure(resource, largest), figure(resource, needed));
-    format!("{nodes} {has} free GPUs, but too little {what} beside them: {largest} at most, {needed} needed")
+    let (largest, needed) = pair(ENGLISH, resource, largest.into(), needed.into());
+    let of = format!("{largest} of {needed} at most");
+    match shape.gpus {
+        Gpus::Whole(0) => format!("{nodes} {has} too little {what}: {of}"),
+        _ => format!("{nodes} {has} free GPUs, but too little {what} beside them: {of}"),
+    }
 }
 
 fn out_of_service(words: &Words<'_>, cordoned: u32, held: u32, held_until: Option<At>, down: u32) -> String {
@@ -238,7 +250,8 @@ fn awaited(words: &Words<'_>, on: Awaited) -> String {
         Awaited::Request(request) => format!("request {}, which starts now, ends", words.request(request)),
         Awaited::Maintenance(node) => format!("the maintenance of node {} ends", words.node(node)),
         Awaited::Stop(lease) => format!("lease {} is being stopped", words.lease(lease)),
-        Awaited::Begin => "it starts".to_owned(),
+        Awaited::Begin => "it may begin".to_owned(),
+        Awaited::Promise => "it was promised to start".to_owned(),
     }
 }
 
@@ -291,6 +304,26 @@ fn nodes(number: u32) -> String {
 
 fn nodes_are(number: u32) -> String {
     plural(number, "node is", "nodes are")
+}
+
+/// How many are free of those that could do.
+fn free_of(free: u32, could: u32) -> String {
+    match (free, could) {
+        (0, 1) => "the only one that could do is not free".to_owned(),
+        (_, 1) => "the only one that could do is free".to_owned(),
+        (0, _) => format!("none free of the {} that could do", figures::count(ENGLISH, could.into())),
+        _ => format!(
+            "{} free of the {} that could do",
+            figures::count(ENGLISH, free.into()),
+            figures::count(ENGLISH, could.into())
+        ),
+    }
+}
+
+/// That others of the queue come first.
+pub(super) fn behind(requests: u32) -> String {
+    let ask = if requests == 1 { "that asks the same comes" } else { "that ask the same come" };
+    format!("order: {} of its queue {ask} first", plural(requests, "request", "requests"))
 }
 
 fn goes(number: u32) -> String {

@@ -94,6 +94,12 @@ pub(super) fn pair(language: Language, resource: Resource, first: i64, second: i
     (decimal(language, first, unit.size()), with_unit(language, unit, second, second_text))
 }
 
+/// An amount in the unit of `like`, without it.
+pub(super) fn number(language: Language, resource: Resource, amount: i64, like: i64) -> String {
+    let unit = unit(resource, &[amount, like]);
+    decimal(language, amount, unit.size())
+}
+
 /// Whether the language takes the plural for an amount of this resource.
 pub(super) fn is_many(language: Language, resource: Resource, amount: i64) -> bool {
     takes_plural(language, amount, unit(resource, &[amount]).size())

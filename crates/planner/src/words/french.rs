@@ -18,15 +18,19 @@ pub(super) fn cause(words: &Words<'_>, request: &Request, why: &Why) -> String {
             quota(&words.queue(queue), resource, limit, used, asked)
         }
         Cause::Nodes { needed, free, could } => {
-            format!("nœuds{NBSP}: il en faut {}, {} sur {} pour elle", count(needed), free_nodes(free), count(could))
+            format!("nœuds{NBSP}: il en faut {}, {}", count(needed), free_of(free, could))
         }
-        Cause::Free { nodes } => format!("{} pour elle", free_nodes(nodes)),
+        Cause::Free { nodes } => agree(nodes, "libre", "libres"),
         Cause::Busy { nodes } => agree(nodes, "occupé", "occupés"),
         Cause::Scattered { nodes, needed_milli, largest_milli, free_milli } => {
             scattered(nodes, needed_milli, largest_milli, free_milli)
         }
-        Cause::Cpu { nodes, needed_milli, largest_milli } => short(nodes, Resource::Cpu, needed_milli, largest_milli),
-        Cause::Memory { nodes, needed_mib, largest_mib } => short(nodes, Resource::Memory, needed_mib, largest_mib),
+        Cause::Cpu { nodes, needed_milli, largest_milli } => {
+            short(&request.shape, nodes, Resource::Cpu, needed_milli, largest_milli)
+        }
+        Cause::Memory { nodes, needed_mib, largest_mib } => {
+            short(&request.shape, nodes, Resource::Memory, needed_mib, largest_mib)
+        }
         Cause::OutOfService { cordoned, held, held_until, down } => {
             out_of_service(words, cordoned, held, held_until, down)
         }
@@ -35,27 +39,18 @@ pub(super) fn cause(words: &Words<'_>, request: &Request, why: &Why) -> String {
         }
         Cause::Gap { seconds } => gap(request.run_seconds, seconds),
         Cause::Behind { nodes } => plural(nodes, "revient", "reviennent") + " à des demandes qui passent avant",
-        Cause::Apart { level, needed, best, domain } => {
-            topology(words, level, &agree_nodes(best, "libre", "libres"), domain, needed)
-        }
+        Cause::Apart { level, needed, best, domain } => topology(words, level, best, domain, needed),
         Cause::Power { power, cap_watts, committed_watts, kept_watts, asked_watts } => {
             watts(&point(words.power(power)), cap_watts, committed_watts, kept_watts, asked_watts)
         }
-        Cause::Model { model, total, free } => {
-            format!(
-                "{}{NBSP}: {} sur {} pour elle",
-                kind(words, model),
-                agree_nodes(free, "libre", "libres"),
-                count(total)
-            )
-        }
+        Cause::Model { model, total, free } => format!("{}{NBSP}: {}", kind(words, model), free_of(free, total)),
         Cause::Promised { starts_at, nodes: number } => {
             format!("promesse{NBSP}: démarre {} au plus tard, sur {}", words.at(starts_at), nodes(number))
         }
         Cause::Preempting { leases, lease } => preempting(leases, &words.lease(lease)),
         Cause::EndsUnknown { leases } => {
-            let leases = plural(leases, "bail occupe la place", "baux occupent la place");
-            format!("aucun démarrage prévisible{NBSP}: {leases} sans fin annoncée")
+            let leases = plural(leases, "bail en place n'a pas", "baux en place n'ont pas");
+            format!("date inconnue{NBSP}: {leases} de fin annoncée")
         }
     }
 }
@@ -81,34 +76,38 @@ fn advice(words: &Words<'_>, request: &Request, step: &Step) -> String {
         Step::Relax { from, to: Some(to) } => format!("se contenter {} au lieu {}", of_one(to), of_one(from)),
         Step::Relax { from, to: None } => format!("ne plus exiger {}", one(from)),
         Step::AllowModel { model, free } => {
-            format!("autoriser aussi {}{NBSP}: {} pour elle", kind(words, model), agree_nodes(free, "libre", "libres"))
+            format!("autoriser aussi {}{NBSP}: {}", kind(words, model), agree_nodes(free, "libre", "libres"))
         }
         Step::Less { resource, amount: less } => {
-            let (less, asked) = pair(FRENCH, resource, less.into(), figures::asked(shape, resource));
+            let (asked, less) = pair(FRENCH, resource, figures::asked(shape, resource), less.into());
             format!("demander {less} au lieu de {asked}{each}")
         }
         Step::LessBoth { cpu_milli, memory_mib } => {
             let (cpu, memory) = (figure(Resource::Cpu, cpu_milli), figure(Resource::Memory, memory_mib));
             format!("ne demander que {cpu} et {memory}{each}")
         }
-        Step::Spread { nodes: over, gpus } => {
-            let gpus = figure(Resource::Gpu, gpus * u32::from(GPU_MILLI));
-            format!("répartir sur {} de {gpus} chacun", nodes(over))
+        Step::Spread { nodes: over, .. } => {
+            let part = shape.spread(u8::try_from(over).unwrap_or(u8::MAX));
+            format!("répartir sur {}, chacun avec {}", nodes(over), member(words, &part))
         }
         Step::Draw { peak_watts } => {
-            let (less, asked) = pair(FRENCH, Resource::Power, peak_watts.into(), shape.peak_watts.into());
-            format!("appeler {less} au plus au lieu de {asked}{each}")
+            let (asked, less) = pair(FRENCH, Resource::Power, shape.peak_watts.into(), peak_watts.into());
+            format!("appeler au plus {less} au lieu de {asked}{each}")
         }
         Step::Fewer { nodes } => {
-            format!("demander {} au lieu de {}", self::nodes(nodes), count(shape.nodes.min.into()))
+            let least = if shape.nodes.min < shape.nodes.max { "au moins " } else { "" };
+            format!("demander {least}{} au lieu de {}", self::nodes(nodes), count(shape.nodes.min.into()))
         }
         Step::AllowResidency { residencies, free } => {
             let places = list(Words::each(residencies, |bit| words.residency(bit)), "et");
-            format!("autoriser aussi la résidence {places}{NBSP}: {} pour elle", agree_nodes(free, "libre", "libres"))
+            format!("autoriser aussi la résidence {places}{NBSP}: {}", agree_nodes(free, "libre", "libres"))
         }
         Step::Restore { node } => format!("remettre le nœud {} en service", words.node(node)),
         Step::RaiseQuota { queue, resource, by } => {
             format!("faire relever la limite de la file {} de {}", words.queue(queue), amount(FRENCH, resource, by))
+        }
+        Step::End { lease } => {
+            format!("faire cesser le bail {}, qui n'a pas de fin annoncée", words.lease(lease))
         }
         Step::RaiseCap { power, by_watts } => {
             let by = amount(FRENCH, Resource::Power, by_watts);
@@ -151,6 +150,9 @@ fn member(words: &Words<'_>, shape: &Shape) -> String {
     if shape.memory_mib > 0 {
         parts.push(figure(Resource::Memory, shape.memory_mib));
     }
+    if shape.peak_watts > 0 {
+        parts.push(figure(Resource::Power, shape.peak_watts));
+    }
     if parts.is_empty() { "place sur un nœud".to_owned() } else { list(parts, "et") }
 }
 
@@ -173,34 +175,37 @@ fn quota(queue: &str, resource: Resource, limit: i64, used: i64, more: i64) -> S
     format!("quota de la file {queue}{NBSP}: {used} sur {limit} {taken}, {more} de plus {asked}")
 }
 
-/// An amount that is asked, with its participle.
-fn asked(resource: Resource, figure: i64) -> String {
-    let many = figures::is_many(FRENCH, resource, figure) && resource != Resource::Memory;
-    format!("{} {}", amount(FRENCH, resource, figure), if many { "demandés" } else { "demandé" })
-}
-
-fn topology(words: &Words<'_>, level: Level, has: &str, domain: Option<DomainId>, needed: u32) -> String {
+fn topology(words: &Words<'_>, level: Level, best: u32, domain: Option<DomainId>, needed: u32) -> String {
     let named = domain.map_or_else(String::new, |domain| format!(" ({})", words.domain(domain)));
-    format!("topologie{NBSP}: {has} au plus dans {}{named}, il en faut {}", one(level), count(needed))
+    let the_best = if matches!(level, Level::Unit | Level::Rack) { "la meilleure" } else { "le meilleur" };
+    let free = agree(best, "libre", "libres");
+    format!("topologie{NBSP}: il en faut {} dans {}, {free} dans {the_best}{named}", count(needed), one(level))
 }
 
 fn scattered(nodes: u32, needed_milli: u32, largest_milli: u32, free_milli: i64) -> String {
-    let (largest, needed) = (figure(Resource::Gpu, largest_milli), figure(Resource::Gpu, needed_milli));
-    let all = amount(FRENCH, Resource::Gpu, free_milli);
+    let largest = figure(Resource::Gpu, largest_milli);
+    let number = |milli: i64| figures::number(FRENCH, Resource::Gpu, milli, 0);
+    let (needed, all) = (number(needed_milli.into()), number(free_milli));
     let nodes = agree(nodes, "libre en partie", "libres en partie");
     format!("{nodes}{NBSP}: {largest} au plus sur un seul, il en faut {needed}, {all} en tout")
 }
 
-fn short(nodes: u32, resource: Resource, needed: u32, largest: u32) -> String {
+fn short(shape: &Shape, nodes: u32, resource: Resource, needed: u32, largest: u32) -> String {
     let what = match resource {
         Resource::Cpu => "de CPU",
         Resource::Memory => "de mémoire",
         Resource::Gpu => "de GPU",
         Resource::Power => "de puissance",
     };
-    let have = plural(nodes, "a des GPU libres", "ont des GPU libres");
-    let (largest, needed) = (figure(resource, largest), figure(resource, needed));
-    format!("{have}, mais trop peu {what} à côté{NBSP}: {largest} au plus, il faut {needed}")
+    let (largest, needed) = pair(FRENCH, resource, largest.into(), needed.into());
+    let of = format!("{largest} sur {needed} au plus");
+    match shape.gpus {
+        Gpus::Whole(0) => format!("{} trop peu {what}{NBSP}: {of}", agree(nodes, "a", "ont")),
+        _ => {
+            let have = agree(nodes, "a des GPU libres", "ont des GPU libres");
+            format!("{have}, mais trop peu {what} à côté{NBSP}: {of}")
+        }
+    }
 }
 
 fn out_of_service(words: &Words<'_>, cordoned: u32, held: u32, held_until: Option<At>, down: u32) -> String {
@@ -244,8 +249,8 @@ fn reserved(words: &Words<'_>, nodes: u32, requests: u32, first: &str, starts_at
 fn gap(run_seconds: Option<u32>, seconds: u32) -> String {
     let gap = duration(seconds);
     match run_seconds {
-        None => format!("sa durée n'est pas indiquée{NBSP}: jusqu'à {gap} tiendraient avant"),
-        Some(runs) => format!("elle dure {}{NBSP}: jusqu'à {gap} tiendraient avant", duration(runs)),
+        None => format!("sa durée n'est pas indiquée{NBSP}: jusqu'à {gap}, elle tiendrait avant"),
+        Some(runs) => format!("elle dure {}{NBSP}: jusqu'à {gap}, elle tiendrait avant", duration(runs)),
     }
 }
 
@@ -263,7 +268,8 @@ fn awaited(words: &Words<'_>, on: Awaited) -> String {
         Awaited::Request(request) => format!("la demande {}, qui démarre maintenant, finit", words.request(request)),
         Awaited::Maintenance(node) => format!("la maintenance du nœud {} finit", words.node(node)),
         Awaited::Stop(lease) => format!("le bail {} est en cours d'arrêt", words.lease(lease)),
-        Awaited::Begin => "elle démarre".to_owned(),
+        Awaited::Begin => "elle peut commencer".to_owned(),
+        Awaited::Promise => "son démarrage est promis".to_owned(),
     }
 }
 
@@ -332,6 +338,20 @@ fn agree_nodes(number: u32, one: &str, many: &str) -> String {
     agree(number, &format!("nœud {one}"), &format!("nœuds {many}"))
 }
 
-fn free_nodes(number: u32) -> String {
-    agree(number, "libre", "libres")
+/// How many are free of those that could do.
+fn free_of(free: u32, could: u32) -> String {
+    match (free, could) {
+        (0, 1) => "le seul possible n'est pas libre".to_owned(),
+        (0, _) => format!("aucun libre sur les {} possibles", count(could)),
+        (_, 1) => "le seul possible est libre".to_owned(),
+        _ => format!("{} sur les {} possibles", agree(free, "libre", "libres"), count(could)),
+    }
+}
+
+/// That others of the queue come first.
+pub(super) fn behind(requests: u32) -> String {
+    match requests {
+        0 | 1 => format!("ordre{NBSP}: une demande identique de sa file passe avant"),
+        _ => format!("ordre{NBSP}: {} demandes identiques de sa file passent avant", count(requests)),
+    }
 }

@@ -1,0 +1,312 @@
+//! Why a request waits, and what would help: a tree from the state that a pass left behind.
+//!
+//! The tree says what is in the way of one request of a (shape, queue); all that ask the same wait for the same.
+//! Advice is tried, not guessed: each step is put to the same questions as the request itself, with that one thing
+//! changed, and is given only where an obstacle is gone then. Nodes are asked by groups of equal ones, so that a
+//! question costs what the few fitting nodes cost.
+//!
+//! Deliberately absent: words, and decisions; nothing here changes what starts.
+
+use std::cell::OnceCell;
+
+use crate::fair::Shares;
+use crate::fleet::FleetSpec;
+use crate::plan::GpuGrant;
+use crate::power::PowerTree;
+use crate::reason::{Awaited, Cause, Next, Step, Then, Why};
+use crate::request::Request;
+use crate::reserve::Promises;
+use crate::state::State;
+use crate::state::topology::{NodeIx, narrow};
+use crate::units::{At, LeaseId, RequestId};
+
+mod ask;
+mod census;
+mod releases;
+mod steps;
+
+use ask::Ask;
+use census::{Census, Lack, Place, Row};
+use releases::Releases;
+
+/// What a pass left behind. Watts are committed and given back while questions are asked; they end as they were.
+pub(crate) struct Facts<'a> {
+    pub(crate) spec: &'a FleetSpec,
+    pub(crate) state: &'a State,
+    pub(crate) power: &'a mut PowerTree,
+    pub(crate) shares: &'a Shares,
+    pub(crate) promises: &'a Promises,
+    /// What the pass gave and nobody has carried out yet.
+    pub(crate) taken: &'a [Taken<'a>],
+    pub(crate) now: At,
+}
+
+/// A grant of this pass.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Taken<'a> {
+    pub(crate) request: &'a Request,
+    pub(crate) node: NodeIx,
+    pub(crate) gpus: GpuGrant,
+}
+
+/// What holds back one request, whatever its shape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Own {
+    /// Only what holds back all of its shape.
+    Nothing,
+    NotBefore(At),
+    BetterHour(At),
+    /// So many leases stop for it; one of them.
+    Preempting {
+        leases: u32,
+        lease: LeaseId,
+    },
+}
+
+/// Builds the trees of one pass.
+pub(crate) struct Explainer<'a> {
+    facts: Facts<'a>,
+    /// Made when the first tree is asked for.
+    census: OnceCell<Census>,
+    /// Built when the first wait is looked for.
+    releases: Option<Releases>,
+}
+
+impl<'a> Explainer<'a> {
+    pub(crate) fn new(facts: Facts<'a>) -> Self {
+        Self { facts, census: OnceCell::new(), releases: None }
+    }
+
+    fn census(&self) -> &Census {
+        self.census.get_or_init(|| Census::new(self.facts.state, self.facts.taken))
+    }
+
+    /// Why a request that the pass did not start waits.
+    pub(crate) fn why(&mut self, request: &Request, own: Own) -> Why {
+        let begins_at = match own {
+            Own::NotBefore(at) => Some((Cause::NotBefore { at }, at)),
+            Own::BetterHour(until) => Some((Cause::BetterHour { until }, until)),
+            Own::Nothing | Own::Preempting { .. } => None,
+        };
+        if let Some((cause, until)) = begins_at {
+            return self.only_until(request, cause, until);
+        }
+        if let Own::Preempting { leases, lease } = own {
+            let mut why = Why::blocks(Cause::Waits).because(Why::blocks(Cause::Preempting { leases, lease }));
+            why.next =
+                vec![Next { step: Step::Wait { until: At::NEVER, on: Awaited::Stop(lease) }, then: Then::Starts }];
+            return why;
+        }
+        let ask = Ask::new(request);
+        let obstacles = self.obstacles(&ask);
+        let mut why = Why::blocks(Cause::Waits);
+        why.because.extend(self.fair_quota(&ask, &obstacles));
+        if let Some(promise) = self.facts.promises.get(request.id) {
+            let nodes = narrow(promise.nodes.len());
+            why.because.push(Why::holds(Cause::Promised { starts_at: promise.starts_at, nodes }));
+        }
+        why.next = self.steps(&ask, &obstacles);
+        for cause in &obstacles {
+            let part = Why::blocks(*cause);
+            why.because.push(match cause {
+                Cause::Nodes { .. } | Cause::Apart { .. } => self.with_nodes(part, &ask, &why.next),
+                _ => part,
+            });
+        }
+        if !obstacles.iter().any(|cause| matches!(cause, Cause::Nodes { .. } | Cause::Apart { .. })) {
+            why.because.extend(self.enough_nodes(&ask));
+        }
+        why
+    }
+
+    /// It waits for an instant. What would be in the way even so is not known before: it is asked then.
+    fn only_until(&mut self, request: &Request, cause: Cause, until: At) -> Why {
+        let mut why = Why::blocks(Cause::Waits).because(Why::blocks(cause));
+        let ask = Ask::new(request);
+        let obstacles = self.obstacles(&ask);
+        if obstacles.is_empty() {
+            why.because.extend(self.enough_nodes(&ask));
+            why.next = vec![Next { step: Step::Wait { until, on: Awaited::Begin }, then: Then::Starts }];
+        } else {
+            let left = narrow(obstacles.len());
+            for cause in &obstacles {
+                let part = Why::blocks(*cause);
+                why.because.push(match cause {
+                    Cause::Nodes { .. } | Cause::Apart { .. } => self.with_nodes(part, &ask, &[]),
+                    _ => part,
+                });
+            }
+            why.next = vec![Next { step: Step::Wait { until, on: Awaited::Begin }, then: Then::Clears { left } }];
+        }
+        why
+    }
+
+    /// The quota of its own queue, where that is limited and holds.
+    fn fair_quota(&self, ask: &Ask, obstacles: &[Cause]) -> Option<Why> {
+        let blocks = |cause: &Cause| matches!(cause, Cause::Quota { queue, .. } if *queue == ask.queue);
+        if obstacles.iter().any(blocks) {
+            return None;
+        }
+        self.quotas(ask).find(|(queue, _)| *queue == ask.queue).map(|(_, cause)| Why::holds(cause))
+    }
+
+    /// That enough nodes are free, as a part that holds.
+    fn enough_nodes(&self, ask: &Ask) -> Option<Why> {
+        let (free, could) = (narrow(self.candidates(ask).len()), self.could(ask));
+        let needed = u32::from(ask.shape.nodes.min);
+        (free >= needed).then(|| Why::holds(Cause::Nodes { needed, free, could }))
+    }
+
+    /// Adds what the nodes that could do are doing; the numbers add up to `could`.
+    fn with_nodes(&mut self, mut part: Why, ask: &Ask, next: &[Next]) -> Why {
+        let shape = &ask.shape;
+        let mut sums = Sums::default();
+        for row in self.census().rows().filter(|row| row.could(self.facts.spec, shape)) {
+            self.count(row, ask, &mut sums);
+        }
+        part.because.extend(sums.parts(ask));
+        if let Some(reserved) = part.because.iter_mut().find(|part| matches!(part.cause, Cause::Reserved { .. })) {
+            let gap = next.iter().find_map(|next| match next.step {
+                Step::SayRunTime { seconds } => Some(seconds),
+                _ => None,
+            });
+            reserved.because.extend(gap.map(|seconds| Why::blocks(Cause::Gap { seconds })));
+        }
+        part.because.extend(self.models(ask));
+        if !next.iter().any(|next| matches!(next.step, Step::Wait { .. })) {
+            let leases = self.ends_unknown(ask);
+            if leases > 0 {
+                part.because.push(Why::blocks(Cause::EndsUnknown { leases }));
+            }
+        }
+        part
+    }
+
+    /// Where several models are allowed by name: what is free of each.
+    fn models(&self, ask: &Ask) -> Vec<Why> {
+        if ask.shape.models.count_ones() < 2 {
+            return Vec::new();
+        }
+        let allowed = (0..64_u8).filter(|bit| ask.shape.models >> bit & 1 == 1);
+        let of_one = allowed.map(|bit| {
+            let mut one = *ask;
+            one.shape.models = 1 << bit;
+            let (total, free) = (self.could(&one), narrow(self.candidates(&one).len()));
+            let cause = Cause::Model { model: crate::units::ModelId(bit), total, free };
+            if free >= u32::from(ask.shape.nodes.min) { Why::holds(cause) } else { Why::blocks(cause) }
+        });
+        of_one.collect()
+    }
+
+    fn count(&self, row: &Row, ask: &Ask, sums: &mut Sums) {
+        for (number, node) in self.split(row, &ask.shape) {
+            let at = node.at();
+            let free = &row.free;
+            match (row.place, row.lack(&self.facts, node, &ask.shape)) {
+                (Place::Down, _) => sums.down += number,
+                (Place::Cordoned, _) => sums.cordoned += number,
+                (Place::Held(until), _) => {
+                    sums.held += number;
+                    sums.held_until = Some(sums.held_until.map_or(until, |at| at.min(until)));
+                }
+                (Place::Promised(request), Lack::Nothing) if request != ask.request => {
+                    let starts_at = self.facts.promises.get(request).map_or(At::NEVER, |promise| promise.starts_at);
+                    sums.reserved += number;
+                    sums.promises.push((starts_at, request));
+                }
+                (_, Lack::Nothing) => sums.free += number,
+                _ if row.fitted_before(&ask.shape) => sums.behind += number,
+                (_, Lack::Gpus { partly: true }) => {
+                    sums.scattered += number;
+                    sums.scattered_largest = sums.scattered_largest.max(free.largest(&ask.shape));
+                    sums.scattered_free += i64::from(free.total_milli) * i64::from(number);
+                }
+                (_, Lack::Gpus { partly: false }) => sums.busy += number,
+                (_, Lack::Cpu) => {
+                    sums.cpu += number;
+                    sums.cpu_largest = sums.cpu_largest.max(self.facts.state.nodes.free[at].cpu_milli);
+                }
+                (_, Lack::Memory) => {
+                    sums.memory += number;
+                    sums.memory_largest = sums.memory_largest.max(self.facts.state.nodes.free[at].memory_mib);
+                }
+            }
+        }
+    }
+
+    /// A row as one group, or node by node where slices decide.
+    fn split<'r>(&self, row: &'r Row, shape: &crate::request::Shape) -> Vec<(u32, NodeIx)> {
+        match shape.gpus {
+            crate::request::Gpus::Slice(_) => row.nodes.iter().map(|node| (1, *node)).collect(),
+            _ => vec![(narrow(row.nodes.len()), row.nodes[0])],
+        }
+    }
+}
+
+/// Nodes that could do, each counted once.
+#[derive(Debug, Default)]
+struct Sums {
+    free: u32,
+    busy: u32,
+    behind: u32,
+    scattered: u32,
+    scattered_largest: u32,
+    scattered_free: i64,
+    cpu: u32,
+    cpu_largest: u32,
+    memory: u32,
+    memory_largest: u32,
+    reserved: u32,
+    promises: Vec<(At, RequestId)>,
+    cordoned: u32,
+    held: u32,
+    held_until: Option<At>,
+    down: u32,
+}
+
+impl Sums {
+    fn parts(mut self, ask: &Ask) -> Vec<Why> {
+        let shape = &ask.shape;
+        self.promises.sort_unstable();
+        self.promises.dedup();
+        let needed_milli = u32::try_from(ask.gpu_milli()).unwrap_or(u32::MAX);
+        let (starts_at, request) = self.promises.first().copied().unwrap_or_default();
+        let blocks = [
+            (self.busy, Cause::Busy { nodes: self.busy }),
+            (self.behind, Cause::Behind { nodes: self.behind }),
+            (
+                self.scattered,
+                Cause::Scattered {
+                    nodes: self.scattered,
+                    needed_milli,
+                    largest_milli: self.scattered_largest,
+                    free_milli: self.scattered_free,
+                },
+            ),
+            (self.cpu, Cause::Cpu { nodes: self.cpu, needed_milli: shape.cpu_milli, largest_milli: self.cpu_largest }),
+            (
+                self.memory,
+                Cause::Memory { nodes: self.memory, needed_mib: shape.memory_mib, largest_mib: self.memory_largest },
+            ),
+            (
+                self.reserved,
+                Cause::Reserved { nodes: self.reserved, requests: narrow(self.promises.len()), request, starts_at },
+            ),
+            (
+                self.cordoned + self.held + self.down,
+                Cause::OutOfService {
+                    cordoned: self.cordoned,
+                    held: self.held,
+                    held_until: self.held_until,
+                    down: self.down,
+                },
+            ),
+        ];
+        let free = (self.free > 0).then(|| Why::holds(Cause::Free { nodes: self.free }));
+        let blocks = blocks.into_iter().filter(|(nodes, _)| *nodes > 0).map(|(_, cause)| Why::blocks(cause));
+        free.into_iter().chain(blocks).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

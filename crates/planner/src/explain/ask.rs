@@ -1,0 +1,330 @@
+//! The questions: which nodes would take a member, are there enough of them together, is there power, may the queue.
+
+use super::Explainer;
+use super::census::{Lack, Place};
+use crate::fleet::Amount;
+use crate::planner::amount;
+use crate::reason::{Cause, Resource};
+use crate::request::{Gpus, Request, Shape};
+use crate::state::topology::{NO_DOMAIN, NodeIx, narrow};
+use crate::units::{GPU_MILLI, PowerId, QueueId, RequestId, TenantClass};
+
+/// A request as far as it decides whether it starts now, and what is imagined to be otherwise.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ask {
+    pub(super) shape: Shape,
+    pub(super) class: TenantClass,
+    pub(super) queue: QueueId,
+    pub(super) request: RequestId,
+    pub(super) run_seconds: Option<u32>,
+    pub(super) change: Change,
+}
+
+/// What is imagined beside the request.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Change {
+    Nothing,
+    /// This node is taken back into service.
+    Restored(NodeIx),
+    /// This cap is higher by so many watts.
+    Cap(PowerId, i64),
+    /// This limit is higher by so much.
+    Limit(QueueId, Resource, i64),
+}
+
+/// The domain that could take most members, were it not for power.
+#[derive(Debug)]
+pub(super) struct Best {
+    /// Its place in the table of the level.
+    pub(super) domain: u32,
+    pub(super) nodes: Vec<NodeIx>,
+}
+
+impl Ask {
+    pub(super) const fn new(request: &Request) -> Self {
+        Self {
+            shape: request.shape,
+            class: request.class,
+            queue: request.queue,
+            request: request.id,
+            run_seconds: request.run_seconds,
+            change: Change::Nothing,
+        }
+    }
+
+    pub(super) fn with(&self, shape: Shape) -> Self {
+        Self { shape, ..*self }
+    }
+
+    /// GPUs of each member, in thousandths; of slices none.
+    pub(super) fn gpu_milli(&self) -> i64 {
+        match self.shape.gpus {
+            Gpus::Whole(count) => i64::from(count) * i64::from(GPU_MILLI),
+            Gpus::Milli(milli) => i64::from(milli),
+            Gpus::Slice(_) => 0,
+        }
+    }
+
+    pub(super) fn needed(&self) -> u32 {
+        u32::from(self.shape.nodes.min)
+    }
+}
+
+impl Explainer<'_> {
+    /// Whatever is in the way, in the order in which a pass asks; nothing: it would start.
+    pub(super) fn obstacles(&mut self, ask: &Ask) -> Vec<Cause> {
+        let mut causes = self.over_quota(ask);
+        let nodes = self.candidates(ask);
+        let domains = self.domains(ask, &nodes);
+        let best = domains.iter().map(|best| best.nodes.len()).max().unwrap_or(0);
+        if best >= ask.needed() as usize {
+            causes.extend(self.without_power(ask, &domains));
+            return causes;
+        }
+        let (needed, free) = (ask.needed(), narrow(nodes.len()));
+        if free >= needed
+            && let Some(level) = ask.shape.within
+        {
+            let table = self.facts.state.topology.table_of(level);
+            let fullest = domains.iter().max_by_key(|best| (best.nodes.len(), std::cmp::Reverse(best.domain)));
+            let domain =
+                fullest.zip(table).and_then(|(best, table)| self.facts.state.topology.tables()[table].id(best.domain));
+            causes.push(Cause::Apart { level, needed, best: narrow(best), domain });
+        } else {
+            causes.push(Cause::Nodes { needed, free, could: self.could(ask) });
+        }
+        causes.extend(self.never_power(ask));
+        causes
+    }
+
+    /// Whether nothing is in the way.
+    pub(super) fn starts(&mut self, ask: &Ask) -> bool {
+        self.obstacles(ask).is_empty()
+    }
+
+    /// Limits of the queue and of those above it, and what this would take of them.
+    pub(super) fn quotas(&self, ask: &Ask) -> impl Iterator<Item = (QueueId, Cause)> {
+        let mut amount = amount(self.facts.spec, &ask.shape, i64::from(ask.shape.nodes.min));
+        if let Some(promise) = self.facts.promises.get(ask.request) {
+            // What it was promised is charged already.
+            amount = amount.minus(&promise.amount);
+        }
+        self.limits(ask, amount).into_iter().filter_map(move |(queue, resource, limit, used)| {
+            let asked = amount.of(resource);
+            (asked > 0).then_some((queue, Cause::Quota { queue, resource, limit, used, asked }))
+        })
+    }
+
+    fn over_quota(&self, ask: &Ask) -> Vec<Cause> {
+        let over = |cause: &Cause| matches!(cause, Cause::Quota { limit, used, asked, .. } if used + asked > *limit);
+        self.quotas(ask).map(|(_, cause)| cause).filter(over).collect()
+    }
+
+    fn limits(&self, ask: &Ask, asked: Amount) -> Vec<(QueueId, Resource, i64, i64)> {
+        let mut limits = Vec::new();
+        let queues = &self.facts.spec.queues;
+        let mut next = Some(ask.queue);
+        // A path visits each queue once at most.
+        for _ in 0..queues.len() {
+            let Some(queue) = next else { break };
+            let Some(spec) = queues.get(queue.0 as usize) else { break };
+            if let Some(limit) = spec.limit {
+                let used = self.facts.shares.used(queue);
+                for resource in Resource::ALL {
+                    if asked.of(resource) > 0 && limit.of(resource) < UNLIMITED {
+                        let raised = match ask.change {
+                            Change::Limit(at, of, by) if at == queue && of == resource => by,
+                            Change::Limit(..) | Change::Nothing | Change::Restored(_) | Change::Cap(..) => 0,
+                        };
+                        limits.push((queue, resource, limit.of(resource) + raised, used.of(resource)));
+                    }
+                }
+            }
+            next = spec.parent;
+        }
+        limits
+    }
+
+    /// Nodes that would take a member now, power aside, in order.
+    pub(super) fn candidates(&self, ask: &Ask) -> Vec<NodeIx> {
+        let mut nodes = Vec::new();
+        for row in self.census().rows() {
+            if !row.could(self.facts.spec, &ask.shape) {
+                continue;
+            }
+            let open = match row.place {
+                Place::Open => true,
+                Place::Promised(request) => request == ask.request || self.ends_before(ask, request),
+                Place::Cordoned => matches!(ask.change, Change::Restored(node) if row.nodes.contains(&node)),
+                Place::Held(_) | Place::Down => false,
+            };
+            if !open {
+                continue;
+            }
+            let fits = |node: &NodeIx| row.lack(&self.facts, *node, &ask.shape) == Lack::Nothing;
+            match (row.place, ask.change, ask.shape.gpus) {
+                (Place::Cordoned, Change::Restored(node), _) => nodes.extend(Some(node).filter(fits)),
+                (_, _, Gpus::Slice(_)) => nodes.extend(row.nodes.iter().copied().filter(fits)),
+                _ if fits(&row.nodes[0]) => nodes.extend(&row.nodes),
+                _ => {}
+            }
+        }
+        nodes.sort_unstable();
+        nodes
+    }
+
+    fn ends_before(&self, ask: &Ask, request: RequestId) -> bool {
+        let starts_at = self.facts.promises.get(request).map(|promise| promise.starts_at);
+        let ends_at = ask.run_seconds.map(|seconds| self.facts.now.plus(i64::from(seconds)));
+        ends_at.zip(starts_at).is_some_and(|(ends_at, starts_at)| ends_at <= starts_at)
+    }
+
+    /// Nodes of the fleet that could hold a member when empty, whatever they do now.
+    pub(super) fn could(&self, ask: &Ask) -> u32 {
+        let rows = self.census().rows().filter(|row| row.could(self.facts.spec, &ask.shape));
+        rows.map(|row| narrow(row.nodes.len())).sum()
+    }
+
+    /// The nodes by domain of the required level, those without one left out; the whole fleet where none is required.
+    pub(super) fn domains(&self, ask: &Ask, nodes: &[NodeIx]) -> Vec<Best> {
+        let topology = &self.facts.state.topology;
+        let Some(level) = ask.shape.within else {
+            return vec![Best { domain: 0, nodes: nodes.to_vec() }];
+        };
+        let Some(table) = topology.table_of(level) else { return Vec::new() };
+        let domain_of = &topology.tables()[table].domain_of;
+        let mut placed: Vec<(u32, NodeIx)> = nodes.iter().map(|node| (domain_of[node.at()], *node)).collect();
+        placed.retain(|(domain, _)| *domain != NO_DOMAIN);
+        placed.sort_unstable();
+        let mut domains: Vec<Best> = Vec::new();
+        for (domain, node) in placed {
+            match domains.last_mut() {
+                Some(last) if last.domain == domain => last.nodes.push(node),
+                _ => domains.push(Best { domain, nodes: vec![node] }),
+            }
+        }
+        domains
+    }
+
+    /// Points of the power tree that have too little left, where enough nodes are free: of the domain where most of
+    /// the members have power.
+    fn without_power(&mut self, ask: &Ask, domains: &[Best]) -> Vec<Cause> {
+        let needed = ask.needed() as usize;
+        if ask.shape.peak_watts == 0 {
+            return Vec::new();
+        }
+        let mut most: Option<(usize, Vec<NodeIx>)> = None;
+        for best in domains.iter().filter(|best| best.nodes.len() >= needed) {
+            let order = self.powered_first(ask, &best.nodes, needed);
+            if order.0 == needed {
+                return Vec::new();
+            }
+            if most.as_ref().is_none_or(|(powered, _)| order.0 > *powered) {
+                most = Some(order);
+            }
+        }
+        most.map_or_else(Vec::new, |(_, nodes)| self.short_points(ask, &nodes))
+    }
+
+    /// How many of these nodes can have power together, up to `needed`; and that many nodes, those with power first.
+    /// Watts of equal members under caps of a tree: whichever come first, as many fit.
+    pub(super) fn powered_first(&mut self, ask: &Ask, nodes: &[NodeIx], needed: usize) -> (usize, Vec<NodeIx>) {
+        let watts = i64::from(ask.shape.peak_watts);
+        let leaf = |explainer: &Self, node: &NodeIx| explainer.facts.state.nodes.power[node.at()];
+        self.imagine_cap(ask, 1);
+        let (mut with, mut without) = (Vec::new(), Vec::new());
+        let mut hopeless: Option<PowerId> = None;
+        for node in nodes {
+            if with.len() == needed {
+                break;
+            }
+            let at = leaf(self, node);
+            // Members are equal: where one found no power, none does while nothing is given back.
+            if hopeless == Some(at) || self.facts.power.fits(at, ask.class, watts).is_err() {
+                hopeless = Some(at);
+                if without.len() < needed {
+                    without.push(*node);
+                }
+                continue;
+            }
+            self.facts.power.add(at, ask.class, watts);
+            with.push(*node);
+        }
+        for node in &with {
+            let at = leaf(self, node);
+            self.facts.power.remove(at, ask.class, watts);
+        }
+        self.imagine_cap(ask, -1);
+        let powered = with.len();
+        with.extend(without);
+        with.truncate(needed);
+        (powered, with)
+    }
+
+    /// Points above these nodes that have too little left for all of them.
+    fn short_points(&mut self, ask: &Ask, nodes: &[NodeIx]) -> Vec<Cause> {
+        let watts = i64::from(ask.shape.peak_watts);
+        let mut loads: std::collections::BTreeMap<PowerId, i64> = std::collections::BTreeMap::new();
+        for node in nodes {
+            for point in self.points_above(self.facts.state.nodes.power[node.at()]) {
+                *loads.entry(point).or_default() += watts;
+            }
+        }
+        self.imagine_cap(ask, 1);
+        let power = &self.facts.power;
+        let short = loads.into_iter().filter_map(|(point, asked_watts)| {
+            let room = power.room(point, ask.class);
+            let cap_watts = power.cap(point);
+            let committed_watts = power.committed(point);
+            let kept_watts = cap_watts - committed_watts - room;
+            (asked_watts > room).then_some(Cause::Power {
+                power: point,
+                cap_watts,
+                committed_watts,
+                kept_watts,
+                asked_watts,
+            })
+        });
+        let short = short.collect();
+        self.imagine_cap(ask, -1);
+        short
+    }
+
+    /// Caps that are too low whatever ends: with only the floors of others kept.
+    fn never_power(&self, ask: &Ask) -> Vec<Cause> {
+        let watts = i64::from(ask.shape.peak_watts) * i64::from(ask.shape.nodes.min);
+        let power = &self.facts.power;
+        let Some(root) = self.facts.state.feeder() else { return Vec::new() };
+        let raised = match ask.change {
+            Change::Cap(point, by) if point == root => by,
+            Change::Cap(..) | Change::Nothing | Change::Restored(_) | Change::Limit(..) => 0,
+        };
+        let classes =
+            (0..crate::units::MAX_TENANT_CLASSES).filter_map(|class| u8::try_from(class).ok()).map(TenantClass);
+        let floors: i64 = classes.filter(|class| *class != ask.class).map(|class| power.floor(root, class)).sum();
+        let cap_watts = power.cap(root) + raised;
+        if watts == 0 || watts <= cap_watts - floors {
+            return Vec::new();
+        }
+        let committed_watts = power.committed(root);
+        let kept_watts = cap_watts - committed_watts - power.room(root, ask.class) - raised;
+        vec![Cause::Power { power: root, cap_watts, committed_watts, kept_watts, asked_watts: watts }]
+    }
+
+    pub(super) fn points_above(&self, leaf: PowerId) -> Vec<PowerId> {
+        let known = (leaf.0 as usize) < self.facts.power.len();
+        let first = known.then_some(leaf);
+        std::iter::successors(first, |point| self.facts.power.parent(*point)).collect()
+    }
+
+    /// Raises the imagined cap, or puts it back.
+    fn imagine_cap(&mut self, ask: &Ask, times: i64) {
+        if let Change::Cap(point, by) = ask.change {
+            let cap = self.facts.power.cap(point);
+            self.facts.power.set_cap(point, cap + by * times);
+        }
+    }
+}
+
+/// Limits from here on are none: a queue that limits one resource leaves the others at the largest number.
+const UNLIMITED: i64 = i64::MAX;
