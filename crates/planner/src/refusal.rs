@@ -50,9 +50,9 @@ pub enum FleetRule {
     Cycle { tree: Tree, at: u32 },
     #[error("{tree} list has `{count}` entries, and at most `{most}` can be named")]
     TooMany { tree: Tree, count: usize, most: usize },
-    #[error("domain `{}` is a {level} and its parent a {parent_level}: one is of the topology, the other of the fabric", .at.0)]
+    #[error("domain `{}` ({level}) has a {parent_level} as its parent: one is of the topology, the other of the fabric", .at.0)]
     ParentOfOtherTree { at: DomainId, level: Level, parent_level: Level },
-    #[error("domain `{}` is a {level} below a {parent_level}: a parent is of a coarser level", .at.0)]
+    #[error("domain `{}` ({level}) is below a {parent_level}: a parent is of a coarser level", .at.0)]
     ParentNotCoarser { at: DomainId, level: Level, parent_level: Level },
     #[error("there are `{count}` models, and at most `{most}` can be told apart", most = crate::validate::MAX_MODELS)]
     TooManyModels { count: usize },
@@ -70,9 +70,9 @@ pub enum FleetRule {
     NodeGpus { node: NodeId, gpus: u8 },
     #[error("node `{}` is in domain `{}`, which does not exist", .node.0, .domain.0)]
     NodeDomain { node: NodeId, domain: DomainId },
-    #[error("node `{}` has domain `{}`, a {level}, as its place in the topology", .node.0, .domain.0)]
+    #[error("node `{}` has domain `{}` ({level}) as its place in the topology", .node.0, .domain.0)]
     NodeDomainOfFabric { node: NodeId, domain: DomainId, level: Level },
-    #[error("node `{}` has domain `{}`, a {level}, as its place in the fabric", .node.0, .domain.0)]
+    #[error("node `{}` has domain `{}` ({level}) as its place in the fabric", .node.0, .domain.0)]
     NodeFabricOfTopology { node: NodeId, domain: DomainId, level: Level },
     #[error("node `{}` draws power at point `{}`, which does not exist", .node.0, .power.0)]
     NodePower { node: NodeId, power: PowerId },
@@ -98,15 +98,15 @@ pub enum FleetRule {
     UnknownQueue { queue: QueueId },
     #[error("queue `{}` has the weight `0`: it would never get anything", .queue.0)]
     ZeroWeight { queue: QueueId },
-    #[error("queue `{}` is guaranteed `{amount}` of {resource}, and an amount is `0` to `{most}`", .queue.0, most = crate::validate::MAX_AMOUNT)]
+    #[error("queue `{}` is guaranteed `{amount}` {resource}, and an amount is `0` to `{most}`", .queue.0, most = crate::validate::MAX_AMOUNT)]
     GuaranteeRange { queue: QueueId, resource: Resource, amount: i64 },
-    #[error("queue `{}` has the limit `{amount}` of {resource}, and a limit is not negative", .queue.0)]
+    #[error("queue `{}` has the limit `{amount}` {resource}, and a limit is not negative", .queue.0)]
     NegativeLimit { queue: QueueId, resource: Resource, amount: i64 },
-    #[error("queue `{}` is guaranteed `{guaranteed}` of {resource}, children included, and its limit is `{limit}`", .queue.0)]
+    #[error("queue `{}` is guaranteed `{guaranteed}` {resource}, children included, and its limit is `{limit}`", .queue.0)]
     GuaranteeAboveLimit { queue: QueueId, resource: Resource, guaranteed: i64, limit: i64 },
-    #[error("queue `{}` is guaranteed `{guaranteed}` of {resource}, and its children together `{children}`", .queue.0)]
+    #[error("queue `{}` is guaranteed `{guaranteed}` {resource}, and its children together `{children}`", .queue.0)]
     GuaranteeBelowChildren { queue: QueueId, resource: Resource, guaranteed: i64, children: i64 },
-    #[error("queues are guaranteed `{guaranteed}` of {resource} together, and the fleet has `{capacity}`")]
+    #[error("queues are guaranteed `{guaranteed}` {resource} together, and the fleet has `{capacity}`")]
     GuaranteeAboveCapacity { resource: Resource, guaranteed: i64, capacity: i64 },
 }
 
@@ -161,10 +161,10 @@ pub enum RequestRule {
         "it asks for `{memory_mib} MiB` on each node, and the largest node with its GPUs and CPUs has `{largest_mib} MiB`"
     )]
     Memory { memory_mib: u32, largest_mib: u32 },
-    #[error("it asks for `{nodes}` nodes, and the fleet has `{most}` that could hold a member, all of them empty")]
+    #[error("it asks for {}, and the fleet has `{most}` that could hold a member, all of them empty", counted(*nodes))]
     LargerThanFleet { nodes: u16, most: u32 },
     #[error(
-        "it asks for `{nodes}` nodes within one {level}, and the largest has `{most}` that could hold a member, all of them empty"
+        "it asks for {} within one {level}, and the largest has `{most}` that could hold a member, all of them empty", counted(*nodes)
     )]
     LargerThanDomain { nodes: u16, level: Level, most: u32 },
     #[error("it asks for another number of nodes than the `{nodes}` that it is promised, or some are named twice")]
@@ -232,6 +232,10 @@ pub enum ForecastRule {
     NegativeAllowance { step: usize, gpu_milli: i64 },
     #[error("it begins at `{}`, which is outside the calendar", .at.0)]
     Instant { at: At },
+}
+
+fn counted(nodes: u16) -> String {
+    if nodes == 1 { "`1` node".into() } else { format!("`{nodes}` nodes") }
 }
 
 impl std::fmt::Display for Level {

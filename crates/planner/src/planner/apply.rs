@@ -128,6 +128,10 @@ impl Planner {
             self.requests.remove(&mut self.shapes, &mut self.state, slot);
         }
         self.break_promises_before(&lease, &nodes);
+        if lease.ends_at.is_some() {
+            // While it was only proposed nobody knew when its nodes become free again.
+            self.stamps.promises += 1;
+        }
         self.state.leases.insert(Held { lease, nodes });
         Ok(())
     }

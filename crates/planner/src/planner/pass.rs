@@ -51,6 +51,8 @@ impl Planner {
     pub(super) fn run_pass(&mut self, now: At) {
         self.begin(now);
         self.start_promised(now);
+        // Only now: a promise made good may leave part of its nodes to others.
+        self.wake_lists();
         while let Some(queue) = self.shares.next() {
             match self.head(queue) {
                 Some(list) => self.consider(list, now),
@@ -69,6 +71,10 @@ impl Planner {
         let latest = self.promises.iter().map(|(_, promise)| promise.starts_at).max();
         self.pass.longest_gap = latest.map_or(0, |latest| seconds(latest.since(now)));
         self.pass.gaps = None;
+    }
+
+    /// Lets every queue take part in which something might be placed.
+    fn wake_lists(&mut self) {
         for queue in 0..self.requests.queues() {
             let queue = QueueId(narrow(queue));
             let mut is_live = false;

@@ -203,7 +203,8 @@ impl Topology {
         let (fine, coarse) = (&self.tables[fine], &self.tables[coarse]);
         (0..narrow(fine.len())).all(|domain| {
             let members = fine.members(domain);
-            let first = coarse.domain_of[members[0].at()];
+            // A fleet may have no nodes yet.
+            let Some(first) = members.first().map(|node| coarse.domain_of[node.at()]) else { return true };
             first != NO_DOMAIN && members.iter().all(|node| coarse.domain_of[node.at()] == first)
         })
     }
