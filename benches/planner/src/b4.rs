@@ -1,5 +1,5 @@
 //! B4: power. (a) `static_power`: the published lists placed so that fewer watts are drawn; (b) `tree_caps`: a site's
-//! watts shared anew every second under nested caps.
+//! watts shared anew every second under nested caps (`tree_caps`), and how many nodes they admit (`admission`).
 
 use std::path::Path;
 
@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use crate::table::{Csv, Table};
 
+mod admission;
 mod tree_caps;
 
 /// Lines of `b4.csv`: `part` is `a` or `b`, `peer` a figure that was published for the same metric.

@@ -21,12 +21,13 @@ use galerne_planner::power::allocate::{Allocation, Allocator, Ask};
 use galerne_planner::power::certificate::{self, Breach};
 use galerne_planner::units::{PowerId, TenantClass};
 
+use super::admission;
 use crate::chart::{self, Axes, Series};
 use crate::random::SplitMix64;
 use crate::table::{Bound, Csv, Row, Table};
 use crate::timing::Samples;
 
-const SECONDS: u32 = 3600;
+const HOUR: u32 = 3600;
 const SEED: u64 = 40;
 /// nvPAX (arXiv 2605.01837), on telemetry of its own: a reference, not the same work.
 const PEER_SATISFACTION: f64 = 98.92;
@@ -36,22 +37,25 @@ const SITE_WATTS: i64 = 40_000_000;
 const CURTAILED: std::ops::Range<u32> = 2400..3000;
 
 /// A fleet. Each level groups so many of the one below.
-struct Case {
-    name: &'static str,
+pub(super) struct Case {
+    pub(super) name: &'static str,
     gpus: u32,
     /// What draws power by itself: a node, or an NVL72 tray.
     nodes: u32,
-    node_watts: i64,
+    pub(super) node_watts: i64,
     nodes_in_rack: u32,
     racks_in_pdu: u32,
     pdus_in_row: u32,
     rows_in_hall: u32,
+    /// Allocations, one a second.
+    seconds: u32,
 }
 
 impl Case {
     const fn boxes(name: &'static str, nodes: u32, node_watts: i64) -> Self {
         let (nodes_in_rack, racks_in_pdu, pdus_in_row, rows_in_hall) = (4, 8, 4, 8);
-        Self { name, gpus: nodes * 8, nodes, node_watts, nodes_in_rack, racks_in_pdu, pdus_in_row, rows_in_hall }
+        let (gpus, seconds) = (nodes * 8, HOUR);
+        Self { name, gpus, nodes, node_watts, nodes_in_rack, racks_in_pdu, pdus_in_row, rows_in_hall, seconds }
     }
 
     /// 40 MW for 45,000 GPUs, in proportion for fewer.
@@ -60,7 +64,7 @@ impl Case {
     }
 }
 
-const CASES: [Case; 4] = [
+const CASES: [Case; 5] = [
     Case::boxes("S1 2,250 x 10.2 kW", 2250, 10_200),
     Case::boxes("S2 5,625 x 10.2 kW", 5625, 10_200),
     Case::boxes("S2 5,625 x 14.3 kW", 5625, 14_300),
@@ -74,7 +78,10 @@ const CASES: [Case; 4] = [
         racks_in_pdu: 2,
         pdus_in_row: 4,
         rows_in_hall: 10,
+        seconds: HOUR,
     },
+    // How the cost grows: ten sites as one, for the first minutes.
+    Case { seconds: 120, ..Case::boxes("10 x S2, 56,250 x 14.3 kW", 56_250, 14_300) },
 ];
 /// The one that is drawn.
 const DRAWN: usize = 2;
@@ -101,6 +108,7 @@ pub(crate) fn run(data: &Path, out: &Path, table: &mut Table, csv: &mut Csv) -> 
         report(case, &hour, begun.elapsed().as_secs_f64(), table, csv);
         if place == DRAWN {
             draw(case, &hour, &out.join("b4_power.svg"))?;
+            admission::run(case, &distribution, table, csv);
         }
     }
     table.note("B4b reference: nvPAX 98.92 % and 264.69 ms on production telemetry of its own; satisfaction here is the optimum of the linear programme, which caps and demand decide.");
@@ -133,7 +141,7 @@ fn run_case(case: &Case, distribution: &[f64]) -> Hour {
     let mut demand = Demand::new(case, distribution);
     let shares = static_shares(&tree, &points, case.node_watts);
     let (mut hour, mut answer) = (Hour::default(), Allocation::default());
-    for second in 0..SECONDS {
+    for second in 0..case.seconds {
         let cap = if CURTAILED.contains(&second) { case.site_watts() * 4 / 5 } else { case.site_watts() };
         tree.set_cap(PowerId(0), cap);
         demand.step();
@@ -166,7 +174,7 @@ fn run_case(case: &Case, distribution: &[f64]) -> Hour {
 /// Site, halls, rows, PDUs, racks and nodes; each node's point. Rows carry a tenth less than their nodes' nameplates;
 /// racks and PDUs carry theirs. Class 1 keeps a tenth of every hall's, class 2 a fifth of the site's cap (before the
 /// grid asks for less).
-fn power_points(case: &Case) -> (Vec<PowerSpec>, Vec<PowerId>) {
+pub(super) fn power_points(case: &Case) -> (Vec<PowerSpec>, Vec<PowerId>) {
     let point = |parent: Option<PowerId>, cap_watts: i64| PowerSpec { parent, cap_watts, floors: vec![] };
     let mut specs = vec![point(None, case.site_watts())];
     specs[0].floors = vec![(TenantClass(2), case.site_watts() / 5)];
@@ -278,7 +286,7 @@ fn report(case: &Case, hour: &Hour, seconds: f64, table: &mut Table, csv: &mut C
         ..Row::default()
     });
     table.push(Row {
-        what: what("failed of 3,600 proofs"),
+        what: format!("b {}: failed of {} proofs", case.name, case.seconds),
         ours: hour.breaches.len().to_string(),
         bound: Some(Bound::new("0", hour.breaches.is_empty())),
         ..Row::default()
@@ -293,7 +301,8 @@ fn report(case: &Case, hour: &Hour, seconds: f64, table: &mut Table, csv: &mut C
         what: what("one allocation, ms p50 / p99 (nvPAX)"),
         peer: format!("{PEER_MS}"),
         ours: format!("{p50:.3} / {p99:.3}"),
-        bound: Some(Bound::new("<= 5 ms", p99 <= 5.0)),
+        // Promised for 45,000 GPUs.
+        bound: (case.gpus <= 45_000).then(|| Bound::new("<= 5 ms", p99 <= 5.0)),
         ..Row::default()
     });
     if let Some(first) = hour.breaches.first() {

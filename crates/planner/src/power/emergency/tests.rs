@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 const THRESHOLDS: Thresholds =
@@ -78,5 +80,57 @@ fn the_order_of_the_list_does_not_matter() {
     reversed.reverse();
     for draw in [700, 850, 950, 2000] {
         assert_eq!(respond(THRESHOLDS, 1000, draw, &site()), respond(THRESHOLDS, 1000, draw, &reversed));
+    }
+}
+
+fn any_work() -> impl Strategy<Value = Vec<Running>> {
+    let one = (0_i16..4, 1_i64..200, 0_i64..100, 0_i64..50, 0_u8..3, prop::option::of(0_i64..300));
+    prop::collection::vec(one, 0..12).prop_map(|all| {
+        let stops = [Stop::Never, Stop::Restart, SAVED];
+        let running = |(lease, (priority, watts, least, value, stop, uncapped)): (u64, (i16, i64, i64, i64, u8, _))| {
+            let (least_watts, stop) = (watts * least / 100, stops[usize::from(stop)]);
+            Running { lease: LeaseId(lease), priority, watts, least_watts, uncapped_watts: uncapped, value, stop }
+        };
+        (0..).zip(all).map(running).collect()
+    })
+}
+
+proptest! {
+    /// What is expected adds up from the list; nobody stops while caps are enough, nobody of a higher priority before
+    /// all stoppable of a lower one; whatever can be shed is, before anything is said to be short.
+    #[test]
+    fn responses_add_up_and_stop_last(work in any_work(), cap_watts in 1_i64..1500, other in 0_i64..300) {
+        let thresholds = Thresholds { protected_priority: 2, ..THRESHOLDS };
+        let draw: i64 = other + work.iter().map(|work| work.watts).sum::<i64>();
+        let response = respond(thresholds, cap_watts, draw, &work);
+        let of = |lease: LeaseId| work.iter().find(|work| work.lease == lease).unwrap();
+        let mut expected = draw;
+        let mut stopped = vec![];
+        for relief in &response.reliefs {
+            match *relief {
+                Relief::Cap { lease, to_watts } => {
+                    prop_assert!((of(lease).least_watts..of(lease).watts).contains(&to_watts));
+                    expected -= of(lease).watts - to_watts;
+                }
+                Relief::Stop { lease } | Relief::CheckpointThenStop { lease } => {
+                    expected -= of(lease).watts;
+                    stopped.push(of(lease));
+                }
+                Relief::Lift { lease } => expected += (of(lease).uncapped_watts.unwrap() - of(lease).watts).max(0),
+            }
+        }
+        prop_assert_eq!(response.expected_watts, expected);
+        let (lift, second) = (cap_watts * 750 / 1000, cap_watts * 890 / 1000);
+        let all_capped = other + work.iter().map(|work| work.least_watts).sum::<i64>();
+        prop_assert!(stopped.is_empty() || (draw > second && all_capped > second));
+        prop_assert!(stopped.iter().all(|work| work.stop != Stop::Never));
+        if let Some(highest) = stopped.iter().map(|work| work.priority).max() {
+            let lower = work.iter().filter(|work| work.priority < highest && work.stop != Stop::Never);
+            prop_assert!(lower.into_iter().all(|lower| stopped.contains(&lower)));
+        }
+        if response.short_watts > 0 {
+            prop_assert!(work.iter().all(|work| work.stop == Stop::Never || stopped.contains(&work)));
+        }
+        prop_assert!(draw > lift || expected <= lift);
     }
 }
