@@ -358,12 +358,27 @@ impl Shares {
         })
     }
 
+    /// Queues.
+    pub fn len(&self) -> usize {
+        self.root()
+    }
+
+    /// Whether there are none: then nothing limits and nobody comes first.
+    pub fn is_empty(&self) -> bool {
+        self.root() == 0
+    }
+
+    /// The queue and all above it.
+    pub fn above(&self, queue: QueueId) -> impl Iterator<Item = QueueId> {
+        self.path(queue).map(|place| QueueId(number(place)))
+    }
+
     fn root(&self) -> usize {
         self.quotas.len() - 1
     }
 
     /// The queue and all above it, without the root.
-    pub(crate) fn path(&self, queue: QueueId) -> impl Iterator<Item = usize> {
+    fn path(&self, queue: QueueId) -> impl Iterator<Item = usize> {
         let root = self.root();
         std::iter::successors(Some(queue.0 as usize), |&place| Some(self.quotas[place].parent as usize))
             .take_while(move |&place| place != root)

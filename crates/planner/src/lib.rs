@@ -31,7 +31,10 @@ pub mod words;
 
 mod gang;
 mod reserve;
+pub mod preempt;
 mod shapes;
+
+pub mod defrag;
 
 pub mod planner;
 
