@@ -24,6 +24,7 @@ use crate::{gang, reserve};
 
 mod answer;
 mod apply;
+mod hours;
 mod pass;
 mod proposals;
 mod requests;
@@ -92,6 +93,7 @@ impl Planner {
     /// Everything, from scratch: all that starts, stops, moves, is promised or waits, at `now`.
     pub fn plan(&mut self, now: At) -> Plan {
         self.shapes.forget_verdicts();
+        self.pass.forget_holds();
         self.settle();
         self.run_pass(now);
         self.full_answer(now)

@@ -127,6 +127,7 @@ impl Planner {
         if let Some(slot) = slot {
             self.requests.remove(&mut self.shapes, &mut self.state, slot);
         }
+        self.pass.forget_holds_for(&lease.request);
         self.break_promises_before(&lease, &nodes);
         if lease.ends_at.is_some() {
             // While it was only proposed nobody knew when its nodes become free again.
@@ -187,6 +188,7 @@ impl Planner {
             self.state.give(*node, grant.gpus, shape.cpu_milli, shape.memory_mib);
             self.power.remove(self.state.nodes.power[node.at()], request.class, i64::from(shape.peak_watts));
         }
+        self.pass.forget_holds_for(request);
         let amount = self.amount(shape, nodes.len());
         self.shares.refund(request.queue, &amount);
         self.stamps.power += 1;
@@ -202,6 +204,7 @@ impl Planner {
         held.lease.ends_at = ends_at;
         let Held { lease, nodes } = held.clone();
         self.stamps.promises += 1;
+        self.pass.forget_holds_for(&lease.request);
         self.break_promises_before(&lease, &nodes);
         Ok(())
     }
@@ -226,6 +229,7 @@ impl Planner {
         self.census.check_request(&request)?;
         self.settle();
         let old = &self.requests.get(slot).request;
+        self.pass.forget_holds_for(old);
         // It keeps its place in line, whatever it says of when it came.
         let request = Request { submitted_at: old.submitted_at, order: old.order, ..request };
         if old.shape != request.shape || old.queue != request.queue || old.class != request.class {

@@ -29,7 +29,8 @@ pub(super) struct Pass {
     grants: Vec<(NodeIx, GpuGrant)>,
     /// Deferrable requests that wait for a better hour, and until when.
     pub(super) holds: BTreeMap<RequestId, At>,
-    holds_valid_until: Option<At>,
+    /// Until then, unless something about them changes.
+    pub(super) holds_valid_until: Option<At>,
 }
 
 impl Pass {
@@ -63,6 +64,7 @@ impl Planner {
 
     fn begin(&mut self, now: At) {
         self.state.pass_holds(now);
+        self.mend_holds(now);
         for request in self.overdue_promises(now) {
             self.drop_promise(request);
         }

@@ -3,7 +3,7 @@
 //! The order within a queue is by (submitted at − priority · ageing, order, id): waiting counts the same for all, so
 //! the order never changes while time passes.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::fair::QuotaBlock;
 use crate::request::Request;
@@ -73,6 +73,7 @@ pub(crate) struct Requests {
     queues: Vec<Vec<ListIx>>,
     /// New or changed since the last answer.
     fresh: Vec<RequestId>,
+    deferrable: BTreeSet<RequestId>,
 }
 
 impl Requests {
@@ -87,6 +88,7 @@ impl Requests {
             vacant_lists: Vec::new(),
             queues: vec![Vec::new(); queues],
             fresh: Vec::new(),
+            deferrable: BTreeSet::new(),
         }
     }
 
@@ -103,6 +105,11 @@ impl Requests {
     /// All, by number.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Waiting> {
         self.by_id.values().map(|slot| self.get(*slot))
+    }
+
+    /// Those that may wait for a better hour, by number.
+    pub(crate) fn deferrable(&self) -> impl Iterator<Item = RequestId> {
+        self.deferrable.iter().copied()
     }
 
     /// A request by its place.
@@ -151,6 +158,7 @@ impl Requests {
         let list = self.list_for(shapes, state, &request);
         let id = request.id;
         let run_seconds = request.run_seconds.unwrap_or(u32::MAX);
+        let is_deferrable = request.deferrable;
         let is_special = request.not_before.is_some() || request.deferrable;
         let waiting = Waiting { request, list, key, proposal: None };
         let slot = if let Some(slot) = self.vacant.pop() {
@@ -162,6 +170,9 @@ impl Requests {
         };
         self.by_id.insert(id, slot);
         self.fresh.push(id);
+        if is_deferrable {
+            self.deferrable.insert(id);
+        }
         let list = &mut self.lists[list as usize];
         let place = list.items.partition_point(|item| item.key < key);
         list.items.insert(place, Item { key, slot, run_seconds, is_special });
@@ -174,6 +185,9 @@ impl Requests {
         let waiting = self.slots[slot as usize].take()?;
         self.by_id.remove(&waiting.request.id);
         self.vacant.push(slot);
+        if waiting.request.deferrable {
+            self.deferrable.remove(&waiting.request.id);
+        }
         let list = &mut self.lists[waiting.list as usize];
         let place = list.items.partition_point(|item| item.key < waiting.key);
         list.items.remove(place);
