@@ -65,7 +65,7 @@ impl Promises {
     /// Keeps the nodes.
     pub(crate) fn insert(&mut self, state: &mut State, request: RequestId, promise: Promise) {
         for node in &promise.nodes {
-            state.reserve(*node, Some(request));
+            state.reserve(*node, Some((request, promise.starts_at)));
         }
         self.by_request.insert(request, promise);
     }

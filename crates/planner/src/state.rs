@@ -14,12 +14,14 @@ use crate::units::{At, PowerId, RequestId};
 pub(crate) mod counters;
 pub(crate) mod leases;
 pub(crate) mod nodes;
+pub(crate) mod tenants;
 pub(crate) mod topology;
 pub(crate) mod views;
 
 use counters::Counters;
 use leases::Leases;
 use nodes::Nodes;
+use tenants::{Tenant, Tenants, expected_end};
 use topology::{NodeIx, Topology};
 use views::{Member, Views};
 
@@ -29,16 +31,52 @@ pub(crate) struct State {
     pub(crate) topology: Topology,
     pub(crate) nodes: Nodes,
     pub(crate) leases: Leases,
+    pub(crate) tenants: Tenants,
     pub(crate) counters: Counters,
     pub(crate) views: Views,
     /// Open nodes, by what is free: places for requests of one node.
     pub(crate) packer: Packer,
     models: Vec<ModelSpec>,
+    gaps: Gaps,
     /// The point of the power tree that feeds every node, where there is one.
     feeder: Option<PowerId>,
     rises: Rises,
     /// Nodes under maintenance, by its end.
     holds: std::collections::BTreeSet<(At, NodeIx)>,
+}
+
+/// Nodes that are kept for a request and have a part of a GPU free in the meantime.
+#[derive(Debug, Clone, Default)]
+struct Gaps {
+    words: Vec<u64>,
+    count: usize,
+}
+
+impl Gaps {
+    fn set(&mut self, node: NodeIx, is_gap: bool) {
+        let (word, bit) = (node.at() / 64, 1 << (node.at() % 64));
+        if self.words.len() <= word {
+            if !is_gap {
+                return;
+            }
+            self.words.resize(word + 1, 0);
+        }
+        if (self.words[word] & bit != 0) != is_gap {
+            self.words[word] ^= bit;
+            self.count = if is_gap { self.count + 1 } else { self.count - 1 };
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = NodeIx> {
+        self.words.iter().enumerate().flat_map(|(place, word)| {
+            let mut left = *word;
+            std::iter::from_fn(move || {
+                let bit = (left != 0).then(|| left.trailing_zeros() as usize)?;
+                left &= left - 1;
+                Some(NodeIx::new(place * 64 + bit))
+            })
+        })
+    }
 }
 
 /// When room last grew, by class of node and by the whole GPUs free on it then: a request that found no room has none
@@ -57,10 +95,12 @@ impl State {
         let nodes = Nodes::new(spec, &topology);
         let mut state = Self {
             leases: Leases::new(nodes.len()),
+            tenants: Tenants::new(nodes.len()),
             counters: Counters::new(&topology, &nodes),
             views: Views::new(nodes.len()),
             packer: Packer::new(&spec.models),
             models: spec.models.clone(),
+            gaps: Gaps::default(),
             feeder: feeder(spec),
             rises: Rises { clock: 1, at: vec![[0; crate::units::MAX_GPUS + 1]; nodes.classes.len().max(1)] },
             holds: std::collections::BTreeSet::new(),
@@ -80,16 +120,18 @@ impl State {
     }
 
     /// Takes GPUs, CPU and memory of a node; they are free, says the caller.
-    pub(crate) fn take(&mut self, node: NodeIx, gpus: GpuGrant, cpu_milli: u32, memory_mib: u32) {
+    pub(crate) fn take(&mut self, node: NodeIx, tenant: Tenant) {
         let old = self.nodes.whole[node.at()];
-        self.nodes.free[node.at()].take(gpus, cpu_milli, memory_mib);
+        self.nodes.free[node.at()].take(tenant.gpus, tenant.cpu_milli, tenant.memory_mib);
+        self.tenants.insert(node, tenant);
         self.changed(node, old);
     }
 
     /// Gives back what was taken of a node.
-    pub(crate) fn give(&mut self, node: NodeIx, gpus: GpuGrant, cpu_milli: u32, memory_mib: u32) {
+    pub(crate) fn give(&mut self, node: NodeIx, tenant: Tenant) {
         let old = self.nodes.whole[node.at()];
-        self.nodes.free[node.at()].give(gpus, cpu_milli, memory_mib);
+        self.nodes.free[node.at()].give(tenant.gpus, tenant.cpu_milli, tenant.memory_mib);
+        self.tenants.remove(node, tenant);
         self.changed(node, old);
         self.rise(node);
     }
@@ -118,9 +160,22 @@ impl State {
         }
     }
 
-    /// Keeps a node for a request, or for nobody.
-    pub(crate) fn reserve(&mut self, node: NodeIx, request: Option<RequestId>) {
-        self.with_openness(node, |state| state.nodes.reserved[node.at()] = request);
+    /// Keeps a node for a request that starts at the latest then, or for nobody.
+    pub(crate) fn reserve(&mut self, node: NodeIx, kept: Option<(RequestId, At)>) {
+        self.with_openness(node, |state| {
+            state.nodes.reserved[node.at()] = kept.map(|(request, _)| request);
+            state.nodes.kept_until[node.at()] = kept.map_or(At::NEVER, |(_, until)| until);
+        });
+    }
+
+    /// Whether some kept node has a part of a GPU free.
+    pub(crate) const fn has_gaps(&self) -> bool {
+        self.gaps.count > 0
+    }
+
+    /// Kept nodes in service with a part of a GPU free.
+    pub(crate) fn gaps(&self) -> impl Iterator<Item = NodeIx> {
+        self.gaps.iter()
     }
 
     /// When room last grew that could help a member of these classes with so many whole GPUs.
@@ -165,7 +220,10 @@ impl State {
 
     /// Whether one member of a shape fits on the node now, whoever it is kept for.
     pub(crate) fn could_place(&self, node: NodeIx, shape: &Shape) -> bool {
-        self.nodes.in_service(node) && self.nodes.allowed(node, shape) && self.grant(node, shape).is_some()
+        self.nodes.in_service(node)
+            && self.nodes.allowed(node, shape)
+            && self.has_room(node, shape)
+            && (!matches!(shape.gpus, Gpus::Slice(_)) || self.grant(node, shape).is_some())
     }
 
     /// Which GPUs of a node one member of a shape would get, whoever it is kept for; `None` when it does not fit.
@@ -213,29 +271,49 @@ impl State {
 
     /// When, as far as leases say, a node could hold a member of this shape; `NEVER` when nobody knows.
     pub(crate) fn free_at(&self, node: NodeIx, shape: &Shape, now: At) -> At {
-        let mut free = self.nodes.free[node.at()];
-        let fits = |free: &NodeFree| free.could_hold(shape);
-        if fits(&free) {
+        if self.has_room(node, shape) {
             return now;
         }
-        let mut ends: Vec<(At, &leases::Held)> =
-            self.leases.on_node(node).map(|held| (held.expected_end(now), held)).collect();
-        ends.sort_by_key(|(end, held)| (*end, held.lease.id));
-        for (end, held) in ends {
-            if end == At::NEVER {
-                break;
-            }
-            for (grant, at) in held.lease.grants.iter().zip(&held.nodes) {
-                if *at == node {
-                    let shape = &held.lease.request.shape;
-                    free.give(grant.gpus, shape.cpu_milli, shape.memory_mib);
-                }
-            }
-            if fits(&free) {
-                return end;
-            }
+        if let Gpus::Whole(count) = shape.gpus
+            && count == self.nodes.gpus[node.at()]
+        {
+            return self.tenants.all_gone_at(node, now);
         }
-        At::NEVER
+        let mut free = self.nodes.free[node.at()];
+        let mut after = At(i64::MIN);
+        // Ends in order, those of one instant together; there are few on a node, so each is looked for.
+        loop {
+            let ends = self.tenants.on(node).iter().map(|tenant| expected_end(tenant.ends_at, now));
+            let Some(next) = ends.filter(|end| *end > after && *end < At::NEVER).min() else { return At::NEVER };
+            for tenant in self.tenants.on(node).iter().filter(|tenant| expected_end(tenant.ends_at, now) == next) {
+                free.give(tenant.gpus, tenant.cpu_milli, tenant.memory_mib);
+            }
+            if free.could_hold(shape) {
+                return next;
+            }
+            after = next;
+        }
+    }
+
+    /// Whether one member has room on the node now, be it in service or not; of slices only that a slot is free.
+    fn has_room(&self, node: NodeIx, shape: &Shape) -> bool {
+        let free = &self.nodes.free[node.at()];
+        match shape.gpus {
+            Gpus::Whole(count) => {
+                count <= self.nodes.whole[node.at()]
+                    && free.cpu_milli >= shape.cpu_milli
+                    && free.memory_mib >= shape.memory_mib
+            }
+            Gpus::Milli(_) | Gpus::Slice(_) => free.could_hold(shape),
+        }
+    }
+
+    /// Something else is known of when a lease ends: its part of a node is told.
+    pub(crate) fn set_end(&mut self, node: NodeIx, tenant: Tenant, ends_at: At) {
+        if tenant.ends_at != ends_at {
+            self.tenants.remove(node, tenant);
+            self.tenants.insert(node, Tenant { ends_at, ..tenant });
+        }
     }
 
     /// Counts from nothing and compares: what no sequence of events may break.
@@ -269,6 +347,7 @@ impl State {
             (true, false) => self.leave(node),
             (true, true) | (false, false) => {}
         }
+        self.mend_gap(node);
     }
 
     fn enter(&mut self, node: NodeIx) {
@@ -303,7 +382,15 @@ impl State {
             self.counters.change(&self.topology, node, class, Some(old), Some(whole));
             self.views.change(&self.topology, node, class, Some((&self.nodes.free[at], whole)));
             self.packer.changed(node.0, &self.nodes.free[at]);
+        } else {
+            self.mend_gap(node);
         }
+    }
+
+    fn mend_gap(&mut self, node: NodeIx) {
+        let is_kept = self.nodes.reserved[node.at()].is_some() && self.nodes.in_service(node);
+        let is_gap = is_kept && (self.nodes.whole[node.at()] > 0 || self.nodes.free[node.at()].has_gpu());
+        self.gaps.set(node, is_gap);
     }
 
     fn rise(&mut self, node: NodeIx) {

@@ -11,6 +11,7 @@ use crate::state::topology::NodeIx;
 use crate::units::{At, LeaseId, NodeId, RequestId};
 use crate::validate::{check_forecast, check_hold, check_lease_end, check_lease_saved};
 
+use super::proposals::tenant;
 use super::{Planner, capacity, node_of};
 
 impl Planner {
@@ -120,7 +121,7 @@ impl Planner {
         })?;
         let nodes: Vec<NodeIx> = lease.grants.iter().map(|grant| node_of(&self.state, grant.node)).collect();
         if let Some(proposal) = proposed {
-            self.proposals.placed[proposal as usize].told = true;
+            self.confirm(proposal, &lease, &nodes);
         } else {
             self.take_lease(&lease, &nodes);
         }
@@ -129,10 +130,6 @@ impl Planner {
         }
         self.pass.forget_holds_for(&lease.request);
         self.break_promises_before(&lease, &nodes);
-        if lease.ends_at.is_some() {
-            // While it was only proposed nobody knew when its nodes become free again.
-            self.stamps.promises += 1;
-        }
         self.state.leases.insert(Held { lease, nodes });
         Ok(())
     }
@@ -157,12 +154,25 @@ impl Planner {
         let request = &lease.request;
         let shape = &request.shape;
         for (grant, node) in lease.grants.iter().zip(nodes) {
-            self.state.take(*node, grant.gpus, shape.cpu_milli, shape.memory_mib);
+            self.state.take(*node, tenant(shape, grant.gpus, lease.ends_at.unwrap_or(At::NEVER)));
             self.power.add(self.state.nodes.power[node.at()], request.class, i64::from(shape.peak_watts));
         }
         self.drop_promise(request.id);
         let amount = self.amount(shape, lease.grants.len());
         self.shares.charge(request.queue, &amount);
+    }
+
+    /// What was proposed is a lease now; only its end may be another.
+    fn confirm(&mut self, proposal: u32, lease: &Lease, nodes: &[NodeIx]) {
+        let proposal = &mut self.proposals.placed[proposal as usize];
+        proposal.told = true;
+        let ends_at = lease.ends_at.unwrap_or(At::NEVER);
+        if proposal.ends_at != ends_at {
+            self.stamps.promises += 1;
+            for (grant, node) in lease.grants.iter().zip(nodes) {
+                self.state.set_end(*node, tenant(&lease.request.shape, grant.gpus, proposal.ends_at), ends_at);
+            }
+        }
     }
 
     /// A lease that stays beyond a promised start breaks that promise.
@@ -185,7 +195,7 @@ impl Planner {
         let request = &lease.request;
         let shape = &request.shape;
         for (grant, node) in lease.grants.iter().zip(&nodes) {
-            self.state.give(*node, grant.gpus, shape.cpu_milli, shape.memory_mib);
+            self.state.give(*node, tenant(shape, grant.gpus, lease.ends_at.unwrap_or(At::NEVER)));
             self.power.remove(self.state.nodes.power[node.at()], request.class, i64::from(shape.peak_watts));
         }
         self.pass.forget_holds_for(request);
@@ -201,8 +211,12 @@ impl Planner {
         check_lease_end(lease, held.lease.started_at, ends_at)?;
         self.settle();
         let Some(held) = self.state.leases.find_mut(lease) else { return Ok(()) };
-        held.lease.ends_at = ends_at;
+        let before = std::mem::replace(&mut held.lease.ends_at, ends_at).unwrap_or(At::NEVER);
         let Held { lease, nodes } = held.clone();
+        for (grant, node) in lease.grants.iter().zip(&nodes) {
+            let part = tenant(&lease.request.shape, grant.gpus, before);
+            self.state.set_end(*node, part, ends_at.unwrap_or(At::NEVER));
+        }
         self.stamps.promises += 1;
         self.pass.forget_holds_for(&lease.request);
         self.break_promises_before(&lease, &nodes);

@@ -12,7 +12,8 @@ impl Planner {
             return;
         }
         self.pass.holds.clear();
-        let waiting: Vec<Deferrable> = self.requests.deferrable().filter_map(|request| self.deferrable(request)).collect();
+        let waiting: Vec<Deferrable> =
+            self.requests.deferrable().filter_map(|request| self.deferrable(request)).collect();
         if self.forecast.cost.is_empty() || waiting.is_empty() {
             // Any change that could make a hold asks again.
             self.pass.holds_valid_until = Some(At::NEVER);

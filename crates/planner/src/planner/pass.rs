@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use crate::fair::QuotaBlock;
 use crate::gang::{self, NoPlace};
 use crate::plan::GpuGrant;
-use crate::request::{Request, Shape};
+use crate::request::{Gpus, Request, Shape};
 use crate::reserve::{self, Promise};
 use crate::shapes::{Blocked, Verdict};
+use crate::state::State;
 use crate::state::topology::{NodeIx, narrow};
 use crate::units::{At, QueueId, RequestId};
 
@@ -20,12 +21,13 @@ use super::requests::{Item, ListIx, Slot};
 /// What one pass keeps in mind.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Pass {
+    pub(super) now: At,
     /// Promises that may still be made.
     promises_left: usize,
     /// The longest time until a promised start, in seconds; zero where nothing is promised.
     longest_gap: u32,
-    /// Promised nodes with something free, once asked for.
-    gaps: Option<Vec<NodeIx>>,
+    /// Promised nodes that a run may use before their start.
+    gaps: Vec<NodeIx>,
     grants: Vec<(NodeIx, GpuGrant)>,
     /// Deferrable requests that wait for a better hour, and until when.
     pub(super) holds: BTreeMap<RequestId, At>,
@@ -63,6 +65,7 @@ impl Planner {
     }
 
     fn begin(&mut self, now: At) {
+        self.pass.now = now;
         self.state.pass_holds(now);
         self.mend_holds(now);
         for request in self.overdue_promises(now) {
@@ -72,7 +75,6 @@ impl Planner {
         self.pass.promises_left = allowed.saturating_sub(self.promises.len());
         let latest = self.promises.iter().map(|(_, promise)| promise.starts_at).max();
         self.pass.longest_gap = latest.map_or(0, |latest| seconds(latest.since(now)));
-        self.pass.gaps = None;
     }
 
     /// Lets every queue take part in which something might be placed.
@@ -113,12 +115,13 @@ impl Planner {
         let entry = self.shapes.get(list.shape);
         let Some(verdict) = entry.verdict(&self.state, self.stamps.power) else { return false };
         let promisable = self.pass.promises_left > 0 && self.may_promise(&entry.kind.shape, verdict);
-        !promisable && list.shortest_run >= self.backfill_limit(verdict)
+        !promisable && list.shortest_run >= self.backfill_limit(&entry.kind.shape, verdict)
     }
 
     /// Runs of fewer seconds may fit before promised starts.
-    fn backfill_limit(&self, verdict: &Verdict) -> u32 {
-        if self.pass.longest_gap == 0 { 0 } else { verdict.backfill_limit.min(self.pass.longest_gap + 1) }
+    fn backfill_limit(&self, shape: &Shape, verdict: &Verdict) -> u32 {
+        let has_gaps = self.state.has_gaps() || shape.gpus == Gpus::Whole(0);
+        if has_gaps && self.pass.longest_gap > 0 { verdict.backfill_limit.min(self.pass.longest_gap + 1) } else { 0 }
     }
 
     fn may_promise(&self, shape: &Shape, verdict: &Verdict) -> bool {
@@ -228,10 +231,9 @@ impl Planner {
 
     /// There is no room: a short run may still fit before a promised start, and the first in line get a promise.
     fn consider_blocked(&mut self, ix: ListIx, item: Item, verdict: &Verdict, now: At) {
-        let limit = self.backfill_limit(verdict);
-        let list = self.requests.list(ix);
-        let shape_ix = list.shape;
+        let shape_ix = self.requests.list(ix).shape;
         let shape = self.shapes.get(shape_ix).kind.shape;
+        let limit = self.backfill_limit(&shape, verdict);
         let promised = self.promises.get(self.requests.get(item.slot).request.id).is_some();
         let promisable = self.pass.promises_left > 0 && self.may_promise(&shape, verdict);
         if item.run_seconds >= limit && !promisable {
@@ -328,63 +330,58 @@ impl Planner {
     /// Finds a place before a promised start, and proposes it.
     fn backfill(&mut self, item: Item, now: At) -> Result<(), NoPlace> {
         let ends_at = now.plus(i64::from(item.run_seconds));
-        let gaps = self.gaps();
-        let found = if gaps.is_empty() { Err(NoPlace::Room) } else { self.backfill_among(item.slot, ends_at, &gaps) };
-        self.pass.gaps = Some(gaps);
+        let waiting = self.requests.get(item.slot);
+        let shape = waiting.request.shape;
+        let entry = self.shapes.get(self.requests.list(waiting.list).shape);
+        let (is_gang, classes, view) = (entry.is_gang(), entry.classes, entry.view);
+        let mut gaps = std::mem::take(&mut self.pass.gaps);
+        gaps.clear();
+        let serves = |node: &NodeIx| serves_until(&self.state, *node, &shape, classes, ends_at);
+        if shape.gpus == Gpus::Whole(0) {
+            gaps.extend(self.promises.iter().flat_map(|(_, promise)| promise.nodes.iter().copied()).filter(serves));
+        } else {
+            gaps.extend(self.state.gaps().filter(serves));
+        }
+        let open = view.map_or(u32::MAX, |view| self.state.views.count(view, self.state.topology.whole(), 0));
+        let found =
+            if gaps.is_empty() || is_gang && open.saturating_add(narrow(gaps.len())) < u32::from(shape.nodes.min) {
+                Err(NoPlace::Room)
+            } else if is_gang {
+                self.backfill_gang(item.slot, classes, ends_at)
+            } else {
+                self.backfill_single(item.slot, &gaps)
+            };
+        self.pass.gaps = gaps;
         found
     }
 
-    /// Promised nodes in service with something free; taken out of the pass, to be put back.
-    fn gaps(&mut self) -> Vec<NodeIx> {
-        self.pass.gaps.take().unwrap_or_else(|| {
-            let nodes = self.promises.iter().flat_map(|(_, promise)| promise.nodes.iter().copied());
-            nodes
-                .filter(|node| self.state.nodes.in_service(*node) && self.state.nodes.free[node.at()].has_something())
-                .collect()
-        })
+    fn backfill_gang(&mut self, slot: Slot, classes: u64, ends_at: At) -> Result<(), NoPlace> {
+        let max = self.most_nodes(slot);
+        let request = &self.requests.get(slot).request;
+        let (shape, class) = (request.shape, request.class);
+        let ask = gang::Ask { shape: &shape, class, view: None, min: u32::from(shape.nodes.min), max, near: None };
+        let mut scratch = std::mem::take(&mut self.gang_scratch);
+        let state = &self.state;
+        let serves = |node: NodeIx| serves_until(state, node, &shape, classes, ends_at);
+        let found = gang::choose_among(state, &mut self.power, &ask, &mut scratch, serves);
+        if found.is_ok() {
+            self.propose_chosen(slot, &shape, &scratch.chosen);
+        }
+        self.gang_scratch = scratch;
+        found
     }
 
-    fn backfill_among(&mut self, slot: Slot, ends_at: At, gaps: &[NodeIx]) -> Result<(), NoPlace> {
-        let waiting = self.requests.get(slot);
-        let (shape, class) = (waiting.request.shape, waiting.request.class);
-        let entry = self.shapes.get(self.requests.list(waiting.list).shape);
-        let (is_gang, classes) = (entry.is_gang(), entry.classes);
-        let (state, promises) = (&self.state, &self.promises);
-        let ends_before_promise = |node: NodeIx| {
-            let promised_to = state.nodes.reserved[node.at()].and_then(|request| promises.get(request));
-            promised_to.is_none_or(|promise| ends_at <= promise.starts_at)
-        };
-        let serves = |node: NodeIx| {
-            classes >> state.nodes.class[node.at()] & 1 == 1
-                && state.could_place(node, &shape)
-                && ends_before_promise(node)
-        };
-        if is_gang {
-            let open = entry.view.map_or(u32::MAX, |view| state.views.count(view, state.topology.whole(), 0));
-            let kept = gaps.iter().filter(|node| serves(**node)).count();
-            let enough = open.saturating_add(narrow(kept)) >= u32::from(shape.nodes.min);
-            if !enough || kept == 0 {
-                return Err(NoPlace::Room);
-            }
-            let max = self.most_nodes(slot);
-            let ask = gang::Ask { shape: &shape, class, view: None, min: u32::from(shape.nodes.min), max, near: None };
-            let mut scratch = std::mem::take(&mut self.gang_scratch);
-            let found = gang::choose_among(&self.state, &mut self.power, &ask, &mut scratch, serves);
-            if found.is_ok() {
-                self.propose_chosen(slot, &shape, &scratch.chosen);
-            }
-            self.gang_scratch = scratch;
-            return found;
-        }
-        let watts = i64::from(shape.peak_watts);
+    fn backfill_single(&mut self, slot: Slot, gaps: &[NodeIx]) -> Result<(), NoPlace> {
+        let request = &self.requests.get(slot).request;
+        let (shape, class) = (request.shape, request.class);
+        let (nodes, watts) = (&self.state.nodes, i64::from(shape.peak_watts));
         let mut blocked = None;
         let powered = |node: &NodeIx| {
-            let verdict = self.power.fits(state.nodes.power[node.at()], class, watts);
+            let verdict = self.power.fits(nodes.power[node.at()], class, watts);
             verdict.map_err(|block| blocked = Some(block)).is_ok()
         };
-        let fitting = gaps.iter().copied().filter(|node| serves(*node)).filter(powered);
-        let tightest = fitting.min_by_key(|node| (state.nodes.whole[node.at()], *node));
-        let placed = tightest.and_then(|node| Some((node, state.grant(node, &shape)?)));
+        let tightest = gaps.iter().copied().filter(powered).min_by_key(|node| (nodes.whole[node.at()], *node));
+        let placed = tightest.and_then(|node| Some((node, self.state.grant(node, &shape)?)));
         let Some((node, gpus)) = placed else { return Err(blocked.map_or(NoPlace::Room, NoPlace::Power)) };
         self.power.add(self.state.nodes.power[node.at()], class, watts);
         self.propose(slot, std::iter::once((node, gpus)));
@@ -400,12 +397,18 @@ impl Planner {
         let Some((starts_at, nodes)) = found else { return false };
         let amount = self.amount(&shape, nodes.len());
         self.pass.longest_gap = self.pass.longest_gap.max(seconds(starts_at.since(now)));
-        self.pass.gaps = None;
         self.pass.promises_left -= 1;
         self.proposals.promised.push(request);
         self.keep_promise(request, Promise { starts_at, nodes, queue, amount, told: false, missing: 0 });
         true
     }
+}
+
+/// Whether a member that ends then has room on a node, open or kept until then.
+fn serves_until(state: &State, node: NodeIx, shape: &Shape, classes: u64, ends_at: At) -> bool {
+    classes >> state.nodes.class[node.at()] & 1 == 1
+        && ends_at <= state.nodes.kept_until[node.at()]
+        && state.could_place(node, shape)
 }
 
 fn seconds(count: i64) -> u32 {

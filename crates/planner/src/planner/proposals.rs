@@ -1,9 +1,11 @@
 //! What the last pass proposed and nobody has carried out yet: it stays taken until the next call.
 
 use crate::plan::GpuGrant;
+use crate::request::Shape;
 use crate::reserve::Promise;
+use crate::state::tenants::Tenant;
 use crate::state::topology::NodeIx;
-use crate::units::RequestId;
+use crate::units::{At, RequestId};
 
 use super::Planner;
 use super::requests::Slot;
@@ -12,6 +14,8 @@ use super::requests::Slot;
 #[derive(Debug, Clone)]
 pub(super) struct Proposal {
     pub(super) slot: Slot,
+    /// When it will end, if it starts now.
+    pub(super) ends_at: At,
     /// Its grants: a range of `Proposals::grants`.
     pub(super) grants: std::ops::Range<usize>,
     /// The promise that it made good.
@@ -44,14 +48,16 @@ impl Planner {
         let grants = start..self.proposals.grants.len();
         let waiting = self.requests.get(slot);
         let (shape, queue, id) = (waiting.request.shape, waiting.request.queue, waiting.request.id);
+        let run_seconds = waiting.request.run_seconds;
+        let ends_at = run_seconds.map_or(At::NEVER, |seconds| self.pass.now.plus(i64::from(seconds)));
         for (node, gpus) in &self.proposals.grants[grants.clone()] {
-            self.state.take(*node, *gpus, shape.cpu_milli, shape.memory_mib);
+            self.state.take(*node, tenant(&shape, *gpus, ends_at));
         }
         let promise = self.drop_promise(id);
         let amount = self.amount(&shape, grants.len());
         self.shares.charge(queue, &amount);
         self.requests.get_mut(slot).proposal = Some(crate::state::topology::narrow(self.proposals.placed.len()));
-        self.proposals.placed.push(Proposal { slot, grants, promise, told: false });
+        self.proposals.placed.push(Proposal { slot, ends_at, grants, promise, told: false });
     }
 
     /// Forgets a promise; its queue is not charged for it any more.
@@ -86,7 +92,7 @@ impl Planner {
             let id = waiting.request.id;
             for (node, gpus) in proposals.grants_of(&proposal) {
                 self.power.remove(self.state.nodes.power[node.at()], class, i64::from(shape.peak_watts));
-                self.state.give(*node, *gpus, shape.cpu_milli, shape.memory_mib);
+                self.state.give(*node, tenant(&shape, *gpus, proposal.ends_at));
             }
             let amount = self.amount(&shape, proposal.grants.len());
             self.shares.refund(queue, &amount);
@@ -109,4 +115,9 @@ impl Planner {
                 .iter()
                 .all(|request| self.promises.get(*request).is_none_or(|promise| promise.told))
     }
+}
+
+/// What one member of a shape is to its node.
+pub(super) fn tenant(shape: &Shape, gpus: GpuGrant, ends_at: At) -> Tenant {
+    Tenant { gpus, cpu_milli: shape.cpu_milli, memory_mib: shape.memory_mib, ends_at }
 }

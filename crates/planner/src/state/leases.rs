@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use crate::fleet::Lease;
+use crate::state::tenants::expected_end;
 use crate::state::topology::{NodeIx, narrow};
 use crate::units::{At, LeaseId, RequestId};
 
@@ -19,17 +20,10 @@ pub(crate) struct Held {
     pub(crate) nodes: Vec<NodeIx>,
 }
 
-/// An overrun lease is expected to last so many seconds more: a minute, after which it is asked again.
-pub(crate) const OVERRUN_SECONDS: i64 = 60;
-
 impl Held {
     /// When it is expected to end, seen from `now`.
     pub(crate) fn expected_end(&self, now: At) -> At {
-        match self.lease.ends_at {
-            None => At::NEVER,
-            Some(end) if end > now => end,
-            Some(_) => now.plus(OVERRUN_SECONDS),
-        }
+        expected_end(self.lease.ends_at.unwrap_or(At::NEVER), now)
     }
 }
 

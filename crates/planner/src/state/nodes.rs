@@ -39,6 +39,8 @@ pub(crate) struct Nodes {
     pub(crate) held_until: Vec<Option<At>>,
     /// For whom it is kept.
     pub(crate) reserved: Vec<Option<RequestId>>,
+    /// Until when, where it is kept.
+    pub(crate) kept_until: Vec<At>,
     pub(crate) failures: Vec<u32>,
     pub(crate) observed_days: Vec<u32>,
     /// How often it fails, against the others: zero is best.
@@ -73,6 +75,7 @@ impl Nodes {
             health: listed().map(|node| node.health).collect(),
             held_until: listed().map(|node| node.hold_until).collect(),
             reserved: vec![None; topology.len()],
+            kept_until: vec![At::NEVER; topology.len()],
             rank: vec![0; topology.len()],
             failures,
             observed_days,
@@ -149,9 +152,9 @@ impl NodeFree {
         free
     }
 
-    /// Whether anything of it could be taken.
-    pub(crate) fn has_something(&self) -> bool {
-        self.cpu_milli > 0 || self.memory_mib > 0 || self.gpus.iter().any(|gpu| *gpu != GpuFree::NONE)
+    /// Whether a part of some GPU is free.
+    pub(crate) fn has_gpu(&self) -> bool {
+        self.gpus.iter().any(|gpu| gpu.free_milli() > 0 || gpu.free_slots() != 0)
     }
 
     /// Whether these GPUs are free; CPU and memory are not asked for.

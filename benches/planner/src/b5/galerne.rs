@@ -1,0 +1,80 @@
+//! Our planner on the simulated site: what happens becomes events, what it plans is carried out at once.
+
+use anyhow::{Context as _, Result};
+use galerne_planner::event::Event;
+use galerne_planner::fleet::{Health, Policy};
+use galerne_planner::planner::Planner;
+use galerne_planner::units::{At, LeaseId, NodeId};
+
+use super::fleet::Layout;
+use super::site::{Scheduler, Site};
+use super::workload::request;
+
+/// The planner, and which lease each job has.
+pub(crate) struct Galerne {
+    pub(crate) planner: Planner,
+    leases: Vec<Option<LeaseId>>,
+    next_lease: u64,
+}
+
+impl Galerne {
+    pub(crate) fn new(layout: &Layout, jobs: usize) -> Result<Self> {
+        let planner = Planner::new(layout.spec(Policy::default()))?;
+        Ok(Self { planner, leases: vec![None; jobs], next_lease: 0 })
+    }
+
+    fn end(&mut self, job: usize) -> Result<()> {
+        let lease = self.leases[job].take().context("a job ended that has no lease")?;
+        Ok(self.planner.apply(Event::LeaseEnded(lease))?)
+    }
+}
+
+impl Scheduler for Galerne {
+    fn submitted(&mut self, site: &Site, job: usize, _now: i64) -> Result<()> {
+        let one = &site.jobs[job];
+        let request = request(job, one, one.arrives_at, site.progress[job].said_left_seconds);
+        Ok(self.planner.apply(Event::RequestAdded(request))?)
+    }
+
+    fn ended(&mut self, _site: &Site, job: usize, _now: i64) -> Result<()> {
+        self.end(job)
+    }
+
+    fn saved(&mut self, job: usize, now: i64) -> Result<()> {
+        let lease = self.leases[job].context("a job saved its work that has no lease")?;
+        Ok(self.planner.apply(Event::LeaseSaved { lease, saved_at: At(now) })?)
+    }
+
+    fn node_changed(&mut self, node: u32, is_up: bool) -> Result<()> {
+        let node = NodeId(u64::from(node));
+        if !is_up {
+            self.planner.apply(Event::NodeFailed { node })?;
+        }
+        let health = if is_up { Health::Ready } else { Health::Down };
+        Ok(self.planner.apply(Event::NodeHealth { node, health })?)
+    }
+
+    fn decide(&mut self, site: &mut Site, now: i64) -> Result<()> {
+        let plan = self.planner.step(At(now));
+        for placement in &plan.placements {
+            site.start(usize::try_from(placement.request.0)?, placement.grants.clone(), now)?;
+        }
+        let first = self.next_lease;
+        let mut next = first;
+        self.planner.commit(&plan, At(now), |_| {
+            next += 1;
+            LeaseId(next - 1)
+        })?;
+        self.next_lease = next;
+        for (placement, lease) in plan.placements.iter().zip(first..) {
+            self.leases[usize::try_from(placement.request.0)?] = Some(LeaseId(lease));
+        }
+        for preemption in &plan.preemptions {
+            let job = self.leases.iter().position(|lease| *lease == Some(preemption.lease));
+            let job = job.context("the plan stops a lease that no job has")?;
+            self.end(job)?;
+            site.stop(job, usize::try_from(preemption.for_request.0)?, now)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,182 @@
+//! Fourteen days of each fleet at each load, under our planner and under its peers: one run each, several at once.
+
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use anyhow::{Result, anyhow};
+
+use super::fleet::{Layout, S1, S2, S3};
+use super::galerne::Galerne;
+use super::measure::{CLASSES, Measures};
+use super::site::Site;
+use super::workload::Generator;
+use super::{MAIN_LOAD, peers};
+use crate::chart::{Axes, Series, bars};
+use crate::table::{Bound, Csv, Row, Table};
+use crate::timing::{mean, quantile};
+
+const DAYS: i64 = 14;
+const SEED: u64 = 1;
+/// Where somebody always waits, so that waits and shares can be compared.
+const BUSY_LOAD: f64 = 0.95;
+const LOADS: [f64; 3] = [MAIN_LOAD, BUSY_LOAD, 1.1];
+
+/// One run and what came of it.
+pub(crate) struct Run {
+    layout: Layout,
+    load: f64,
+    scheduler: &'static str,
+    jobs: usize,
+    measures: Measures,
+    seconds: f64,
+}
+
+/// All runs, on as many threads as there are processors. Each run is alone with its planner and its site.
+pub(crate) fn all() -> Result<Vec<Run>> {
+    let mut todo: Vec<(Layout, f64, Option<usize>)> = Vec::new();
+    for layout in [S2, S3, S1] {
+        for load in LOADS {
+            todo.push((layout, load, None));
+            todo.extend((0..4).map(|peer| (layout, load, Some(peer))));
+        }
+    }
+    let todo = Mutex::new(todo.into_iter());
+    let next = || todo.lock().ok().and_then(|mut todo| todo.next());
+    let work = || -> Result<Vec<Run>> {
+        let mut runs = Vec::new();
+        while let Some((layout, load, peer)) = next() {
+            runs.push(one(layout, load, peer)?);
+        }
+        Ok(runs)
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut runs = Vec::new();
+    std::thread::scope(|scope| -> Result<()> {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        for worker in workers {
+            runs.extend(worker.join().map_err(|_| anyhow!("a replay panicked"))??);
+        }
+        Ok(())
+    })?;
+    runs.sort_by(|a, b| (a.layout.name, a.load).partial_cmp(&(b.layout.name, b.load)).unwrap_or(std::cmp::Ordering::Equal));
+    Ok(runs)
+}
+
+fn one(layout: Layout, load: f64, peer: Option<usize>) -> Result<Run> {
+    let begun = Instant::now();
+    let jobs = Generator::new(layout, SEED).jobs(load, DAYS);
+    let count = jobs.len();
+    let mut site = Site::new(layout, jobs, DAYS, SEED);
+    let scheduler = match peer.and_then(|peer| peers::all().into_iter().nth(peer)) {
+        Some(mut peer) => {
+            site.run(&mut peer)?;
+            peer.name
+        }
+        None => {
+            site.run(&mut Galerne::new(&layout, count)?)?;
+            "galerne"
+        }
+    };
+    let seconds = begun.elapsed().as_secs_f64();
+    Ok(Run { layout, load, scheduler, jobs: count, measures: site.measures, seconds })
+}
+
+fn find<'a>(runs: &'a [Run], fleet: &str, load: f64, scheduler: &str) -> Option<&'a Run> {
+    runs.iter().find(|run| run.layout.name == fleet && run.load == load && run.scheduler == scheduler)
+}
+
+/// Rows of the table: ours beside the best peer.
+pub(crate) fn rows(runs: &[Run], table: &mut Table) {
+    for layout in [S1, S2, S3] {
+        for load in LOADS {
+            if let Some(ours) = find(runs, layout.name, load, "galerne") {
+                let peers: Vec<&Run> = runs
+                    .iter()
+                    .filter(|run| run.layout.name == layout.name && run.load == load && run.scheduler != "galerne")
+                    .collect();
+                rows_of(ours, &peers, table);
+            }
+        }
+    }
+}
+
+/// A figure of a run, and whether more of it is better.
+type Figure = (&'static str, fn(&Measures) -> f64, bool, usize);
+
+const FIGURES: [Figure; 6] = [
+    ("units spanned / fewest", |m| Measures::spanned(&m.units), false, 3),
+    ("racks spanned / fewest", |m| Measures::spanned(&m.racks), false, 3),
+    ("largest gang / free GPUs", |m| mean(&m.largest), true, 3),
+    ("GPUs allocated, part of those up", |m| mean(&m.allocation), true, 3),
+    ("GPUs with the wrong team, part", |m| mean(&m.share_error), false, 3),
+    ("wait of gangs of 128 GPUs and more, h", |m| gang_wait(m) / 3600.0, false, 2),
+];
+
+fn rows_of(ours: &Run, peers: &[&Run], table: &mut Table) {
+    for (place, (what, figure, is_more_better, digits)) in FIGURES.into_iter().enumerate() {
+        let mine = figure(&ours.measures);
+        let better = |a: f64, b: f64| if is_more_better { b.total_cmp(&a) } else { a.total_cmp(&b) };
+        let best = peers.iter().min_by(|a, b| better(figure(&a.measures), figure(&b.measures)));
+        let is_promised = place == 0 && ours.load == MAIN_LOAD;
+        table.push(Row {
+            what: format!("{} load {} {what}", ours.layout.name, ours.load),
+            peer: best.map_or_else(String::new, |best| format!("{} {:.digits$}", best.scheduler, figure(&best.measures))),
+            ours: format!("{mine:.digits$}"),
+            difference: best.map_or_else(String::new, |best| format!("{:+.digits$}", mine - figure(&best.measures))),
+            bound: is_promised.then(|| Bound::new("<= 1.05", mine <= 1.05)),
+            seconds: (place == 0).then_some(ours.seconds),
+        });
+    }
+}
+
+fn gang_wait(measures: &Measures) -> f64 {
+    let waits: Vec<f64> = measures.waits[4..].iter().flatten().copied().collect();
+    mean(&waits)
+}
+
+/// Lines of the CSV file: every figure of every run.
+pub(crate) fn lines(runs: &[Run], csv: &mut Csv) {
+    for run in runs {
+        let m = &run.measures;
+        let suffix = format!("{}_load_{}", run.scheduler, run.load);
+        let fleet = run.layout.name;
+        let mut spread = |metric: &str, values: &[f64], unit: &str| {
+            let (p50, p99) = (quantile(values, 0.5), quantile(values, 0.99));
+            csv.line(&[&fleet, &format!("{metric}_{suffix}"), &format!("{p50:.4}"), &format!("{p99:.4}"), &unit]);
+        };
+        spread("allocation", &m.allocation, "part");
+        spread("largest_gang_of_free", &m.largest, "part");
+        spread("largest_gang_in_unit", &m.largest_in_unit, "part");
+        spread("share_error", &m.share_error, "part");
+        for (class, waits) in CLASSES.iter().zip(&m.waits) {
+            spread(&format!("wait_{class}_gpus"), waits, "s");
+        }
+        for (level, spans) in [("unit", &m.units), ("rack", &m.racks)] {
+            let ratios: Vec<f64> = spans.iter().map(|(spanned, fewest)| f64::from(*spanned) / f64::from(*fewest)).collect();
+            spread(&format!("{level}s_spanned_per_gang"), &ratios, "ratio");
+            spread(&format!("{level}s_spanned_all"), &[Measures::spanned(spans)], "ratio");
+        }
+        spread("stops", &[f64::from(m.stops)], "stops");
+        spread("lost_per_gained", &[m.lost_per_gained()], "ratio");
+        spread("starts_over_cap", &[f64::from(m.over_cap)], "starts");
+        spread("never_started", &[f64::from(m.backlog)], "jobs");
+        spread("jobs", &[run.jobs as f64], "jobs");
+    }
+}
+
+/// Mean wait of each size class under each scheduler, at the load at which somebody always waits.
+pub(crate) fn draw(runs: &[Run], out: &Path) -> Result<()> {
+    let of = |run: &&Run| run.layout.name == "S1" && run.load == BUSY_LOAD;
+    let hours = |run: &Run| run.measures.waits.iter().map(|waits| (0.0, mean(waits) / 3600.0)).collect();
+    let mut chosen: Vec<&Run> = runs.iter().filter(of).collect();
+    chosen.sort_by_key(|run| run.scheduler != "galerne");
+    let series: Vec<Series> = chosen.into_iter().map(|run| Series::new(run.scheduler, hours(run))).collect();
+    let axes = Axes {
+        title: format!("Wait until the first start: S1, 18,000 GPUs, load {BUSY_LOAD}, 14 days"),
+        x: "GPUs asked for".to_owned(),
+        y: "mean wait, h".to_owned(),
+        ..Axes::default()
+    };
+    bars(&out.join("b5_wait.svg"), &axes, &CLASSES.map(str::to_owned), &series)
+}
