@@ -2,7 +2,7 @@
 
 use crate::fleet::{Amount, Health, Lease};
 use crate::plan::Reservation;
-use crate::request::Request;
+use crate::request::{Request, Shape};
 use crate::units::{At, LeaseId, NodeId, PowerId, QueueId, RequestId};
 
 /// One change.
@@ -52,6 +52,9 @@ pub enum Event {
         limit: Option<Amount>,
     },
     ForecastChanged(Forecast),
+    /// How often each shape is asked for, known from elsewhere: single nodes are packed for this instead of for what
+    /// waits and runs. An empty list: for what waits and runs again.
+    DemandTold(Vec<(Shape, u32)>),
 }
 
 /// What an hour is expected to cost, in grams or money: any unit, the smaller the better.

@@ -9,9 +9,16 @@ use crate::plan::GpuGrant;
 use crate::request::{Gpus, Shape};
 use crate::units::{MAX_GPUS, ModelId, ResidencyId};
 
+mod demand;
+mod harm;
+mod scarcity;
 mod state;
 
-use state::{State, States};
+use std::collections::BTreeMap;
+
+use demand::{Census, Outlook, Supply};
+use harm::{Harm, Judge};
+use state::{Pick, State, States};
 
 /// What is free on one node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -60,6 +67,15 @@ impl GpuFree {
         }
     }
 
+    /// What is free, in thousandths of a GPU; a memory slot counts for an eighth.
+    fn amount(self) -> i64 {
+        if self.0 & SLICED == 0 {
+            i64::from(self.0)
+        } else {
+            i64::from(self.free_slots().count_ones()) * state::SLOT_MILLI
+        }
+    }
+
     /// Whether nothing of it is used.
     pub const fn is_whole(self) -> bool {
         self.0 == crate::units::GPU_MILLI
@@ -101,24 +117,59 @@ impl From<&Shape> for SingleAsk {
     }
 }
 
-/// Every node that may take work, by what is free on it; and the demand seen, by which places are judged.
+/// Every node that may take work, by what is free on it; and the demand, by which places are judged.
+///
+/// The demand is every request that waits or runs, unless its frequencies were told. Judgements are by the outlook of
+/// the last `refresh`, so that they can be kept from one decision to the next.
 #[derive(Debug, Clone)]
 pub struct Packer {
     models: Vec<ModelSpec>,
     states: States,
     /// By node: its state and what is free, GPU by GPU; absent while it takes no work.
     nodes: Vec<Option<(u32, NodeFree)>>,
-    /// States that fit the ask at hand, by harm; kept to spare allocations.
-    candidates: Vec<(Harm, u32)>,
+    supply: Supply,
+    seen: Census,
+    told: Option<Census>,
+    outlook: Outlook,
+    /// What the outlook is made of has changed since.
+    is_stale: bool,
+    memo: Memo,
 }
 
-/// What a place costs, the most important first; the smaller the better.
-type Harm = (u32, u32, u32);
+/// Judgements that still hold: by ask, by slot.
+#[derive(Debug, Clone, Default)]
+struct Memo {
+    tables: BTreeMap<SingleAsk, Vec<Judgement>>,
+    cells: usize,
+    /// By slot: fragmentation of the state as it is.
+    fragmented: Vec<Option<(u32, i64)>>,
+}
+
+/// Most judgements that are kept, of 32 bytes: the bound of the planner's memory. All are dropped when there are more.
+const MAX_JUDGEMENTS: usize = 1 << 20;
+
+/// Found of one state for one ask; holds for one stamp of the slot.
+#[derive(Debug, Clone, Copy)]
+struct Judgement {
+    /// `None`: never judged.
+    stamp: Option<u32>,
+    found: Option<(Harm, Pick)>,
+}
 
 impl Packer {
     /// No nodes yet; the models say which slices a GPU can be cut into.
     pub fn new(models: &[ModelSpec]) -> Self {
-        Self { models: models.to_vec(), states: States::default(), nodes: Vec::new(), candidates: Vec::new() }
+        Self {
+            models: models.to_vec(),
+            states: States::default(),
+            nodes: Vec::new(),
+            supply: Supply { cpu_milli: 0, gpus: vec![0; models.len()] },
+            seen: Census::default(),
+            told: None,
+            outlook: Outlook::default(),
+            is_stale: false,
+            memo: Memo::default(),
+        }
     }
 
     /// A node takes work (or another kind than before); numbers are the caller's, small and dense.
@@ -130,12 +181,16 @@ impl Packer {
         }
         let state = self.states.enter(State::new(kind, free), node);
         self.nodes[place] = Some((state, *free));
+        self.supply.add(kind, 1);
+        self.is_stale = true;
     }
 
     /// A node takes no work for now.
     pub fn remove(&mut self, node: u32) {
         if let Some((state, _)) = self.nodes.get_mut(node as usize).and_then(Option::take) {
+            self.supply.add(self.states.at(state).kind, -1);
             self.states.leave(state, node);
+            self.is_stale = true;
         }
     }
 
@@ -148,65 +203,110 @@ impl Packer {
         self.nodes[node as usize] = Some((state, *free));
     }
 
-    /// Somebody asked for this: places are judged by what is asked for often.
-    pub fn expect(&mut self, _ask: &SingleAsk, _count: u32) {}
+    /// So many more requests for this (fewer, when negative) wait or run.
+    pub fn expect(&mut self, ask: &SingleAsk, requests: i64) {
+        self.is_stale |= self.seen.add(ask, requests, &self.models) && self.told.is_none();
+    }
+
+    /// How often each ask comes, known from elsewhere: places are judged by this instead of by what is seen. Nothing
+    /// told: by what is seen again.
+    pub fn tell(&mut self, frequencies: &[(SingleAsk, u32)]) {
+        self.told = (!frequencies.is_empty()).then(|| Census::told(frequencies, &self.models));
+        self.is_stale = true;
+    }
+
+    /// From now on, judges by the demand and the nodes as they are now. The outlook depends on nothing else: however
+    /// a state was reached, places are judged the same.
+    pub fn refresh(&mut self) {
+        if !std::mem::take(&mut self.is_stale) {
+            return;
+        }
+        let outlook = Outlook::new(self.told.as_ref().unwrap_or(&self.seen), &self.supply);
+        if outlook != self.outlook {
+            self.outlook = outlook;
+            self.memo = Memo::default();
+        }
+    }
 
     /// The place of least harm among nodes that fit and that the caller lets be used; if any does, one is found.
     pub fn best(&mut self, ask: &SingleAsk, mut usable: impl FnMut(u32) -> bool) -> Option<(u32, GpuGrant)> {
-        self.candidates.clear();
-        for (slot, state, _) in self.states.live() {
-            if let Some(harm) = state.surplus(ask, &self.models) {
-                self.candidates.push((harm, slot));
+        let Self { models, states, outlook, memo, .. } = self;
+        let judge = Judge { outlook, models };
+        let table = memo.table(ask, states.slots().len());
+        let mut best: Option<(Harm, u32, Pick)> = None;
+        for ((slot, judgement), fragmented) in states.slots().iter().zip(table.judgements).zip(table.fragmented) {
+            let Some(first) = slot.members.first() else { continue };
+            if judgement.stamp != Some(slot.stamp) {
+                let known = || match *fragmented {
+                    Some((stamp, value)) if stamp == slot.stamp => value,
+                    _ => {
+                        let value = judge.outlook.fragmented(&slot.state, judge.models);
+                        *fragmented = Some((slot.stamp, value));
+                        value
+                    }
+                };
+                *judgement = Judgement { stamp: Some(slot.stamp), found: judge.best(&slot.state, known, ask) };
+            }
+            let Some((harm, pick)) = judgement.found else { continue };
+            if best.is_none_or(|(least, node, _)| (harm, *first) < (least, node)) {
+                let lowest = slot.members.iter().copied().find(|node| usable(*node));
+                if let Some(node) = lowest
+                    && best.is_none_or(|(least, other, _)| (harm, node) < (least, other))
+                {
+                    best = Some((harm, node, pick));
+                }
             }
         }
-        self.candidates.sort_unstable();
-        let mut rest = self.candidates.as_slice();
-        while let Some(&(harm, _)) = rest.first() {
-            let (equal, worse) = rest.split_at(rest.partition_point(|(other, _)| *other == harm));
-            rest = worse;
-            let lowest = equal
-                .iter()
-                .filter_map(|(_, slot)| self.states.members(*slot).iter().copied().find(|node| usable(*node)))
-                .min();
-            if let Some(node) = lowest {
-                return self.grant(node, ask).map(|grant| (node, grant));
-            }
-        }
-        None
+        let (_, node, pick) = best?;
+        let (_, free) = self.nodes.get(node as usize)?.as_ref()?;
+        free.grant(pick).map(|grant| (node, grant))
     }
+}
 
-    /// Which GPUs of a node an ask would get; `None` when it does not fit there.
-    pub fn grant(&self, node: u32, ask: &SingleAsk) -> Option<GpuGrant> {
-        let (state, free) = self.nodes.get(node as usize)?.as_ref()?;
-        self.states.at(*state).surplus(ask, &self.models)?;
-        match ask.gpus {
-            Gpus::Whole(count) => Some(GpuGrant::Whole(free.whole_mask(count)?)),
-            Gpus::Milli(milli) => {
-                let fits = |gpu: &(usize, &GpuFree)| gpu.1.free_milli() >= milli;
-                let (gpu, _) = free.gpus.iter().enumerate().filter(fits).min_by_key(|(_, free)| free.free_milli())?;
-                Some(GpuGrant::Milli { gpu: u8::try_from(gpu).ok()?, milli })
-            }
-            Gpus::Slice(slice) => {
-                let positions = &self
-                    .models
-                    .get(usize::from(self.states.at(*state).kind.model.0))?
-                    .slices
-                    .get(usize::from(slice.0))?
-                    .positions;
-                let options = free.gpus.iter().enumerate().flat_map(|(gpu, free)| {
-                    positions
-                        .iter()
-                        .filter(|slots| *slots & !free.free_slots() == 0)
-                        .map(move |slots| (free.free_slots().count_ones(), gpu, *slots))
-                });
-                let (_, gpu, slots) = options.min()?;
-                Some(GpuGrant::Slice { gpu: u8::try_from(gpu).ok()?, slots })
-            }
+/// Where judgements of one ask are kept.
+struct Table<'a> {
+    judgements: &'a mut [Judgement],
+    fragmented: &'a mut [Option<(u32, i64)>],
+}
+
+impl Memo {
+    fn table(&mut self, ask: &SingleAsk, slots: usize) -> Table<'_> {
+        if self.cells > MAX_JUDGEMENTS {
+            self.tables.clear();
+            self.cells = 0;
+        }
+        if self.fragmented.len() < slots {
+            self.fragmented.resize(slots, None);
+        }
+        let judgements = self.tables.entry(*ask).or_default();
+        if judgements.len() < slots {
+            self.cells += slots - judgements.len();
+            judgements.resize(slots, Judgement { stamp: None, found: None });
+        }
+        Table { judgements, fragmented: &mut self.fragmented }
+    }
+}
+
+impl Supply {
+    fn add(&mut self, kind: NodeKind, nodes: i64) {
+        self.cpu_milli += nodes * i64::from(kind.cpu_milli);
+        if let Some(gpus) = self.gpus.get_mut(usize::from(kind.model.0)) {
+            *gpus += nodes * i64::from(kind.gpus);
         }
     }
 }
 
 impl NodeFree {
+    /// The first GPUs that are as picked.
+    fn grant(&self, pick: Pick) -> Option<GpuGrant> {
+        let first = |wanted: GpuFree| u8::try_from(self.gpus.iter().position(|gpu| *gpu == wanted)?).ok();
+        match pick {
+            Pick::Whole(count) => self.whole_mask(count).map(GpuGrant::Whole),
+            Pick::Milli(gpu, milli) => Some(GpuGrant::Milli { gpu: first(gpu)?, milli }),
+            Pick::Slice(gpu, slots) => Some(GpuGrant::Slice { gpu: first(gpu)?, slots }),
+        }
+    }
+
     /// The first `count` whole GPUs, a bit each.
     pub fn whole_mask(&self, count: u8) -> Option<u16> {
         let mut mask = 0;

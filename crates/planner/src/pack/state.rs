@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::{GpuFree, Harm, NodeFree, NodeKind, SingleAsk};
+use super::{GpuFree, NodeFree, NodeKind, SingleAsk};
 use crate::fleet::ModelSpec;
 use crate::request::Gpus;
-use crate::units::MAX_GPUS;
+use crate::units::{GPU_MILLI, MAX_GPUS};
+
+/// Thousandths of a GPU that one of its eight memory slots counts for.
+pub(super) const SLOT_MILLI: i64 = GPU_MILLI as i64 / 8;
 
 /// What a node is and what is free on it, whichever of its GPUs: those with more free first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -18,7 +21,9 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn new(kind: NodeKind, free: &NodeFree) -> Self {
-        let mut gpus = free.gpus;
+        let mut gpus = [GpuFree::NONE; MAX_GPUS];
+        let own = usize::from(kind.gpus).min(MAX_GPUS);
+        gpus[..own].copy_from_slice(&free.gpus[..own]);
         gpus.sort_unstable_by(|left, right| right.cmp(left));
         Self { kind, gpus, cpu_milli: free.cpu_milli, memory_mib: free.memory_mib }
     }
@@ -31,52 +36,128 @@ impl State {
             && self.memory_mib >= ask.memory_mib
     }
 
-    /// What would be left over, if it fits.
-    pub(super) fn surplus(&self, ask: &SingleAsk, models: &[ModelSpec]) -> Option<Harm> {
-        if !self.suits(ask) {
-            return None;
-        }
-        let whole = self.gpus.iter().filter(|gpu| gpu.is_whole()).count();
-        let rest = match ask.gpus {
-            Gpus::Whole(count) => whole.checked_sub(usize::from(count))?,
+    /// Capacity free, in thousandths of a GPU.
+    pub(super) fn free_milli(&self) -> i64 {
+        self.gpus.iter().map(|gpu| gpu.amount()).sum()
+    }
+
+    /// GPUs of which nothing is used.
+    pub(super) fn whole(&self) -> usize {
+        self.gpus.iter().filter(|gpu| gpu.is_whole()).count()
+    }
+
+    /// Capacity that requests for such GPUs could use, in thousandths of a GPU: of every GPU that could hold one, all
+    /// that is free on it; nothing when there are too few.
+    pub(super) fn usable_milli(&self, gpus: Gpus, models: &[ModelSpec]) -> i64 {
+        match gpus {
+            Gpus::Whole(count) => {
+                let whole = self.whole();
+                if whole < usize::from(count) { 0 } else { whole as i64 * i64::from(GPU_MILLI) }
+            }
             Gpus::Milli(milli) => {
-                usize::from(self.gpus.iter().map(|gpu| gpu.free_milli()).filter(|free| *free >= milli).min()? - milli)
+                self.gpus.iter().map(|gpu| gpu.free_milli()).filter(|free| *free >= milli).map(i64::from).sum()
             }
             Gpus::Slice(slice) => {
-                let positions =
-                    &models.get(usize::from(self.kind.model.0))?.slices.get(usize::from(slice.0))?.positions;
+                let positions = positions(models, self.kind, slice);
                 let fits = |gpu: &&GpuFree| positions.iter().any(|slots| slots & !gpu.free_slots() == 0);
-                self.gpus.iter().filter(fits).map(|gpu| gpu.free_slots().count_ones() as usize).min()?
+                self.gpus.iter().filter(fits).map(|gpu| gpu.amount()).sum()
+            }
+        }
+    }
+
+    /// The same node once `pick` was taken of it.
+    pub(super) fn after(&self, ask: &SingleAsk, pick: Pick) -> Self {
+        let mut rest = *self;
+        rest.cpu_milli = rest.cpu_milli.saturating_sub(ask.cpu_milli);
+        rest.memory_mib = rest.memory_mib.saturating_sub(ask.memory_mib);
+        let replace = |gpus: &mut [GpuFree], old: GpuFree, new: GpuFree| {
+            if let Some(gpu) = gpus.iter_mut().find(|gpu| **gpu == old) {
+                *gpu = new;
             }
         };
-        Some((u32::try_from(rest).unwrap_or(u32::MAX), u32::try_from(whole).unwrap_or(u32::MAX), self.cpu_milli))
+        match pick {
+            Pick::Whole(count) => {
+                rest.gpus
+                    .iter_mut()
+                    .filter(|gpu| gpu.is_whole())
+                    .take(usize::from(count))
+                    .for_each(|gpu| *gpu = GpuFree::NONE);
+            }
+            Pick::Milli(gpu, milli) => replace(&mut rest.gpus, gpu, GpuFree::milli(gpu.free_milli() - milli)),
+            Pick::Slice(gpu, slots) => replace(&mut rest.gpus, gpu, GpuFree::sliced(gpu.free_slots() & !slots)),
+        }
+        rest.gpus[..usize::from(self.kind.gpus).min(MAX_GPUS)].sort_unstable_by(|left, right| right.cmp(left));
+        rest
+    }
+
+    /// Every different way to give what is asked; none when it does not fit.
+    pub(super) fn picks(&self, ask: &SingleAsk, models: &[ModelSpec], mut each: impl FnMut(Pick)) {
+        if !self.suits(ask) {
+            return;
+        }
+        let gpus = &self.gpus[..usize::from(self.kind.gpus).min(MAX_GPUS)];
+        let different = gpus.iter().enumerate().filter(|(place, gpu)| *place == 0 || gpus[place - 1] != **gpu);
+        match ask.gpus {
+            Gpus::Whole(count) if self.whole() >= usize::from(count) => each(Pick::Whole(count)),
+            Gpus::Whole(_) => {}
+            Gpus::Milli(milli) => different
+                .filter(|(_, gpu)| gpu.free_milli() >= milli)
+                .for_each(|(_, gpu)| each(Pick::Milli(*gpu, milli))),
+            Gpus::Slice(slice) => {
+                let positions = positions(models, self.kind, slice);
+                for (_, gpu) in different {
+                    let fits = positions.iter().filter(|slots| **slots & !gpu.free_slots() == 0);
+                    fits.for_each(|slots| each(Pick::Slice(*gpu, *slots)));
+                }
+            }
+        }
     }
 }
 
-/// Every state that a node is in.
+/// Where a profile may lie on a GPU of this kind of node.
+fn positions(models: &[ModelSpec], kind: NodeKind, slice: crate::units::SliceId) -> &[u8] {
+    let model = models.get(usize::from(kind.model.0));
+    model.and_then(|model| model.slices.get(usize::from(slice.0))).map_or(&[], |slice| slice.positions.as_slice())
+}
+
+/// What is taken of a node, whichever of its equal GPUs it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pick {
+    /// So many whole GPUs.
+    Whole(u8),
+    /// Thousandths of a GPU on which so much is free.
+    Milli(GpuFree, u16),
+    /// These memory slots of a GPU on which so much is free.
+    Slice(GpuFree, u8),
+}
+
+/// Every state that a node is in, each in a slot of its own.
 #[derive(Debug, Clone, Default)]
 pub(super) struct States {
-    slots: Vec<(State, BTreeSet<u32>)>,
+    slots: Vec<Slot>,
     /// Only looked up in, never walked: its order would be chance.
     slot_of: HashMap<State, u32>,
     vacant: Vec<u32>,
 }
 
+/// One state.
+#[derive(Debug, Clone)]
+pub(super) struct Slot {
+    pub(super) state: State,
+    /// How often this slot got another state: what is known of it holds for one stamp.
+    pub(super) stamp: u32,
+    /// Nodes in this state; none in a vacant slot.
+    pub(super) members: BTreeSet<u32>,
+}
+
 impl States {
     pub(super) fn at(&self, slot: u32) -> &State {
-        &self.slots[slot as usize].0
+        &self.slots[slot as usize].state
     }
 
-    pub(super) fn members(&self, slot: u32) -> &BTreeSet<u32> {
-        &self.slots[slot as usize].1
-    }
-
-    /// States that some node is in.
-    pub(super) fn live(&self) -> impl Iterator<Item = (u32, &State, &BTreeSet<u32>)> {
-        (0..)
-            .zip(&self.slots)
-            .filter(|(_, (_, members))| !members.is_empty())
-            .map(|(slot, (state, members))| (slot, state, members))
+    /// Every slot, vacant ones too.
+    pub(super) fn slots(&self) -> &[Slot] {
+        &self.slots
     }
 
     /// `node` is in `state` now.
@@ -85,13 +166,13 @@ impl States {
             Some(slot) => *slot,
             None => self.open(state),
         };
-        self.slots[slot as usize].1.insert(node);
+        self.slots[slot as usize].members.insert(node);
         slot
     }
 
     /// `node` is in `slot` no longer.
     pub(super) fn leave(&mut self, slot: u32, node: u32) {
-        let (state, members) = &mut self.slots[slot as usize];
+        let Slot { state, members, .. } = &mut self.slots[slot as usize];
         members.remove(&node);
         if members.is_empty() {
             self.slot_of.remove(state);
@@ -102,12 +183,14 @@ impl States {
     fn open(&mut self, state: State) -> u32 {
         let slot = match self.vacant.pop() {
             Some(slot) => {
-                self.slots[slot as usize].0 = state;
+                let reused = &mut self.slots[slot as usize];
+                reused.state = state;
+                reused.stamp = reused.stamp.wrapping_add(1);
                 slot
             }
             None => {
-                self.slots.push((state, BTreeSet::new()));
-                u32::try_from(self.slots.len() - 1).expect("there are fewer states than nodes")
+                self.slots.push(Slot { state, stamp: 0, members: BTreeSet::new() });
+                u32::try_from(self.slots.len() - 1).expect("there are no more states than nodes")
             }
         };
         self.slot_of.insert(state, slot);

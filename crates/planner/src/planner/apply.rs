@@ -2,6 +2,7 @@
 
 use crate::event::Event;
 use crate::fleet::{Health, Lease, QueueSpec};
+use crate::pack::SingleAsk;
 use crate::plan::Reservation;
 use crate::refusal::{LeaseRule, NodeRule, Refusal, RequestRule};
 use crate::request::Request;
@@ -68,6 +69,13 @@ impl Planner {
                 self.shares.set_quota(queue, weight, guaranteed, limit);
                 Ok(())
             }
+            Event::DemandTold(frequencies) => {
+                self.settle();
+                let asks: Vec<_> = frequencies.iter().map(|(shape, count)| (SingleAsk::from(shape), *count)).collect();
+                self.state.packer.tell(&asks);
+                self.state.packer.refresh();
+                Ok(())
+            }
             Event::ForecastChanged(forecast) => {
                 check_forecast(&forecast)?;
                 self.forecast = forecast;
@@ -130,6 +138,7 @@ impl Planner {
         }
         self.pass.forget_holds_for(&lease.request);
         self.break_promises_before(&lease, &nodes);
+        self.state.packer.expect(&SingleAsk::from(&lease.request.shape), 1);
         self.state.leases.insert(Held { lease, nodes });
         Ok(())
     }
@@ -194,6 +203,7 @@ impl Planner {
         let Some(Held { lease, nodes }) = self.state.leases.remove(lease) else { return Ok(()) };
         let request = &lease.request;
         let shape = &request.shape;
+        self.state.packer.expect(&SingleAsk::from(shape), -1);
         for (grant, node) in lease.grants.iter().zip(&nodes) {
             self.state.give(*node, tenant(shape, grant.gpus, lease.ends_at.unwrap_or(At::NEVER)));
             self.power.remove(self.state.nodes.power[node.at()], request.class, i64::from(shape.peak_watts));

@@ -53,6 +53,7 @@ impl Planner {
     /// Decides everything; what it decides stays proposed.
     pub(super) fn run_pass(&mut self, now: At) {
         self.begin(now);
+        self.state.packer.refresh();
         self.start_promised(now);
         // Only now: a promise made good may leave part of its nodes to others.
         self.wake_lists();

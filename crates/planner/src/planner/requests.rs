@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::fair::QuotaBlock;
+use crate::pack::SingleAsk;
 use crate::request::Request;
 use crate::shapes::{Kind, ShapeIx, Shapes};
 use crate::state::State;
@@ -152,6 +153,7 @@ impl Requests {
 
     /// One more.
     pub(crate) fn insert(&mut self, shapes: &mut Shapes, state: &mut State, request: Request) -> Slot {
+        state.packer.expect(&SingleAsk::from(&request.shape), 1);
         let aged_at =
             request.submitted_at.0.saturating_sub(i64::from(request.priority).saturating_mul(self.ageing_seconds));
         let key = Key { aged_at, order: request.order, id: request.id };
@@ -183,6 +185,7 @@ impl Requests {
     /// One less.
     pub(crate) fn remove(&mut self, shapes: &mut Shapes, state: &mut State, slot: Slot) -> Option<Request> {
         let waiting = self.slots[slot as usize].take()?;
+        state.packer.expect(&SingleAsk::from(&waiting.request.shape), -1);
         self.by_id.remove(&waiting.request.id);
         self.vacant.push(slot);
         if waiting.request.deferrable {
