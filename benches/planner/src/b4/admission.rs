@@ -1,5 +1,9 @@
 //! How many nodes a site may take work on: by what requests ask at their peak, and by what such work was seen to draw.
-#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "drawn shares become whole watts and places")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "drawn shares become whole watts and places"
+)]
 
 use galerne_planner::power::PowerTree;
 use galerne_planner::power::kappa::Kappa;
@@ -9,25 +13,22 @@ use super::tree_caps::{Case, power_points};
 use crate::random::SplitMix64;
 use crate::table::{Csv, Row, Table};
 
-/// Hours of jobs seen before κ is used.
-const HOURS: u32 = 5_000;
+/// Windows seen before κ is used: as long as a job draws evenly.
+const WINDOWS: u32 = 5_000;
 const SEED: u64 = 41;
 const QUANTILE_MILLI: u32 = 990;
 
-/// Learns κ from hourly peaks of jobs drawn from `distribution` (shares of a nameplate), then admits node after node.
+/// Learns κ, the 99th percentile of what jobs draw in a window, from draws out of `distribution` (shares of a
+/// nameplate), then admits node after node. Over a whole hour such a job comes near its nameplate at some time, and κ
+/// from hourly peaks would be one: what is drawn beyond κ is for the run-time shares to hold down.
 pub(super) fn run(case: &Case, distribution: &[f64], table: &mut Table, csv: &mut Csv) {
     let mut kappa = Kappa::new(QUANTILE_MILLI);
     let mut random = SplitMix64::new(SEED);
     let classes = [0, 1, 2].map(TenantClass);
-    for hour in 0..HOURS {
-        let mut peak: f64 = 0.0;
-        let mut second = 0;
-        while second < 3600 {
-            peak = peak.max(distribution[(random.unit() * distribution.len() as f64) as usize]);
-            second += 30 + random.below(270);
-        }
-        let class = classes[(hour % 3) as usize];
-        kappa.observe(class, case.node_watts, (peak * case.node_watts as f64).ceil() as i64);
+    for window in 0..WINDOWS {
+        let share = distribution[(random.unit() * distribution.len() as f64) as usize];
+        let class = classes[(window % 3) as usize];
+        kappa.observe(class, case.node_watts, (share * case.node_watts as f64).ceil() as i64);
     }
     let by_peak = admitted(case, &Kappa::new(QUANTILE_MILLI), &classes);
     let by_kappa = admitted(case, &kappa, &classes);

@@ -258,3 +258,44 @@ impl Site {
         Place { node: NodeId(node), domains, lemon_rank: self.rank(node) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVEN: Scenario = Scenario {
+        nodes: 512,
+        spares: 20,
+        fleet: Fleet::Even,
+        replace: Replace::ById,
+        failures_per_day: 6.5e-3,
+        hardware_share: 1.0,
+        repair: DAY,
+        write: 10.0,
+        restart: 300.0,
+        interval: 300.0,
+    };
+
+    #[test]
+    fn an_even_gang_with_spares_works_as_renewal_theory_says() {
+        let outcome = EVEN.run();
+        assert!((outcome.ettr / EVEN.renewal(6.5e-3) - 1.0).abs() < 0.002, "{outcome:?}");
+        assert!((outcome.mean_rate - 6.5e-3).abs() < 1e-9, "{outcome:?}");
+        assert!(outcome.spare_hit_percent > 99.9, "{outcome:?}");
+    }
+
+    #[test]
+    fn without_spares_every_failure_waits_for_a_repair() {
+        let outcome = Scenario { spares: 0, ..EVEN }.run();
+        assert!(outcome.spare_hit_percent == 0.0 && (outcome.wait_p99 - DAY).abs() < 1.0, "{outcome:?}");
+        assert!(outcome.ettr < 0.3, "{outcome:?}");
+    }
+
+    #[test]
+    fn ranking_takes_lemons_out_of_the_gang() {
+        let lemons = Scenario { fleet: Fleet::WithLemons, nodes: 128, spares: 22, ..EVEN };
+        let by_id = lemons.run();
+        let ranked = Scenario { replace: Replace::Ranked, ..lemons }.run();
+        assert!(ranked.mean_rate < 0.8 * by_id.mean_rate, "{ranked:?} {by_id:?}");
+    }
+}

@@ -70,7 +70,7 @@ struct Counts {
     ask: Vec<Ask>,
     watts: Vec<i64>,
     want: Vec<i64>,
-    ranked: Vec<usize>,
+    ranked: Vec<(Reverse<i16>, usize)>,
     members: Vec<usize>,
     unsettled: Vec<(i64, i64)>,
 }
@@ -162,14 +162,13 @@ impl Allocator {
     fn raise_priorities(&mut self) {
         let mut ranked = std::mem::take(&mut self.counts.ranked);
         ranked.clear();
-        ranked.extend(0..self.consumer.len());
-        ranked.sort_unstable_by_key(|&at| (Reverse(self.counts.ask[at].priority), at));
+        ranked.extend(self.counts.ask.iter().enumerate().map(|(at, ask)| (Reverse(ask.priority), at)));
+        ranked.sort_unstable();
         let mut rest = &ranked[..];
-        while let Some(&highest) = rest.first() {
-            let priority = self.counts.ask[highest].priority;
-            let (same, lower) = rest.split_at(rest.partition_point(|&at| self.counts.ask[at].priority == priority));
+        while let Some(&(priority, _)) = rest.first() {
+            let (same, lower) = rest.split_at(rest.partition_point(|&(of, _)| of == priority));
             self.counts.members.clear();
-            self.counts.members.extend_from_slice(same);
+            self.counts.members.extend(same.iter().map(|&(_, at)| at));
             self.want_all();
             self.raise(0, i64::MAX);
             rest = lower;

@@ -9,10 +9,10 @@
 
 use crate::units::{MAX_TENANT_CLASSES, TenantClass};
 
-/// Thousandths in one bucket: what κ is rounded up to.
+/// Thousandths in one bucket: what κ is rounded up to. A bucket holds the ratios above the last edge, up to its own.
 const BUCKET_MILLI: i64 = 10;
-/// Buckets: to one and a half times what was asked for; the last takes all above.
-const BUCKETS: usize = 150;
+/// Buckets: from nothing drawn to one and a half times what was asked for; the last takes all above.
+const BUCKETS: usize = 151;
 /// Samples of a class before anything is believed: the 99th percentile of fewer is the luck of one or two.
 const FEWEST_SAMPLES: u32 = 500;
 /// Samples after which all are halved, so that what was long ago fades.
@@ -37,8 +37,9 @@ impl Kappa {
             return;
         }
         let counts = &mut self.counts[usize::from(class.0)];
-        let ratio_milli = drawn_watts.max(0).saturating_mul(1000) / asked_watts;
-        let bucket = usize::try_from(ratio_milli / BUCKET_MILLI).unwrap_or(BUCKETS);
+        let per_bucket = i128::from(asked_watts) * i128::from(BUCKET_MILLI);
+        let above = (i128::from(drawn_watts.max(0)) * 1000 + per_bucket - 1) / per_bucket;
+        let bucket = usize::try_from(above).unwrap_or(BUCKETS);
         counts[bucket.min(BUCKETS - 1)] += 1;
         if counts.iter().sum::<u32>() >= MOST_SAMPLES {
             for count in counts {
@@ -56,7 +57,7 @@ impl Kappa {
             return 1000;
         }
         let mut seen = 0;
-        let mut edge = 0;
+        let mut edge = -BUCKET_MILLI;
         for &count in counts {
             seen += u64::from(count);
             edge += BUCKET_MILLI;

@@ -12,15 +12,15 @@ fn nothing_is_believed_of_few_samples() {
     kappa.observe(A, 0, 4_000);
     assert_eq!(kappa.milli(A), 1000);
     kappa.observe(A, 10_000, 4_000);
-    assert_eq!([kappa.milli(A), kappa.milli(B)], [410, 1000]);
-    assert_eq!(kappa.committed_watts(A, 10_200), 4182);
+    assert_eq!([kappa.milli(A), kappa.milli(B)], [400, 1000]);
+    assert_eq!(kappa.committed_watts(A, 10_200), 4080);
     assert_eq!(kappa.committed_watts(A, 1), 1);
 }
 
 #[test]
 fn kappa_covers_the_quantile_and_at_most_a_bucket_more() {
     let mut kappa = Kappa::new(990);
-    // Ratios 0.000, 0.001, … 0.999: 99 % are below 0.990.
+    // Ratios 0.000, 0.001, … 0.999: 99 % are within 0.990.
     for ratio in 0..1000 {
         kappa.observe(A, 10_000, ratio * 10);
     }
@@ -34,12 +34,22 @@ fn kappa_covers_the_quantile_and_at_most_a_bucket_more() {
 }
 
 #[test]
+fn who_draws_what_was_asked_has_a_kappa_of_one() {
+    let mut kappa = Kappa::new(990);
+    for _ in 0..1000 {
+        kappa.observe(A, 10_000, 10_000);
+        kappa.observe(B, 10_000, 10_001);
+    }
+    assert_eq!([kappa.milli(A), kappa.milli(B)], [1000, 1010]);
+}
+
+#[test]
 fn what_was_long_ago_fades() {
     let mut kappa = Kappa::new(990);
     for _ in 0..MOST_SAMPLES {
-        kappa.observe(A, 1000, 990);
+        kappa.observe(A, 1000, 985);
     }
-    assert_eq!(kappa.milli(A), 1000);
+    assert_eq!(kappa.milli(A), 990);
     for _ in 0..8 * MOST_SAMPLES {
         kappa.observe(A, 1000, 305);
     }
