@@ -132,8 +132,21 @@ impl Planner {
         Ok(())
     }
 
-    /// Promises that are kept, by request; those of the last plan that were not told back included.
+    /// Promises that are kept, by request; those of the last plan that were not told back included, and those that it
+    /// would make good until it is told that they were.
     pub fn reservations(&self) -> Vec<Reservation> {
+        let proposed = self.proposals.placed.iter().filter(|proposal| !proposal.told);
+        let starting = proposed.filter_map(|proposal| {
+            let request = self.requests.get(proposal.slot).request.id;
+            Some(self.reservation(request, proposal.promise.as_ref()?))
+        });
+        let mut all: Vec<Reservation> = self.promised().into_iter().chain(starting).collect();
+        all.sort_by_key(|reservation| reservation.request);
+        all
+    }
+
+    /// Promises to requests that do not start now.
+    fn promised(&self) -> Vec<Reservation> {
         self.promises.iter().map(|(request, promise)| self.reservation(request, promise)).collect()
     }
 

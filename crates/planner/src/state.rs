@@ -337,14 +337,16 @@ impl State {
 
     /// Changes what decides whether a node is open, and the counters when it changed.
     fn with_openness(&mut self, node: NodeIx, change: impl FnOnce(&mut Self)) {
-        let before = self.nodes.open(node);
+        let (was_open, was_in_service) = (self.nodes.open(node), self.nodes.in_service(node));
         change(self);
-        match (before, self.nodes.open(node)) {
+        match (was_open, self.nodes.open(node)) {
             (false, true) => {
                 self.enter(node);
                 self.rise(node);
             }
             (true, false) => self.leave(node),
+            // It is promised to somebody, and others may use it before that again.
+            (false, false) if !was_in_service && self.nodes.in_service(node) => self.rise(node),
             (true, true) | (false, false) => {}
         }
         self.mend_gap(node);

@@ -16,7 +16,7 @@ impl Planner {
     /// Everything.
     pub(super) fn full_answer(&mut self, now: At) -> Plan {
         let mut plan = self.decided(now);
-        plan.reservations = self.reservations();
+        plan.reservations = self.promised();
         let taken = taken(&self.proposals, &self.requests);
         let facts = Facts {
             spec: &self.spec,

@@ -27,6 +27,11 @@ impl Planner {
                 check_hold(node, until)?;
                 let place = self.node(node)?;
                 self.settle();
+                if let (Some(until), Some(request)) = (until, self.state.nodes.reserved[place.at()])
+                    && self.promises.get(request).is_some_and(|promise| promise.starts_at < until)
+                {
+                    self.drop_promise(request);
+                }
                 self.state.set_hold(place, until);
                 self.spec.nodes[self.state.topology.spec_place(place)].hold_until = until;
                 Ok(())

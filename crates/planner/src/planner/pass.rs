@@ -69,6 +69,9 @@ impl Planner {
         self.pass.now = now;
         self.state.pass_holds(now);
         self.mend_holds(now);
+        // What lacked watts may lack room by now, which a promise can help: only the one stays missing while nothing
+        // rises.
+        self.stamps.power += 1;
         for request in self.overdue_promises(now) {
             self.drop_promise(request);
         }
@@ -267,13 +270,23 @@ impl Planner {
     }
 
     /// Whether a request's queue may have the least that it asks for.
-    fn within_quota(&self, slot: Slot) -> Result<(), QuotaBlock> {
+    fn within_quota(&mut self, slot: Slot) -> Result<(), QuotaBlock> {
+        let nodes = self.requests.get(slot).request.shape.nodes.min;
+        self.may_have(slot, nodes)
+    }
+
+    /// Whether a request's queue may have so many nodes of it; what it was promised counts for it, not against it.
+    fn may_have(&mut self, slot: Slot, nodes: u16) -> Result<(), QuotaBlock> {
         let request = &self.requests.get(slot).request;
-        let asked = self.amount(&request.shape, usize::from(request.shape.nodes.min));
-        match self.promises.get(request.id) {
-            Some(promise) => self.shares.verdict(request.queue, &asked.minus(&promise.amount)),
-            None => self.shares.verdict(request.queue, &asked),
-        }
+        let (id, queue) = (request.id, request.queue);
+        let asked = self.amount(&request.shape, usize::from(nodes));
+        let Some(promised) = self.promises.get(id).map(|promise| promise.amount) else {
+            return self.shares.verdict(queue, &asked);
+        };
+        self.shares.refund(queue, &promised);
+        let verdict = self.shares.verdict(queue, &asked);
+        self.shares.charge(queue, &promised);
+        verdict
     }
 
     /// Finds a place on nodes that are open to all, and proposes it.
@@ -312,14 +325,13 @@ impl Planner {
     }
 
     /// Nodes that an elastic gang may have within its queue's limits.
-    fn most_nodes(&self, slot: Slot) -> u32 {
-        let request = &self.requests.get(slot).request;
-        let (mut least, mut most) = (request.shape.nodes.min, request.shape.nodes.max);
+    fn most_nodes(&mut self, slot: Slot) -> u32 {
+        let nodes = self.requests.get(slot).request.shape.nodes;
+        let (mut least, mut most) = (nodes.min, nodes.max);
         // The least is within the quota; between it and the first number that is not, halve.
         while least < most {
             let middle = least + (most - least).div_ceil(2);
-            let asked = self.amount(&request.shape, usize::from(middle));
-            if self.shares.verdict(request.queue, &asked).is_ok() {
+            if self.may_have(slot, middle).is_ok() {
                 least = middle;
             } else {
                 most = middle - 1;

@@ -82,6 +82,7 @@ impl Planner {
                 self.drop_promise(request);
             }
         }
+        let mut displaced = Vec::new();
         while let Some(mut proposal) = proposals.placed.pop() {
             if proposal.told {
                 continue;
@@ -98,12 +99,24 @@ impl Planner {
             self.shares.refund(queue, &amount);
             self.stamps.power += 1;
             self.stamps.promises += 1;
-            if let Some(promise) = proposal.promise.take() {
-                self.keep_promise(id, promise);
-            }
+            displaced.extend(proposal.promise.take().map(|promise| (id, shape, promise)));
         }
         proposals.grants.clear();
         self.proposals = proposals;
+        for (request, shape, promise) in displaced {
+            if self.can_be_kept(&promise, &shape) {
+                self.keep_promise(request, promise);
+            }
+        }
+    }
+
+    /// Whether a promise that was to be made good can stand again: since its nodes were given to all, somebody else may
+    /// have been promised them, or been started there for longer.
+    fn can_be_kept(&self, promise: &Promise, shape: &Shape) -> bool {
+        promise.nodes.iter().all(|node| {
+            self.state.nodes.reserved[node.at()].is_none()
+                && self.state.free_at(*node, shape, At(i64::MIN)) <= promise.starts_at
+        })
     }
 
     /// Whether everything proposed was carried out.
