@@ -7,18 +7,18 @@
 //!
 //! Deliberately absent: words, and decisions; nothing here changes what starts.
 
-use std::cell::OnceCell;
+use std::collections::BTreeMap;
 
 use crate::fair::Shares;
 use crate::fleet::FleetSpec;
 use crate::plan::GpuGrant;
 use crate::power::PowerTree;
 use crate::reason::{Awaited, Cause, Next, Step, Then, Why};
-use crate::request::Request;
+use crate::request::{Request, Shape};
 use crate::reserve::Promises;
 use crate::state::State;
 use crate::state::topology::{NodeIx, narrow};
-use crate::units::{At, LeaseId, RequestId};
+use crate::units::{At, LeaseId, RequestId, TenantClass};
 
 mod ask;
 mod census;
@@ -26,8 +26,10 @@ mod releases;
 mod steps;
 
 use ask::Ask;
-use census::{Census, Lack, Place, Row};
+pub(crate) use census::Census;
+use census::{Lack, Place, Row};
 use releases::Releases;
+use steps::Scope;
 
 /// What a pass left behind. Watts are committed and given back while questions are asked; they end as they were.
 pub(crate) struct Facts<'a> {
@@ -66,88 +68,138 @@ pub(crate) enum Own {
 /// Builds the trees of one pass.
 pub(crate) struct Explainer<'a> {
     facts: Facts<'a>,
-    /// Made when the first tree is asked for.
-    census: OnceCell<Census>,
-    /// Built when the first wait is looked for.
+    census: &'a Census,
+    /// What is in the way of a shape and class, quotas aside.
+    places: BTreeMap<(Shape, TenantClass), Found>,
+    /// Listed when the first wait is looked for.
     releases: Option<Releases>,
+    joint_left: usize,
 }
 
-impl<'a> Explainer<'a> {
-    pub(crate) fn new(facts: Facts<'a>) -> Self {
-        Self { facts, census: OnceCell::new(), releases: None }
-    }
+/// What was found of a shape, quotas aside.
+#[derive(Debug, Clone)]
+struct Found {
+    obstacles: Vec<Cause>,
+    parts: Vec<Why>,
+    next: Vec<Next>,
+}
 
-    fn census(&self) -> &Census {
-        self.census.get_or_init(|| Census::new(self.facts.state, self.facts.taken))
+/// Requests over a quota for which steps are tried together with it, in one pass; for others only those about places.
+/// A try costs some ten microseconds.
+const JOINT: usize = 32;
+
+impl<'a> Explainer<'a> {
+    pub(crate) fn new(facts: Facts<'a>, census: &'a Census) -> Self {
+        Self { facts, census, places: BTreeMap::new(), releases: None, joint_left: JOINT }
     }
 
     /// Why a request that the pass did not start waits.
     pub(crate) fn why(&mut self, request: &Request, own: Own) -> Why {
-        let begins_at = match own {
-            Own::NotBefore(at) => Some((Cause::NotBefore { at }, at)),
-            Own::BetterHour(until) => Some((Cause::BetterHour { until }, until)),
-            Own::Nothing | Own::Preempting { .. } => None,
-        };
-        if let Some((cause, until)) = begins_at {
-            return self.only_until(request, cause, until);
-        }
-        if let Own::Preempting { leases, lease } = own {
-            let mut why = Why::blocks(Cause::Waits).because(Why::blocks(Cause::Preempting { leases, lease }));
-            why.next =
-                vec![Next { step: Step::Wait { until: At::NEVER, on: Awaited::Stop(lease) }, then: Then::Starts }];
-            return why;
-        }
         let ask = Ask::new(request);
-        let obstacles = self.obstacles(&ask);
+        let over: Vec<Cause> = self.over_quota(&ask);
         let mut why = Why::blocks(Cause::Waits);
-        why.because.extend(self.fair_quota(&ask, &obstacles));
-        if let Some(promise) = self.facts.promises.get(request.id) {
-            let nodes = narrow(promise.nodes.len());
-            why.because.push(Why::holds(Cause::Promised { starts_at: promise.starts_at, nodes }));
+        match own {
+            Own::Preempting { leases, lease } => {
+                why.because.push(Why::blocks(Cause::Preempting { leases, lease }));
+                let step = Step::Wait { until: At::NEVER, on: Awaited::Stop(lease) };
+                why.next.push(Next { step, then: Then::Starts });
+                return why;
+            }
+            Own::NotBefore(at) => return self.only_until(&ask, over, Cause::NotBefore { at }, at),
+            Own::BetterHour(until) => return self.only_until(&ask, over, Cause::BetterHour { until }, until),
+            Own::Nothing => {}
         }
-        why.next = self.steps(&ask, &obstacles);
-        for cause in &obstacles {
-            let part = Why::blocks(*cause);
-            why.because.push(match cause {
-                Cause::Nodes { .. } | Cause::Apart { .. } => self.with_nodes(part, &ask, &why.next),
-                _ => part,
+        let found = match self.facts.promises.get(request.id) {
+            Some(promise) => {
+                let nodes = narrow(promise.nodes.len());
+                why.because.push(Why::holds(Cause::Promised { starts_at: promise.starts_at, nodes }));
+                self.find(&ask.without_quota(), Scope::Promised)
+            }
+            None => self.place(&ask),
+        };
+        let is_own = |cause: &Cause| matches!(cause, Cause::Quota { queue, .. } if *queue == request.queue);
+        if !over.iter().any(is_own) {
+            why.because.extend(self.own_quota(&ask));
+        }
+        if over.is_empty() {
+            // Parts that are rounded up may take more of a quota than the whole.
+            why.next = found.next;
+            why.next.retain(|next| match next.step {
+                Step::Spread { nodes, .. } => {
+                    let parts = ask.with(ask.shape.spread(u8::try_from(nodes).unwrap_or(u8::MAX)));
+                    self.over_quota(&parts).is_empty()
+                }
+                _ => true,
             });
+        } else {
+            why.next = self.beside_quota(&ask, &over, &found);
+            why.because.extend(over.into_iter().map(Why::blocks));
         }
-        if !obstacles.iter().any(|cause| matches!(cause, Cause::Nodes { .. } | Cause::Apart { .. })) {
-            why.because.extend(self.enough_nodes(&ask));
-        }
+        why.because.extend(found.parts);
         why
     }
 
-    /// It waits for an instant. What would be in the way even so is not known before: it is asked then.
-    fn only_until(&mut self, request: &Request, cause: Cause, until: At) -> Why {
-        let mut why = Why::blocks(Cause::Waits).because(Why::blocks(cause));
-        let ask = Ask::new(request);
-        let obstacles = self.obstacles(&ask);
-        if obstacles.is_empty() {
-            why.because.extend(self.enough_nodes(&ask));
-            why.next = vec![Next { step: Step::Wait { until, on: Awaited::Begin }, then: Then::Starts }];
-        } else {
-            let left = narrow(obstacles.len());
-            for cause in &obstacles {
-                let part = Why::blocks(*cause);
-                why.because.push(match cause {
-                    Cause::Nodes { .. } | Cause::Apart { .. } => self.with_nodes(part, &ask, &[]),
-                    _ => part,
-                });
-            }
-            why.next = vec![Next { step: Step::Wait { until, on: Awaited::Begin }, then: Then::Clears { left } }];
+    /// What is in the way of a shape and class, quotas aside; asked once.
+    fn place(&mut self, ask: &Ask) -> Found {
+        let key = (ask.shape, ask.class);
+        if let Some(found) = self.places.get(&key) {
+            return found.clone();
         }
+        let found = self.find(&ask.without_quota(), Scope::All);
+        self.places.insert(key, found.clone());
+        found
+    }
+
+    fn find(&mut self, ask: &Ask, scope: Scope) -> Found {
+        let obstacles = self.obstacles(ask);
+        let next = self.steps(ask, &obstacles, scope);
+        let by_place = |cause: &Cause| matches!(cause, Cause::Nodes { .. } | Cause::Apart { .. });
+        let mut parts = Vec::new();
+        for cause in &obstacles {
+            let part = Why::blocks(*cause);
+            parts.push(if by_place(cause) { self.with_nodes(part, ask, &next) } else { part });
+        }
+        if !obstacles.iter().any(by_place) {
+            parts.extend(self.enough_nodes(ask));
+        }
+        Found { obstacles, parts, next }
+    }
+
+    /// Steps where a quota is in the way, alone or with others.
+    fn beside_quota(&mut self, ask: &Ask, over: &[Cause], found: &Found) -> Vec<Next> {
+        let all: Vec<Cause> = over.iter().chain(&found.obstacles).copied().collect();
+        if self.joint_left > 0 {
+            self.joint_left -= 1;
+            return self.steps(ask, &all, Scope::All);
+        }
+        let left = narrow(all.len() - 1);
+        let then = if left == 0 { Then::Starts } else { Then::Clears { left } };
+        let raised = over.iter().filter_map(|cause| match *cause {
+            Cause::Quota { queue, resource, limit, used, asked } => {
+                let step = Step::RaiseQuota { queue, resource, by: used + asked - limit };
+                Some(Next { step, then })
+            }
+            _ => None,
+        });
+        raised.collect()
+    }
+
+    /// It waits for an instant; what is in the way even so is told too.
+    fn only_until(&mut self, ask: &Ask, over: Vec<Cause>, cause: Cause, until: At) -> Why {
+        let mut why = Why::blocks(Cause::Waits).because(Why::blocks(cause));
+        let found = self.place(ask);
+        let left = narrow(over.len() + found.obstacles.len());
+        let then = if left == 0 { Then::Starts } else { Then::Clears { left } };
+        why.next.push(Next { step: Step::Wait { until, on: Awaited::Begin }, then });
+        why.because.extend(over.into_iter().map(Why::blocks));
+        why.because.extend(found.parts);
         why
     }
 
     /// The quota of its own queue, where that is limited and holds.
-    fn fair_quota(&self, ask: &Ask, obstacles: &[Cause]) -> Option<Why> {
-        let blocks = |cause: &Cause| matches!(cause, Cause::Quota { queue, .. } if *queue == ask.queue);
-        if obstacles.iter().any(blocks) {
-            return None;
-        }
-        self.quotas(ask).find(|(queue, _)| *queue == ask.queue).map(|(_, cause)| Why::holds(cause))
+    fn own_quota(&self, ask: &Ask) -> Option<Why> {
+        let mut quotas = self.quotas(ask);
+        quotas.find(|(queue, _)| Some(*queue) == ask.queue).map(|(_, cause)| Why::holds(cause))
     }
 
     /// That enough nodes are free, as a part that holds.
@@ -161,7 +213,7 @@ impl<'a> Explainer<'a> {
     fn with_nodes(&mut self, mut part: Why, ask: &Ask, next: &[Next]) -> Why {
         let shape = &ask.shape;
         let mut sums = Sums::default();
-        for row in self.census().rows().filter(|row| row.could(self.facts.spec, shape)) {
+        for row in self.census.rows().filter(|row| row.could(self.facts.spec, shape)) {
             self.count(row, ask, &mut sums);
         }
         part.because.extend(sums.parts(ask));
@@ -174,8 +226,8 @@ impl<'a> Explainer<'a> {
         }
         part.because.extend(self.models(ask));
         if !next.iter().any(|next| matches!(next.step, Step::Wait { .. })) {
-            let leases = self.ends_unknown(ask);
-            if leases > 0 {
+            let leases = narrow(self.endless(ask).len());
+            if leases > 0 && ask.request_has_no_promise(&self.facts) {
                 part.because.push(Why::blocks(Cause::EndsUnknown { leases }));
             }
         }

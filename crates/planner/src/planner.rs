@@ -52,6 +52,8 @@ pub struct Planner {
     gang_scratch: gang::Scratch,
     reserve_scratch: reserve::Scratch,
     pass: pass::Pass,
+    /// Nodes by what they have free, for reasons.
+    memory: crate::explain::Census,
 }
 
 /// Counts of what could help a request beside free nodes.
@@ -87,6 +89,7 @@ impl Planner {
             gang_scratch: gang::Scratch::default(),
             reserve_scratch: reserve::Scratch::default(),
             pass: pass::Pass::default(),
+            memory: crate::explain::Census::default(),
         })
     }
 

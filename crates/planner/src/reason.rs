@@ -90,9 +90,12 @@ pub enum Cause {
     Promised { starts_at: At, nodes: u32 },
     /// It takes the place of others, which are stopping; one of them.
     Preempting { leases: u32, lease: LeaseId },
-    /// Leases in the way never said when they end, so that nobody knows when it starts.
+    /// Leases in the way never said when they end, so that nobody knows when it starts; ten stand for ten or more.
     EndsUnknown { leases: u32 },
 }
+
+/// Leases without a said end are counted up to here.
+pub const ENDS_COUNTED: u32 = 10;
 
 /// What queues share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -38,11 +38,19 @@ pub(crate) struct State {
     pub(crate) packer: Packer,
     models: Vec<ModelSpec>,
     gaps: Gaps,
+    touched: Touched,
     /// The point of the power tree that feeds every node, where there is one.
     feeder: Option<PowerId>,
     rises: Rises,
     /// Nodes under maintenance, by its end.
     holds: std::collections::BTreeSet<(At, NodeIx)>,
+}
+
+/// Nodes that changed since somebody last asked which.
+#[derive(Debug, Clone)]
+struct Touched {
+    nodes: Vec<NodeIx>,
+    is_touched: Vec<bool>,
 }
 
 /// Nodes that are kept for a request and have a part of a GPU free in the meantime.
@@ -101,6 +109,7 @@ impl State {
             packer: Packer::new(&spec.models),
             models: spec.models.clone(),
             gaps: Gaps::default(),
+            touched: Touched { nodes: Vec::new(), is_touched: vec![false; nodes.len()] },
             feeder: feeder(spec),
             rises: Rises { clock: 1, at: vec![[0; crate::units::MAX_GPUS + 1]; nodes.classes.len().max(1)] },
             holds: std::collections::BTreeSet::new(),
@@ -335,8 +344,23 @@ impl State {
         });
     }
 
+    /// Nodes that changed since this was last asked, in no order that means anything.
+    pub(crate) fn take_touched(&mut self) -> Vec<NodeIx> {
+        for node in &self.touched.nodes {
+            self.touched.is_touched[node.at()] = false;
+        }
+        std::mem::take(&mut self.touched.nodes)
+    }
+
+    fn touch(&mut self, node: NodeIx) {
+        if !std::mem::replace(&mut self.touched.is_touched[node.at()], true) {
+            self.touched.nodes.push(node);
+        }
+    }
+
     /// Changes what decides whether a node is open, and the counters when it changed.
     fn with_openness(&mut self, node: NodeIx, change: impl FnOnce(&mut Self)) {
+        self.touch(node);
         let (was_open, was_in_service) = (self.nodes.open(node), self.nodes.in_service(node));
         change(self);
         match (was_open, self.nodes.open(node)) {
@@ -376,6 +400,7 @@ impl State {
     }
 
     fn changed(&mut self, node: NodeIx, old: u8) {
+        self.touch(node);
         let at = node.at();
         let whole = self.nodes.free[at].gpus.iter().map(|gpu| u8::from(gpu.is_whole())).sum();
         self.nodes.whole[at] = whole;

@@ -14,7 +14,8 @@ use crate::units::{GPU_MILLI, PowerId, QueueId, RequestId, TenantClass};
 pub(super) struct Ask {
     pub(super) shape: Shape,
     pub(super) class: TenantClass,
-    pub(super) queue: QueueId,
+    /// `None`: no quota is asked.
+    pub(super) queue: Option<QueueId>,
     pub(super) request: RequestId,
     pub(super) run_seconds: Option<u32>,
     pub(super) change: Change,
@@ -45,11 +46,20 @@ impl Ask {
         Self {
             shape: request.shape,
             class: request.class,
-            queue: request.queue,
+            queue: Some(request.queue),
             request: request.id,
-            run_seconds: request.run_seconds,
+            // Those that wait run longer than any gap, or did not say; where one does not, it has started.
+            run_seconds: None,
             change: Change::Nothing,
         }
+    }
+
+    pub(super) const fn without_quota(self) -> Self {
+        Self { queue: None, ..self }
+    }
+
+    pub(super) fn request_has_no_promise(&self, facts: &super::Facts<'_>) -> bool {
+        facts.promises.get(self.request).is_none()
     }
 
     pub(super) fn with(&self, shape: Shape) -> Self {
@@ -97,11 +107,6 @@ impl Explainer<'_> {
         causes
     }
 
-    /// Whether nothing is in the way.
-    pub(super) fn starts(&mut self, ask: &Ask) -> bool {
-        self.obstacles(ask).is_empty()
-    }
-
     /// Limits of the queue and of those above it, and what this would take of them.
     pub(super) fn quotas(&self, ask: &Ask) -> impl Iterator<Item = (QueueId, Cause)> {
         let mut amount = amount(self.facts.spec, &ask.shape, i64::from(ask.shape.nodes.min));
@@ -115,7 +120,7 @@ impl Explainer<'_> {
         })
     }
 
-    fn over_quota(&self, ask: &Ask) -> Vec<Cause> {
+    pub(super) fn over_quota(&self, ask: &Ask) -> Vec<Cause> {
         let over = |cause: &Cause| matches!(cause, Cause::Quota { limit, used, asked, .. } if used + asked > *limit);
         self.quotas(ask).map(|(_, cause)| cause).filter(over).collect()
     }
@@ -123,7 +128,7 @@ impl Explainer<'_> {
     fn limits(&self, ask: &Ask, asked: Amount) -> Vec<(QueueId, Resource, i64, i64)> {
         let mut limits = Vec::new();
         let queues = &self.facts.spec.queues;
-        let mut next = Some(ask.queue);
+        let mut next = ask.queue;
         // A path visits each queue once at most.
         for _ in 0..queues.len() {
             let Some(queue) = next else { break };
@@ -148,7 +153,7 @@ impl Explainer<'_> {
     /// Nodes that would take a member now, power aside, in order.
     pub(super) fn candidates(&self, ask: &Ask) -> Vec<NodeIx> {
         let mut nodes = Vec::new();
-        for row in self.census().rows() {
+        for row in self.census.rows() {
             if !row.could(self.facts.spec, &ask.shape) {
                 continue;
             }
@@ -181,7 +186,7 @@ impl Explainer<'_> {
 
     /// Nodes of the fleet that could hold a member when empty, whatever they do now.
     pub(super) fn could(&self, ask: &Ask) -> u32 {
-        let rows = self.census().rows().filter(|row| row.could(self.facts.spec, &ask.shape));
+        let rows = self.census.rows().filter(|row| row.could(self.facts.spec, &ask.shape));
         rows.map(|row| narrow(row.nodes.len())).sum()
     }
 

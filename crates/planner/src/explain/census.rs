@@ -47,7 +47,7 @@ struct Key {
 }
 
 /// Nodes that are alike.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Row {
     pub(super) model: ModelId,
     pub(super) residency: ResidencyId,
@@ -76,44 +76,83 @@ pub(super) enum Lack {
     Memory,
 }
 
-/// All rows.
-#[derive(Debug)]
-pub(super) struct Census {
+/// All rows, kept from pass to pass.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Census {
     rows: Vec<Row>,
+    /// Only looked up in: its order would be chance.
+    places: HashMap<Key, usize>,
+    /// By node: its row.
+    row_of: Vec<usize>,
+    /// Nodes that had more before the last pass gave to others.
+    gave: Vec<NodeIx>,
 }
 
+/// One changed node in so many, and all are counted anew: that costs less than moving each.
+const RECOUNTED_PART: usize = 8;
+/// Empty rows that are kept for nodes to come back to.
+const EMPTY_ROWS: usize = 1024;
+
 impl Census {
-    pub(super) fn new(state: &State, taken: &[Taken<'_>]) -> Self {
-        let mut before: Vec<(NodeIx, NodeFree)> = Vec::new();
-        let mut sorted: Vec<&Taken<'_>> = taken.iter().collect();
-        sorted.sort_by_key(|taken| taken.node);
-        for taken in sorted {
-            if before.last().is_none_or(|(node, _)| *node != taken.node) {
-                before.push((taken.node, state.nodes.free[taken.node.at()]));
-            }
-            if let Some((_, free)) = before.last_mut() {
-                free.give(taken.gpus, taken.request.shape.cpu_milli, taken.request.shape.memory_mib);
-            }
+    /// Takes over what changed since it was last asked, and what the last pass gave.
+    pub(crate) fn refresh(&mut self, state: &mut State, taken: &[Taken<'_>]) {
+        let mut changed = state.take_touched();
+        changed.append(&mut self.gave);
+        changed.extend(taken.iter().map(|taken| taken.node));
+        changed.sort_unstable();
+        changed.dedup();
+        let before = before(state, taken);
+        self.gave = before.iter().map(|(node, _)| *node).collect();
+        let is_new = self.row_of.len() != state.nodes.len();
+        if is_new || changed.len() > state.nodes.len() / RECOUNTED_PART || self.rows.len() > EMPTY_ROWS + changed.len()
+        {
+            self.rows.clear();
+            self.places.clear();
+            self.row_of.clear();
+            changed = (0..state.nodes.len()).map(NodeIx::new).collect();
         }
+        let is_fresh = self.row_of.is_empty();
         let mut before = before.into_iter().peekable();
-        // Only looked up in: its order would be chance.
-        let mut places: HashMap<Key, usize> = HashMap::new();
-        let mut rows: Vec<Row> = Vec::new();
-        for node in (0..state.nodes.len()).map(NodeIx::new) {
+        for node in changed {
             let was = before.next_if(|(taken, _)| *taken == node).map(|(_, free)| Free::of(&free));
             let key = key(state, node, was);
-            let place = *places.entry(key).or_insert_with(|| {
-                rows.push(Row::new(&key));
-                rows.len() - 1
+            let place = *self.places.entry(key).or_insert_with(|| {
+                self.rows.push(Row::new(&key));
+                self.rows.len() - 1
             });
-            rows[place].nodes.push(node);
+            if is_fresh {
+                self.row_of.push(place);
+                self.rows[place].nodes.push(node);
+                continue;
+            }
+            let old = std::mem::replace(&mut self.row_of[node.at()], place);
+            if old != place {
+                self.rows[old].nodes.retain(|other| *other != node);
+                let at = self.rows[place].nodes.partition_point(|other| *other < node);
+                self.rows[place].nodes.insert(at, node);
+            }
         }
-        Self { rows }
     }
 
     pub(super) fn rows(&self) -> impl Iterator<Item = &Row> {
-        self.rows.iter()
+        self.rows.iter().filter(|row| !row.nodes.is_empty())
     }
+}
+
+/// What nodes had before the last pass gave to others, by node.
+fn before(state: &State, taken: &[Taken<'_>]) -> Vec<(NodeIx, NodeFree)> {
+    let mut before: Vec<(NodeIx, NodeFree)> = Vec::new();
+    let mut sorted: Vec<&Taken<'_>> = taken.iter().collect();
+    sorted.sort_by_key(|taken| taken.node);
+    for taken in sorted {
+        if before.last().is_none_or(|(node, _)| *node != taken.node) {
+            before.push((taken.node, state.nodes.free[taken.node.at()]));
+        }
+        if let Some((_, free)) = before.last_mut() {
+            free.give(taken.gpus, taken.request.shape.cpu_milli, taken.request.shape.memory_mib);
+        }
+    }
+    before
 }
 
 fn key(state: &State, node: NodeIx, before: Option<Free>) -> Key {

@@ -8,31 +8,32 @@ use super::census::{Place, holds, with_back};
 use crate::fleet::{Amount, Lease};
 use crate::pack::NodeFree;
 use crate::planner::amount;
-use crate::reason::{Awaited, Cause};
+use crate::reason::{Awaited, Cause, ENDS_COUNTED};
 use crate::request::Request;
-use crate::state::topology::{NodeIx, narrow};
+use crate::state::topology::{NO_DOMAIN, NodeIx, narrow};
 use crate::units::{At, LeaseId, QueueId};
 
-/// Ends that are looked at in one pass. A look is some tens of nanoseconds, and waits are foretold for requests with
-/// a promise in any case: the limit keeps a pass within its milliseconds, and what it leaves out is not said.
-const LOOKS: usize = 40_000;
+/// Ends that are looked at for one shape, and in one pass. A look is some hundred nanoseconds, and the first in line
+/// have a promise in any case: the limits keep a pass within its milliseconds, and what they leave out is not said.
+const LOOKS_EACH: usize = 512;
+const LOOKS: usize = 4096;
+/// Leases without an end that are looked at for one shape.
+const ENDLESS_LOOKS: usize = 512;
 
 /// What ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum What {
     /// Maintenance of a node.
     Hold(NodeIx),
-    /// A lease, by its place among those with an end.
-    Lease(usize),
+    Lease(LeaseId),
     /// A grant of this pass, by its place.
     Taken(usize),
 }
 
-/// Everything that ends, in order.
+/// What ends beside leases that end as they said, in order; those stand in the state.
 #[derive(Debug)]
 pub(super) struct Releases {
-    ends: Vec<(At, What)>,
-    leases: Vec<LeaseId>,
+    others: Vec<(At, What)>,
     looks_left: usize,
 }
 
@@ -41,6 +42,9 @@ struct Future {
     at: At,
     free: BTreeMap<NodeIx, NodeFree>,
     served: BTreeSet<NodeIx>,
+    /// How many of them are in each domain of the required level, and the most.
+    domains: BTreeMap<u32, u32>,
+    most: u32,
     freed: BTreeMap<QueueId, Amount>,
     /// What was given back to the power tree, to be committed again.
     watts: Vec<(crate::units::PowerId, crate::units::TenantClass, i64)>,
@@ -58,93 +62,94 @@ impl Explainer<'_> {
         found
     }
 
-    /// Leases on nodes that could do, which never said when they end.
-    pub(super) fn ends_unknown(&self, ask: &Ask) -> u32 {
-        narrow(self.endless(ask).len())
-    }
-
-    /// The same, by number.
+    /// Leases on nodes that could do, which never said when they end; the first ten.
     pub(super) fn endless(&self, ask: &Ask) -> Vec<LeaseId> {
         let state = self.facts.state;
-        let endless = state.leases.iter().filter(|held| held.lease.ends_at.is_none());
-        let in_the_way = endless.filter(|held| {
-            held.nodes.iter().any(|node| {
+        let endless = state.leases.ending(At::NEVER, At::NEVER).take(ENDLESS_LOOKS);
+        let in_the_way = endless.filter(|(_, lease)| {
+            let nodes = state.leases.find(*lease).map_or(&[][..], |held| &held.nodes);
+            nodes.iter().any(|node| {
                 state.nodes.in_service(*node)
                     && state.nodes.allowed(*node, &ask.shape)
                     && state.nodes.capacity[node.at()].could_hold(&ask.shape)
                     && !state.could_place(*node, &ask.shape)
             })
         });
-        in_the_way.map(|held| held.lease.id).collect()
+        in_the_way.map(|(_, lease)| lease).take(ENDS_COUNTED as usize).collect()
     }
 
     /// Whether nothing is in the way once this lease has ended.
     pub(super) fn starts_without(&mut self, ask: &Ask, lease: LeaseId) -> bool {
         let mut future = self.future(ask);
-        self.pass(ask, &mut future, self.facts.now, What::Lease(0), &[lease]);
+        self.pass(ask, &mut future, self.facts.now, What::Lease(lease));
         let starts = self.starts_in(ask, &future);
         self.present(future);
         starts
     }
 
     fn list_releases(&self) -> Releases {
-        let now = self.facts.now;
-        let mut ends = Vec::new();
-        let mut leases = Vec::new();
-        for held in self.facts.state.leases.iter() {
-            let end = held.expected_end(now);
-            if end != At::NEVER {
-                ends.push((end, What::Lease(leases.len())));
-                leases.push(held.lease.id);
-            }
-        }
+        let (now, state) = (self.facts.now, self.facts.state);
+        let overdue = state.leases.ending(At(i64::MIN), now);
+        let overdue =
+            overdue.filter_map(|(_, lease)| Some((state.leases.find(lease)?.expected_end(now), What::Lease(lease))));
+        let mut others: Vec<(At, What)> = overdue.collect();
         for (place, taken) in self.facts.taken.iter().enumerate() {
             if let Some(seconds) = taken.request.run_seconds {
-                ends.push((now.plus(i64::from(seconds)), What::Taken(place)));
+                others.push((now.plus(i64::from(seconds)), What::Taken(place)));
             }
         }
-        for row in self.census().rows() {
+        for row in self.census.rows() {
             if let Place::Held(until) = row.place {
-                ends.extend(row.nodes.iter().map(|node| (until, What::Hold(*node))));
+                others.extend(row.nodes.iter().map(|node| (until, What::Hold(*node))));
             }
         }
-        ends.sort_unstable();
-        Releases { ends, leases, looks_left: LOOKS }
+        others.sort_unstable();
+        Releases { others, looks_left: LOOKS }
     }
 
     fn walk(&mut self, ask: &Ask, obstacles: &[Cause], releases: &mut Releases) -> Option<(At, Awaited)> {
+        let (now, state) = (self.facts.now, self.facts.state);
+        let last = At(At::NEVER.0 - 1);
+        let mut leases = state.leases.ending(now.plus(1), last).map(|(at, lease)| (at, What::Lease(lease))).peekable();
+        let mut others = releases.others.iter().copied().peekable();
+        let mut following = || match (leases.peek(), others.peek()) {
+            (Some(lease), Some(other)) if other < lease => others.next(),
+            (Some(_), _) => leases.next(),
+            (None, _) => others.next(),
+        };
         let mut future = self.future(ask);
         let by_power = obstacles.iter().any(|cause| matches!(cause, Cause::Power { .. }));
-        let mut found = None;
-        let mut at = 0;
-        while at < releases.ends.len() && releases.looks_left > 0 {
+        let (mut found, mut helps) = (None, false);
+        let mut looks = LOOKS_EACH.min(releases.looks_left);
+        let mut next = following();
+        while let Some((end, what)) = next.filter(|_| looks > 0) {
+            looks -= 1;
+            releases.looks_left -= 1;
+            helps |= self.pass(ask, &mut future, end, what) | by_power;
+            next = following();
             // All that ends in the same second ends together.
-            let end = releases.ends[at].0;
-            let mut helps = by_power;
-            while at < releases.ends.len() && releases.ends[at].0 == end {
-                helps |= self.pass(ask, &mut future, end, releases.ends[at].1, &releases.leases);
-                releases.looks_left = releases.looks_left.saturating_sub(1);
-                at += 1;
+            if next.is_some_and(|(other, _)| other == end) || !helps {
+                continue;
             }
-            if helps && self.starts_in(ask, &future) {
-                found = Some((end, at - 1));
+            helps = false;
+            if self.starts_in(ask, &future) {
+                found = Some((end, what));
                 break;
             }
         }
         self.present(future);
-        let (end, last) = found?;
-        let (_, what) = releases.ends[last];
+        let (end, what) = found?;
         let mut alone = self.future(ask);
-        self.pass(ask, &mut alone, end, what, &releases.leases);
+        self.pass(ask, &mut alone, end, what);
         let is_enough = self.starts_in(ask, &alone);
         self.present(alone);
-        Some((end, self.awaited(what, is_enough, &releases.leases)))
+        Some((end, self.awaited(what, is_enough)))
     }
 
-    fn awaited(&self, what: What, is_enough: bool, leases: &[LeaseId]) -> Awaited {
+    fn awaited(&self, what: What, is_enough: bool) -> Awaited {
         match what {
-            What::Lease(place) if is_enough => Awaited::Lease(leases[place]),
-            What::Lease(place) => Awaited::Leases { last: leases[place] },
+            What::Lease(lease) if is_enough => Awaited::Lease(lease),
+            What::Lease(last) => Awaited::Leases { last },
             What::Taken(place) => Awaited::Request(self.facts.taken[place].request.id),
             What::Hold(node) => Awaited::Maintenance(self.facts.state.topology.id(node)),
         }
@@ -152,8 +157,19 @@ impl Explainer<'_> {
 
     /// Nothing has ended yet.
     fn future(&self, ask: &Ask) -> Future {
-        let served = self.candidates(ask).into_iter().collect();
-        Future { at: self.facts.now, free: BTreeMap::new(), served, freed: BTreeMap::new(), watts: Vec::new() }
+        let mut future = Future {
+            at: self.facts.now,
+            free: BTreeMap::new(),
+            served: BTreeSet::new(),
+            domains: BTreeMap::new(),
+            most: 0,
+            freed: BTreeMap::new(),
+            watts: Vec::new(),
+        };
+        for node in self.candidates(ask) {
+            self.take_in(ask, &mut future, node);
+        }
+        future
     }
 
     /// Commits again what was given back.
@@ -164,13 +180,13 @@ impl Explainer<'_> {
     }
 
     /// Something ends; whether that could matter to this ask.
-    fn pass(&mut self, ask: &Ask, future: &mut Future, end: At, what: What, leases: &[LeaseId]) -> bool {
+    fn pass(&mut self, ask: &Ask, future: &mut Future, end: At, what: What) -> bool {
         future.at = end;
         let state = self.facts.state;
         match what {
             What::Hold(node) => self.serve(ask, future, node),
-            What::Lease(place) => {
-                let Some(held) = state.leases.find(leases[place]) else { return false };
+            What::Lease(lease) => {
+                let Some(held) = state.leases.find(lease) else { return false };
                 let Lease { request, grants, .. } = &held.lease;
                 let mut helps = self.refund(ask, future, request, grants.len());
                 for (grant, node) in grants.iter().zip(&held.nodes) {
@@ -195,7 +211,7 @@ impl Explainer<'_> {
         };
         let mut helps = false;
         for queue in above(request.queue) {
-            if above(ask.queue).any(|own| own == queue) {
+            if ask.queue.is_some_and(|own| above(own).any(|own| own == queue)) {
                 let freed = future.freed.entry(queue).or_default();
                 *freed = freed.plus(&amount);
                 helps = true;
@@ -236,14 +252,29 @@ impl Explainer<'_> {
         let free = future.free.get(&node).unwrap_or(&state.nodes.free[at]);
         let fits = holds(self.facts.spec, state.nodes.model[at], free, &ask.shape);
         if fits {
-            future.served.insert(node);
+            self.take_in(ask, future, node);
         }
         fits
     }
 
+    fn take_in(&self, ask: &Ask, future: &mut Future, node: NodeIx) {
+        future.served.insert(node);
+        let topology = &self.facts.state.topology;
+        let domain = match ask.shape.within.map(|level| topology.table_of(level)) {
+            None => 0,
+            Some(None) => return,
+            Some(Some(table)) => topology.tables()[table].domain_of[node.at()],
+        };
+        if domain != NO_DOMAIN {
+            let count = future.domains.entry(domain).or_default();
+            *count += 1;
+            future.most = future.most.max(*count);
+        }
+    }
+
     fn starts_in(&mut self, ask: &Ask, future: &Future) -> bool {
         let needed = ask.needed() as usize;
-        if future.served.len() < needed {
+        if (future.most as usize) < needed {
             return false;
         }
         let within_quota = self.quotas(ask).all(|(queue, cause)| match cause {

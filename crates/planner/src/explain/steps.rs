@@ -9,6 +9,14 @@ use crate::request::{Gpus, Nodes, Shape};
 use crate::state::topology::{NodeIx, narrow};
 use crate::units::{At, GPU_MILLI, ModelId};
 
+/// Which steps are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    All,
+    /// It has a promise: only what could start it before.
+    Promised,
+}
+
 /// A wait up to so many seconds costs less than changing the request: a quarter of an hour.
 const SHORT_WAIT_SECONDS: i64 = 900;
 /// Models told of, those with most free nodes first.
@@ -16,7 +24,7 @@ const MODELS_TOLD: usize = 2;
 /// Cordoned nodes tried.
 const RESTORED_TRIED: usize = 16;
 /// Leases without an end that are tried.
-const ENDED_TRIED: usize = 16;
+const ENDED_TRIED: usize = 4;
 /// A part of a request worth asking for: of CPU and memory a quarter. Of watts a half: below that GPUs cannot be capped.
 const CPU_PART: u32 = 4;
 const WATTS_PART: u32 = 2;
@@ -27,23 +35,30 @@ const DRAWS_TRIED: usize = 4;
 
 impl Explainer<'_> {
     /// All that helps, what starts it first, cheapest first.
-    pub(super) fn steps(&mut self, ask: &Ask, obstacles: &[Cause]) -> Vec<Next> {
+    pub(super) fn steps(&mut self, ask: &Ask, obstacles: &[Cause], scope: Scope) -> Vec<Next> {
+        if obstacles.is_empty() {
+            return Vec::new();
+        }
         let mut steps = Vec::new();
         let places = |cause: &Cause| matches!(cause, Cause::Nodes { .. } | Cause::Apart { .. });
         let by_place = obstacles.iter().any(places);
         let by_power = obstacles.iter().any(|cause| matches!(cause, Cause::Power { .. }));
         if by_place || by_power {
-            steps.extend(self.say_run_time(ask, obstacles));
             steps.extend(self.relax(ask, obstacles));
+        }
+        if (by_place || by_power) && scope == Scope::All {
+            steps.extend(self.say_run_time(ask, obstacles));
             steps.extend(self.allow_model(ask, obstacles));
             steps.extend(self.allow_residency(ask, obstacles));
             steps.extend(self.restore(ask, obstacles));
         }
-        if by_place {
+        if by_place && scope == Scope::All {
             steps.extend(self.spread(ask, obstacles));
             steps.extend(self.less_beside(ask, obstacles));
         }
-        steps.extend(self.less_gpus(ask, obstacles));
+        if scope == Scope::All {
+            steps.extend(self.less_gpus(ask, obstacles));
+        }
         steps.extend(self.fewer(ask, obstacles));
         if by_power {
             steps.extend(self.draw(ask, obstacles));
@@ -52,7 +67,7 @@ impl Explainer<'_> {
             steps.extend(self.raise(ask, obstacles, cause));
         }
         steps.extend(self.await_ends(ask, obstacles));
-        if !steps.iter().any(|next| next.then == Then::Starts) {
+        if scope == Scope::All && !steps.iter().any(|next| next.then == Then::Starts) {
             steps.extend(self.end_one(ask));
         }
         let now = self.facts.now;
@@ -80,12 +95,8 @@ impl Explainer<'_> {
         let promised = self.facts.promises.get(ask.request).map(|promise| (promise.starts_at, Awaited::Promise));
         let by_place = |cause: &Cause| matches!(cause, Cause::Nodes { .. } | Cause::Apart { .. });
         let promised = promised.filter(|_| obstacles.iter().all(by_place));
-        let walked = self.wait(ask, obstacles);
-        let (until, on) = match (walked, promised) {
-            (Some(walked), Some(promised)) if promised.0 < walked.0 => promised,
-            (Some(walked), _) => walked,
-            (None, promised) => promised?,
-        };
+        let walked = if promised.is_some() { None } else { self.wait(ask, obstacles) };
+        let (until, on) = promised.or(walked)?;
         Some(Next { step: Step::Wait { until, on }, then: Then::Starts })
     }
 
@@ -103,7 +114,7 @@ impl Explainer<'_> {
     fn say_run_time(&mut self, ask: &Ask, obstacles: &[Cause]) -> Option<Next> {
         let now = self.facts.now;
         let mut starts: Vec<At> = Vec::new();
-        for row in self.census().rows() {
+        for row in self.census.rows() {
             let Place::Promised(request) = row.place else { continue };
             let fits = |node: &NodeIx| row.lack(&self.facts, *node, &ask.shape) == Lack::Nothing;
             if request == ask.request || !row.could(self.facts.spec, &ask.shape) || !row.nodes.iter().any(fits) {
@@ -113,14 +124,20 @@ impl Explainer<'_> {
         }
         starts.sort_unstable_by(|left, right| right.cmp(left));
         starts.dedup();
-        starts.into_iter().find_map(|at| {
-            let seconds = u32::try_from(at.since(now)).unwrap_or(u32::MAX);
-            if ask.run_seconds.is_some_and(|runs| runs <= seconds) {
-                return None;
-            }
+        // The shorter the run, the more nodes it may have: if the shortest helps, halve towards the longest that does.
+        let mut found = None;
+        let (mut longest, mut shortest) = (0, starts.len());
+        while longest < shortest {
+            let middle = if found.is_none() { starts.len() - 1 } else { longest + (shortest - longest) / 2 };
+            let seconds = u32::try_from(starts[middle].since(now)).unwrap_or(u32::MAX);
             let shorter = Ask { run_seconds: Some(seconds), ..*ask };
-            self.tried(&shorter, obstacles, Step::SayRunTime { seconds })
-        })
+            match self.tried(&shorter, obstacles, Step::SayRunTime { seconds }) {
+                None if found.is_none() => return None,
+                None => longest = middle + 1,
+                helps => (found, shortest) = (helps, middle),
+            }
+        }
+        found
     }
 
     /// The next coarser level of the same tree that helps, or none at all.
@@ -163,7 +180,7 @@ impl Explainer<'_> {
         if ask.shape.residencies == 0 {
             return None;
         }
-        let mut excluded: Vec<u8> = self.census().rows().map(|row| row.residency.0).collect();
+        let mut excluded: Vec<u8> = self.census.rows().map(|row| row.residency.0).collect();
         excluded.sort_unstable();
         excluded.dedup();
         excluded.retain(|bit| ask.shape.residencies >> (bit & 63) & 1 == 0);
@@ -192,7 +209,7 @@ impl Explainer<'_> {
 
     /// A cordoned node that is missing.
     fn restore(&mut self, ask: &Ask, obstacles: &[Cause]) -> Option<Next> {
-        let cordoned = self.census().rows().filter(|row| row.place == Place::Cordoned);
+        let cordoned = self.census.rows().filter(|row| row.place == Place::Cordoned);
         let cordoned = cordoned.filter(|row| row.could(self.facts.spec, &ask.shape));
         let mut nodes: Vec<NodeIx> = cordoned.flat_map(|row| row.nodes.iter().copied()).collect();
         nodes.sort_unstable();
@@ -267,6 +284,8 @@ impl Explainer<'_> {
     fn less_gpus(&mut self, ask: &Ask, obstacles: &[Cause]) -> Option<Next> {
         let resource = Resource::Gpu;
         match ask.shape.gpus {
+            // Where one GPU is not there, none is.
+            Gpus::Whole(gpus) if !self.has_one_gpu(ask, gpus, obstacles) => None,
             Gpus::Whole(gpus) => (1..gpus).rev().find_map(|fewer| {
                 let less = ask.with(Shape { gpus: Gpus::Whole(fewer), ..ask.shape });
                 let amount = u32::from(fewer) * u32::from(GPU_MILLI);
@@ -284,6 +303,11 @@ impl Explainer<'_> {
             }
             Gpus::Slice(_) => None,
         }
+    }
+
+    fn has_one_gpu(&mut self, ask: &Ask, gpus: u8, obstacles: &[Cause]) -> bool {
+        let one = ask.with(Shape { gpus: Gpus::Whole(1), ..ask.shape });
+        gpus > 1 && self.tried(&one, obstacles, Step::Less { resource: Resource::Gpu, amount: 1 }).is_some()
     }
 
     /// As many nodes as could start now.

@@ -18,6 +18,7 @@ impl Planner {
         let mut plan = self.decided(now);
         plan.reservations = self.promised();
         let taken = taken(&self.proposals, &self.requests);
+        self.memory.refresh(&mut self.state, &taken);
         let facts = Facts {
             spec: &self.spec,
             state: &self.state,
@@ -31,7 +32,7 @@ impl Planner {
             requests: &self.requests,
             pass: &self.pass,
             promises: &self.promises,
-            explainer: Explainer::new(facts),
+            explainer: Explainer::new(facts, &self.memory),
             now,
             plan: &mut plan,
         };
@@ -55,6 +56,7 @@ impl Planner {
         plan.reservations.sort_by_key(|reservation| reservation.request);
         let fresh = self.requests.take_fresh();
         let taken = taken(&self.proposals, &self.requests);
+        self.memory.refresh(&mut self.state, &taken);
         let facts = Facts {
             spec: &self.spec,
             state: &self.state,
@@ -68,7 +70,7 @@ impl Planner {
             requests: &self.requests,
             pass: &self.pass,
             promises: &self.promises,
-            explainer: Explainer::new(facts),
+            explainer: Explainer::new(facts, &self.memory),
             now,
             plan: &mut plan,
         };

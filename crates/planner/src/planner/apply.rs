@@ -225,8 +225,8 @@ impl Planner {
         let held = self.state.leases.find(lease).ok_or(unknown_lease(lease))?;
         check_lease_end(lease, held.lease.started_at, ends_at)?;
         self.settle();
-        let Some(held) = self.state.leases.find_mut(lease) else { return Ok(()) };
-        let before = std::mem::replace(&mut held.lease.ends_at, ends_at).unwrap_or(At::NEVER);
+        let Some(before) = self.state.leases.set_end(lease, ends_at) else { return Ok(()) };
+        let Some(held) = self.state.leases.find(lease) else { return Ok(()) };
         let Held { lease, nodes } = held.clone();
         for (grant, node) in lease.grants.iter().zip(&nodes) {
             let part = tenant(&lease.request.shape, grant.gpus, before);

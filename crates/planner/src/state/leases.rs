@@ -2,7 +2,7 @@
 //!
 //! INVARIANT: a node's list holds the leases with a grant on it, by lease number; places in the slab say nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::fleet::Lease;
 use crate::state::tenants::expected_end;
@@ -35,6 +35,8 @@ pub(crate) struct Leases {
     by_id: BTreeMap<LeaseId, LeaseIx>,
     by_request: BTreeMap<RequestId, LeaseIx>,
     on_node: Vec<Vec<LeaseIx>>,
+    /// All by their end as it was said; `NEVER` where nobody said.
+    ends: BTreeSet<(At, LeaseId)>,
 }
 
 impl Leases {
@@ -79,6 +81,20 @@ impl Leases {
         self.on_node[node.at()].iter().map(|ix| self.get(*ix))
     }
 
+    /// Those that end within a range of instants, by their end.
+    pub(crate) fn ending(&self, from: At, to: At) -> impl Iterator<Item = (At, LeaseId)> {
+        self.ends.range((from, LeaseId(0))..=(to, LeaseId(u64::MAX))).copied()
+    }
+
+    /// Another end; answers with the one of before.
+    pub(crate) fn set_end(&mut self, id: LeaseId, ends_at: Option<At>) -> Option<At> {
+        let held = self.find_mut(id)?;
+        let before = std::mem::replace(&mut held.lease.ends_at, ends_at).unwrap_or(At::NEVER);
+        self.ends.remove(&(before, id));
+        self.ends.insert((ends_at.unwrap_or(At::NEVER), id));
+        Some(before)
+    }
+
     /// One more.
     pub(crate) fn insert(&mut self, held: Held) {
         let (id, request) = (held.lease.id, held.lease.request.id);
@@ -94,6 +110,7 @@ impl Leases {
             let place = list.partition_point(|other| number(other) < Some(id));
             list.insert(place, ix);
         }
+        self.ends.insert((held.lease.ends_at.unwrap_or(At::NEVER), id));
         self.slots[slot as usize] = Some(held);
         self.by_id.insert(id, ix);
         self.by_request.insert(request, ix);
@@ -104,6 +121,7 @@ impl Leases {
         let ix = self.by_id.remove(&id)?;
         let held = self.slots[ix.0 as usize].take()?;
         self.by_request.remove(&held.lease.request.id);
+        self.ends.remove(&(held.lease.ends_at.unwrap_or(At::NEVER), id));
         for node in &held.nodes {
             self.on_node[node.at()].retain(|other| *other != ix);
         }

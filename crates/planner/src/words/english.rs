@@ -49,7 +49,10 @@ pub(super) fn cause(words: &Words<'_>, request: &Request, why: &Why) -> String {
         }
         Cause::Preempting { leases, lease } => preempting(leases, &words.lease(lease)),
         Cause::EndsUnknown { leases } => {
-            format!("when is not known: {} in the way without a said end", plural(leases, "lease is", "leases are"))
+            let more = if leases < crate::reason::ENDS_COUNTED { "" } else { " or more" };
+            let (leases, are) =
+                (figures::count(ENGLISH, leases.into()), if leases == 1 { "lease is" } else { "leases are" });
+            format!("when is not known: {leases}{more} {are} in the way without a said end")
         }
     }
 }

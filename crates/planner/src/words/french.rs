@@ -49,8 +49,9 @@ pub(super) fn cause(words: &Words<'_>, request: &Request, why: &Why) -> String {
         }
         Cause::Preempting { leases, lease } => preempting(leases, &words.lease(lease)),
         Cause::EndsUnknown { leases } => {
-            let leases = plural(leases, "bail en place n'a pas", "baux en place n'ont pas");
-            format!("date inconnue{NBSP}: {leases} de fin annoncée")
+            let more = if leases < crate::reason::ENDS_COUNTED { "" } else { " ou plus" };
+            let have = if leases < 2 { "bail en place n'a pas" } else { "baux en place n'ont pas" };
+            format!("date inconnue{NBSP}: {}{more}{NBSP}{have} de fin annoncée", count(leases))
         }
     }
 }
