@@ -258,7 +258,7 @@ fn draw(path: &Path, series: &[Series]) -> Result<()> {
         title: "Effective time of a gang under failures, best checkpoint interval".to_owned(),
         x: "GPUs".to_owned(),
         y: "effective training time ratio".to_owned(),
-        y_range: Some((0.85, 1.02)),
+        y_range: Some((0.85, 1.04)),
         ..Axes::default()
     };
     chart::lines(path, &axes, series)

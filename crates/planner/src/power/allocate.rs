@@ -143,8 +143,12 @@ impl Allocator {
             let top = self.floored[floored];
             let Some(power) = self.name[top] else { continue };
             for class in (0_u8..).take(MAX_TENANT_CLASSES).map(TenantClass) {
+                let floor = tree.floor(power, class);
+                if floor == 0 {
+                    continue;
+                }
                 let has: i64 = self.of_class(top, class).map(|at| self.counts.watts[at]).sum();
-                let mut missing = tree.floor(power, class) - has;
+                let mut missing = floor - has;
                 let mut next = if missing > 0 { self.highest(top, class, i16::MAX) } else { None };
                 while let Some(priority) = next.filter(|_| missing > 0) {
                     let mut members = std::mem::take(&mut self.counts.members);
