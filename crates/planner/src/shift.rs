@@ -6,7 +6,10 @@
 //! others get no first choice.
 //! Deliberately absent: nodes. A hold is a hint that passes in time; admission and placement decide afterwards.
 
+pub mod certificate;
 pub mod flow;
+pub mod rolling;
+pub mod safety;
 
 mod hold;
 
@@ -61,3 +64,6 @@ pub struct Shift {
 pub fn holds(forecast: &Forecast, waiting: &[Deferrable], running: &[Running], now: At) -> Shift {
     hold::holds(forecast, waiting, running, now)
 }
+
+#[cfg(test)]
+mod tests;

@@ -73,17 +73,26 @@ impl Problem<'_> {
         work.from.min(end)..end
     }
 
-    /// Serves as much as possible, and that at the least cost.
+    /// Serves as much as possible, and that at the least cost; the prices prove it.
     pub fn spread(&self) -> Spread {
+        let mut flow = self.filled();
+        let price = flow.prices();
+        Spread { price, ..flow.finish() }
+    }
+
+    /// The same plan without prices.
+    pub fn served(&self) -> Spread {
+        self.filled().finish()
+    }
+
+    fn filled(&self) -> Flow<'_> {
         let mut flow = Flow::new(self);
         let mut order: Vec<usize> = (0..self.cost.len()).collect();
         order.sort_unstable_by_key(|&hour| (self.cost[hour], hour));
         for hour in order {
             flow.fill(hour);
         }
-        let price = flow.prices();
-        let cost = (0..self.cost.len()).map(|hour| (self.capacity[hour] - flow.room[hour]) * self.cost[hour]).sum();
-        Spread { begin: flow.begin, units: flow.units, missed: flow.unmet, price, cost }
+        flow
     }
 }
 
@@ -94,13 +103,18 @@ struct Flow<'a> {
     units: Vec<i64>,
     unmet: Vec<i64>,
     room: Vec<i64>,
+    /// A bit for each hour a work uses, 64 hours to a word; each work's words begin at `used_begin`.
+    used: Vec<u64>,
+    used_begin: Vec<usize>,
     /// Hours of each work's window that are still to be filled.
     ahead: Vec<i64>,
     /// Works whose window covers an hour, one hour after another.
     covering: Vec<u32>,
     covering_begin: Vec<usize>,
-    /// Mark of the last search that saw it; `CLOSED` for good where nothing unserved can be reached.
-    seen_hour: Vec<u32>,
+    /// A bit for each hour the search saw; those that are closed for good, as nothing unserved can be reached.
+    seen_hour: Vec<u64>,
+    closed_hour: Vec<u64>,
+    /// Mark of the last search that saw a work; `CLOSED` for good.
     seen_work: Vec<u32>,
     mark: u32,
     /// How a search came to an hour: the work that would leave it, and the hour that work would take instead.
@@ -114,16 +128,27 @@ fn at(work: u32) -> usize {
     work as usize
 }
 
+const fn word(hour: usize) -> usize {
+    hour / 64
+}
+
+const fn bit(hour: usize) -> u64 {
+    1 << (hour % 64)
+}
+
 impl<'a> Flow<'a> {
     fn new(problem: &'a Problem<'a>) -> Self {
         let hours = problem.cost.len();
         let mut begin = Vec::with_capacity(problem.work.len() + 1);
         let mut covering_begin = vec![0; hours + 2];
-        let mut total = 0;
+        let mut used_begin = Vec::with_capacity(problem.work.len());
+        let (mut total, mut words) = (0, 0);
         for work in problem.work {
             begin.push(total);
+            used_begin.push(words);
             let window = problem.window(work);
             total += window.len();
+            words += word(window.end + 63) - word(window.start);
             window.for_each(|hour| covering_begin[hour + 2] += 1);
         }
         begin.push(total);
@@ -146,12 +171,21 @@ impl<'a> Flow<'a> {
             ahead: problem.work.iter().map(|work| i64::try_from(problem.window(work).len()).unwrap_or(0)).collect(),
             covering,
             covering_begin,
-            seen_hour: vec![0; hours],
+            used: vec![0; words],
+            used_begin,
+            seen_hour: vec![0; word(hours + 63)],
+            closed_hour: vec![0; word(hours + 63)],
             seen_work: vec![0; problem.work.len()],
             mark: 0,
             came: vec![(0, 0); hours],
             queue: Vec::new(),
         }
+    }
+
+    fn finish(self) -> Spread {
+        let used = self.problem.capacity.iter().zip(&self.room).map(|(capacity, room)| capacity - room);
+        let cost = used.zip(self.problem.cost).map(|(units, cost)| units * cost).sum();
+        Spread { begin: self.begin, units: self.units, missed: self.unmet, price: Vec::new(), cost }
     }
 
     fn covering(&self, hour: usize) -> std::ops::Range<usize> {
@@ -161,6 +195,14 @@ impl<'a> Flow<'a> {
     /// Where the units of `work` in `hour` are kept.
     fn place(&self, work: u32, hour: usize) -> usize {
         self.begin[at(work)] + hour - self.problem.work[at(work)].from
+    }
+
+    /// Adds units (or takes them away) and keeps the bit of the hour true.
+    fn add(&mut self, work: u32, hour: usize, units: i64) {
+        let place = self.place(work, hour);
+        self.units[place] += units;
+        let bits = &mut self.used[self.used_begin[at(work)] + word(hour) - word(self.problem.work[at(work)].from)];
+        if self.units[place] > 0 { *bits |= bit(hour) } else { *bits &= !bit(hour) }
     }
 
     /// Units that `work` could still take in `hour`.
@@ -183,12 +225,13 @@ impl<'a> Flow<'a> {
         nearest.sort_unstable();
         for (_, work) in nearest {
             let units = self.room[hour].min(self.unmet[at(work)]).min(self.spare(work, hour));
-            let place = self.place(work, hour);
-            self.units[place] += units;
-            self.unmet[at(work)] -= units;
-            self.room[hour] -= units;
+            if units > 0 {
+                self.add(work, hour, units);
+                self.unmet[at(work)] -= units;
+                self.room[hour] -= units;
+            }
         }
-        while self.room[hour] > 0 && self.seen_hour[hour] != CLOSED {
+        while self.room[hour] > 0 && self.closed_hour[word(hour)] & bit(hour) == 0 {
             match self.search(hour) {
                 Some((work, at_hour)) => self.augment(hour, work, at_hour),
                 None => self.close(),
@@ -201,7 +244,8 @@ impl<'a> Flow<'a> {
         self.mark += 1;
         self.queue.clear();
         self.queue.push(hour);
-        self.seen_hour[hour] = self.mark;
+        self.seen_hour.copy_from_slice(&self.closed_hour);
+        self.seen_hour[word(hour)] |= bit(hour);
         let mut next = 0;
         while let Some(&hour) = self.queue.get(next) {
             next += 1;
@@ -223,10 +267,12 @@ impl<'a> Flow<'a> {
     fn expand(&mut self, work: u32, hour: usize) {
         self.seen_work[at(work)] = self.mark;
         let window = self.problem.window(&self.problem.work[at(work)]);
-        let begin = self.begin[at(work)];
-        for (place, left) in (begin..).zip(window) {
-            if self.units[place] > 0 && self.seen_hour[left] < self.mark {
-                self.seen_hour[left] = self.mark;
+        for (used, index) in (self.used_begin[at(work)]..).zip(word(window.start)..word(window.end + 63)) {
+            let mut found = self.used[used] & !self.seen_hour[index];
+            self.seen_hour[index] |= found;
+            while found != 0 {
+                let left = index * 64 + found.trailing_zeros() as usize;
+                found &= found - 1;
                 self.came[left] = (work, hour);
                 self.queue.push(left);
             }
@@ -243,14 +289,12 @@ impl<'a> Flow<'a> {
             left = taken;
         }
         self.unmet[at(work)] -= units;
-        let place = self.place(work, at_hour);
-        self.units[place] += units;
+        self.add(work, at_hour, units);
         let mut left = at_hour;
         while left != hour {
             let (mover, taken) = self.came[left];
-            let (from, to) = (self.place(mover, left), self.place(mover, taken));
-            self.units[from] -= units;
-            self.units[to] += units;
+            self.add(mover, left, -units);
+            self.add(mover, taken, units);
             left = taken;
         }
         self.room[hour] -= units;
@@ -259,7 +303,7 @@ impl<'a> Flow<'a> {
     /// What the last search saw has nothing unserved and cannot get any: no later search need enter it.
     fn close(&mut self) {
         for &hour in &self.queue {
-            self.seen_hour[hour] = CLOSED;
+            self.closed_hour[word(hour)] |= bit(hour);
             for index in self.covering_begin[hour]..self.covering_begin[hour + 1] {
                 let work = self.covering[index];
                 if self.seen_work[at(work)] == self.mark {
@@ -274,7 +318,6 @@ impl<'a> Flow<'a> {
         let cost = self.problem.cost;
         let mut worth = vec![-1; cost.len()];
         self.mark = 1;
-        self.seen_hour.fill(0);
         self.seen_work.fill(0);
         self.queue.clear();
         for (number, work) in (0u32..).zip(self.problem.work) {

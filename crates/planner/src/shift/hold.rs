@@ -192,32 +192,46 @@ impl Classes {
         Problem { cost: &hours.cost, capacity: &hours.room, work: &self.work }.spread()
     }
 
-    /// Waits of the requests that may pause: the hours of a class go to its members one after another, and beside each
-    /// other where an hour holds more than one.
+    /// Waits of the requests that may pause: each step's units of a class go to those members with most still to do.
     fn firsts(&self, movable: &[Choice], spread: &Spread, hours: &mut Hours) -> Vec<Hold> {
-        let mut before = vec![(0, 0); self.work.len()];
-        let mut holds = Vec::new();
+        let mut members: Vec<Vec<&Choice>> = vec![Vec::new(); self.work.len()];
         for (choice, &class) in movable.iter().zip(&self.class) {
-            if choice.request.pauses == Pauses::Never {
-                continue;
-            }
-            let (width, demand) = before[class];
-            let mut served = 0;
-            let first = spread.of(class).iter().position(|&units| {
-                served += units;
-                units > width || served > demand
-            });
-            if let Some(first) = first.filter(|&first| choice.earliest + first > 0) {
-                holds.push(Hold { request: choice.request.request, until: hours.begins(choice.earliest + first) });
-            }
-            before[class].0 += choice.request.gpu_milli;
-            before[class].1 += choice.request.gpu_milli * signed(choice.steps);
+            members[class].push(choice);
         }
-        for (class, work) in self.work.iter().enumerate().filter(|&(class, _)| self.pauses[class] == Pauses::AtSteps) {
-            for (step, &units) in (work.from..).zip(spread.of(class)) {
+        let mut holds = Vec::new();
+        for (class, members) in members.iter().enumerate().filter(|&(class, _)| self.pauses[class] == Pauses::AtSteps) {
+            let from = self.work[class].from;
+            let units = spread.of(class);
+            for (step, &units) in (from..).zip(units) {
                 hours.take(step, 1, units);
+            }
+            for (choice, first) in members.iter().zip(share(members, units)) {
+                if let Some(step) = first.map(|first| from + first).filter(|&step| step > 0 && step <= choice.latest) {
+                    holds.push(Hold { request: choice.request.request, until: hours.begins(step) });
+                }
             }
         }
         holds
     }
+}
+
+/// The first step each member gets a part of; `None` where the class has too little for it.
+fn share(members: &[&Choice], units: &[i64]) -> Vec<Option<usize>> {
+    let mut left: Vec<i64> = members.iter().map(|one| one.request.gpu_milli * signed(one.steps)).collect();
+    let mut first = vec![None; members.len()];
+    let mut order: Vec<usize> = (0..members.len()).collect();
+    for (step, &units) in units.iter().enumerate().filter(|&(_, &units)| units > 0) {
+        // In steps still to do; members of a class began with the same.
+        order.sort_by_key(|&member| (std::cmp::Reverse(left[member] / members[member].request.gpu_milli), member));
+        let mut units = units;
+        for &member in &order {
+            let given = units.min(left[member]).min(members[member].request.gpu_milli);
+            if given > 0 {
+                first[member] = first[member].or(Some(step));
+                left[member] -= given;
+                units -= given;
+            }
+        }
+    }
+    first.into_iter().zip(left).map(|(first, left)| first.filter(|_| left == 0)).collect()
 }
