@@ -90,7 +90,7 @@ pub struct Share {
 
 impl Share {
     /// `Less` comes first: queues below their guarantee, then the smaller rational.
-    fn order(&self, other: &Self) -> Ordering {
+    pub(crate) fn order(&self, other: &Self) -> Ordering {
         other.below_guarantee.cmp(&self.below_guarantee).then_with(|| {
             let left = wide(u128::from(self.used) * u128::from(other.weight), other.of);
             let right = wide(u128::from(other.used) * u128::from(self.weight), self.of);

@@ -29,6 +29,7 @@ mod pass;
 mod proposals;
 mod requests;
 mod single;
+mod stopping;
 #[cfg(test)]
 mod tests;
 
@@ -63,6 +64,8 @@ struct Stamps {
     power: u64,
     /// A lease ends earlier than thought, or a promise was dropped.
     promises: u64,
+    /// Anything but a request that came or left.
+    events: u64,
 }
 
 impl Planner {

@@ -3,9 +3,10 @@
 use crate::explain::{Explainer, Facts, Own, Taken};
 use crate::plan::{Grant, Hold, Placement, Plan};
 use crate::request::Request;
-use crate::reserve::Promises;
+use crate::reserve::{Promise, Promises};
+use crate::state::State;
 use crate::state::topology::narrow;
-use crate::units::{At, QueueId};
+use crate::units::{At, LeaseId, QueueId};
 
 use super::Planner;
 use super::pass::Pass;
@@ -17,6 +18,7 @@ impl Planner {
     pub(super) fn full_answer(&mut self, now: At) -> Plan {
         let mut plan = self.decided(now);
         plan.reservations = self.promised();
+        plan.moves = self.moves(now);
         let taken = taken(&self.proposals, &self.requests);
         self.memory.refresh(&mut self.state, &taken);
         let facts = Facts {
@@ -32,6 +34,7 @@ impl Planner {
             requests: &self.requests,
             pass: &self.pass,
             promises: &self.promises,
+            state: &self.state,
             explainer: Explainer::new(facts, &self.memory),
             now,
             plan: &mut plan,
@@ -48,7 +51,8 @@ impl Planner {
     /// What changed.
     pub(super) fn short_answer(&mut self, now: At) -> Plan {
         let mut plan = self.decided(now);
-        for request in &self.proposals.promised {
+        plan.moves = self.moves(now);
+        for (request, _) in &self.proposals.promised {
             if let Some(promise) = self.promises.get(*request) {
                 plan.reservations.push(self.reservation(*request, promise));
             }
@@ -70,6 +74,7 @@ impl Planner {
             requests: &self.requests,
             pass: &self.pass,
             promises: &self.promises,
+            state: &self.state,
             explainer: Explainer::new(facts, &self.memory),
             now,
             plan: &mut plan,
@@ -94,6 +99,7 @@ impl Planner {
         Plan {
             at: now,
             placements: placements.collect(),
+            preemptions: self.pass.preemptions.clone(),
             holds: holds.map(|(request, until)| Hold { request: *request, until: *until }).collect(),
             ..Plan::default()
         }
@@ -105,6 +111,7 @@ struct Answer<'a, 'p> {
     requests: &'a Requests,
     pass: &'a Pass,
     promises: &'a Promises,
+    state: &'a State,
     explainer: Explainer<'a>,
     now: At,
     plan: &'p mut Plan,
@@ -141,9 +148,23 @@ impl Answer<'_, '_> {
     }
 
     fn own(&self, request: &Request) -> Own {
+        if let Some(promise) = self.promises.get(request.id).filter(|promise| promise.starts_at <= self.now) {
+            return self.stopping(promise);
+        }
         let begins = request.not_before.filter(|at| *at > self.now).map(Own::NotBefore);
         let held = self.pass.holds.get(&request.id).filter(|until| **until > self.now);
         begins.or_else(|| held.map(|until| Own::BetterHour(*until))).unwrap_or(Own::Nothing)
+    }
+}
+
+impl Answer<'_, '_> {
+    /// Leases that are still on the nodes of a promise that begins now.
+    fn stopping(&self, promise: &Promise) -> Own {
+        let on_nodes = promise.nodes.iter().flat_map(|node| self.state.leases.on_node(*node));
+        let mut leases: Vec<LeaseId> = on_nodes.map(|held| held.lease.id).collect();
+        leases.sort_unstable();
+        leases.dedup();
+        leases.first().map_or(Own::Nothing, |lease| Own::Preempting { leases: narrow(leases.len()), lease: *lease })
     }
 }
 

@@ -21,6 +21,9 @@ impl Planner {
     /// # Errors
     /// The object and the rule that it breaks; the state is as before.
     pub fn apply(&mut self, event: Event) -> Result<(), Refusal> {
+        if !matches!(event, Event::RequestAdded(_) | Event::RequestWithdrawn(_)) {
+            self.stamps.events += 1;
+        }
         match event {
             Event::NodeHealth { node, health } => self.set_health(node, health),
             Event::NodeHeld { node, until } => {

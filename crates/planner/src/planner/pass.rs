@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::fair::QuotaBlock;
 use crate::gang::{self, NoPlace};
-use crate::plan::GpuGrant;
+use crate::plan::{GpuGrant, Preemption};
 use crate::request::{Gpus, Request, Shape};
 use crate::reserve::{self, Promise};
 use crate::shapes::{Blocked, Verdict};
@@ -17,6 +17,9 @@ use crate::units::{At, QueueId, RequestId};
 
 use super::Planner;
 use super::requests::{Item, ListIx, Slot};
+
+/// A promise is kept so many seconds beyond its start: stopping takes its time, and few leases end to the second.
+const GRACE_SECONDS: i64 = 600;
 
 /// What one pass keeps in mind.
 #[derive(Debug, Clone, Default)]
@@ -29,6 +32,8 @@ pub(super) struct Pass {
     /// Promised nodes that a run may use before their start.
     gaps: Vec<NodeIx>,
     grants: Vec<(NodeIx, GpuGrant)>,
+    /// Leases that give way.
+    pub(super) preemptions: Vec<Preemption>,
     /// Deferrable requests that wait for a better hour, and until when.
     pub(super) holds: BTreeMap<RequestId, At>,
     /// Until then, unless something about them changes.
@@ -63,6 +68,7 @@ impl Planner {
                 None => self.shares.park(queue),
             }
         }
+        self.preempt(now);
     }
 
     fn begin(&mut self, now: At) {
@@ -103,7 +109,7 @@ impl Planner {
     /// Promises whose start has passed although a lease is still there.
     fn overdue_promises(&self, now: At) -> Vec<RequestId> {
         let is_overdue = |request: RequestId, promise: &Promise| {
-            promise.starts_at < now
+            promise.starts_at.plus(GRACE_SECONDS) < now
                 && self.requests.find(request).is_none_or(|slot| {
                     let shape = &self.requests.get(slot).request.shape;
                     promise.nodes.iter().any(|node| !self.state.could_place(*node, shape))
@@ -213,7 +219,10 @@ impl Planner {
         if let Err(block) = self.within_quota(item.slot) {
             return self.stop_at_quota(ix, item, block);
         }
+        let promises = self.promises.len();
         match self.place(item.slot) {
+            // It had a promise elsewhere: those nodes are open again, to lists that were given up before as well.
+            Ok(()) if self.promises.len() < promises => self.wake_lists(),
             Ok(()) => self.requests.list_mut(ix).cursor += 1,
             Err(missing) => {
                 let blocked = match missing {
@@ -411,7 +420,7 @@ impl Planner {
         let amount = self.amount(&shape, nodes.len());
         self.pass.longest_gap = self.pass.longest_gap.max(seconds(starts_at.since(now)));
         self.pass.promises_left -= 1;
-        self.proposals.promised.push(request);
+        self.proposals.promised.push((request, None));
         self.keep_promise(request, Promise { starts_at, nodes, queue, amount, told: false, missing: 0 });
         true
     }

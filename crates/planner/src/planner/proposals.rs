@@ -29,8 +29,8 @@ pub(super) struct Proposal {
 pub(super) struct Proposals {
     pub(super) placed: Vec<Proposal>,
     pub(super) grants: Vec<(NodeIx, GpuGrant)>,
-    /// Promises made in the last pass.
-    pub(super) promised: Vec<RequestId>,
+    /// Promises made in the last pass, and those that they replaced.
+    pub(super) promised: Vec<(RequestId, Option<Promise>)>,
 }
 
 impl Proposals {
@@ -77,9 +77,11 @@ impl Planner {
     /// Gives back what was proposed and not carried out.
     pub(super) fn settle(&mut self) {
         let mut proposals = std::mem::take(&mut self.proposals);
-        for request in proposals.promised.drain(..) {
+        let mut replaced = Vec::new();
+        for (request, before) in proposals.promised.drain(..).rev() {
             if self.promises.get(request).is_some_and(|promise| !promise.told) {
                 self.drop_promise(request);
+                replaced.extend(before.filter(|before| before.told).map(|before| (request, before)));
             }
         }
         let mut displaced = Vec::new();
@@ -101,6 +103,9 @@ impl Planner {
             self.stamps.promises += 1;
             displaced.extend(proposal.promise.take().map(|promise| (id, shape, promise)));
         }
+        for (request, before) in replaced {
+            self.keep_promise(request, before);
+        }
         proposals.grants.clear();
         self.proposals = proposals;
         for (request, shape, promise) in displaced {
@@ -117,16 +122,6 @@ impl Planner {
             self.state.nodes.reserved[node.at()].is_none()
                 && self.state.free_at(*node, shape, At(i64::MIN)) <= promise.starts_at
         })
-    }
-
-    /// Whether everything proposed was carried out.
-    pub(super) fn is_settled(&self) -> bool {
-        self.proposals.placed.iter().all(|proposal| proposal.told)
-            && self
-                .proposals
-                .promised
-                .iter()
-                .all(|request| self.promises.get(*request).is_none_or(|promise| promise.told))
     }
 }
 

@@ -57,6 +57,8 @@ pub(crate) struct List {
     pub(crate) shortest_run: u32,
     /// The limit that stopped it in the last pass.
     pub(crate) quota: Option<QuotaBlock>,
+    /// The first in line, and the count of events when nobody gave way to it.
+    pub(crate) declined: Option<(RequestId, u64)>,
     /// Where the pass is.
     pub(crate) cursor: usize,
 }
@@ -219,6 +221,7 @@ impl Requests {
             items: VecDeque::new(),
             shortest_run: u32::MAX,
             quota: None,
+            declined: None,
             cursor: 0,
         };
         let ix = if let Some(ix) = self.vacant_lists.pop() {

@@ -139,6 +139,7 @@ fn random_request(draw: &mut Draw, id: u64, now: At) -> Request {
     asked.shape.cpu_milli = draw.pick(&[1_000, 8_000, 30_000]);
     asked.queue = draw.pick(&[QueueId(0), QueueId(2), QueueId(3)]);
     asked.class = TenantClass(u8::from(draw.below(4) == 0));
+    asked.stop = draw.pick(&[Stop::Never, Stop::Restart, Stop::Checkpoint { cost_seconds: 30 }]);
     asked.priority = draw.pick(&[0, 0, 1, 5]);
     asked.submitted_at = now;
     asked.run_seconds = draw.pick(&[None, Some(50), Some(400), Some(3_000)]);
@@ -224,6 +225,7 @@ impl Site {
 
 #[test]
 fn a_planner_built_anew_plans_the_same_as_one_that_lived() {
+    let mut stopped = 0;
     for seed in 0..20 {
         let mut site = Site::new(seed);
         for round in 0..60 {
@@ -240,10 +242,16 @@ fn a_planner_built_anew_plans_the_same_as_one_that_lived() {
             assert_eq!(rebuilt.placements, planned.placements, "seed {seed}, round {round}");
             assert_eq!(rebuilt.reservations, planned.reservations, "seed {seed}, round {round}");
             assert_eq!(rebuilt.hash(), planned.hash(), "seed {seed}, round {round}");
+            assert_eq!(
+                stepped.preemptions, planned.preemptions,
+                "seed {seed}, round {round}: a step decides as a plan"
+            );
+            stopped += planned.preemptions.len();
             site.step_and_commit();
             site.planner.state.check_counters();
         }
     }
+    assert!(stopped > 0, "some had to give way");
 }
 
 #[test]

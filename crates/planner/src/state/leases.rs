@@ -5,9 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::fleet::Lease;
+use crate::request::Stop;
 use crate::state::tenants::expected_end;
 use crate::state::topology::{NodeIx, narrow};
-use crate::units::{At, LeaseId, RequestId};
+use crate::units::{At, LeaseId, QueueId, RequestId};
 
 /// A lease's place in the slab.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,6 +38,8 @@ pub(crate) struct Leases {
     on_node: Vec<Vec<LeaseIx>>,
     /// All by their end as it was said; `NEVER` where nobody said.
     ends: BTreeSet<(At, LeaseId)>,
+    /// How many may be stopped, by queue and priority.
+    stoppable: BTreeMap<(QueueId, i16), u32>,
 }
 
 impl Leases {
@@ -95,9 +98,36 @@ impl Leases {
         Some(before)
     }
 
+    /// Whether one of this queue with a lower priority may be stopped.
+    pub(crate) fn stops_below(&self, queue: QueueId, priority: i16) -> bool {
+        self.stoppable.range((queue, i16::MIN)..(queue, priority)).next().is_some()
+    }
+
+    /// Whether one of another queue may be stopped.
+    pub(crate) fn stops_beside(&self, queue: QueueId) -> bool {
+        let first = self.stoppable.keys().next().is_some_and(|(other, _)| *other != queue);
+        first || self.stoppable.keys().next_back().is_some_and(|(other, _)| *other != queue)
+    }
+
+    fn count_stoppable(&mut self, request: &crate::request::Request, up: bool) {
+        if request.stop == Stop::Never {
+            return;
+        }
+        let key = (request.queue, request.priority);
+        let count = self.stoppable.entry(key).or_default();
+        if up {
+            *count += 1;
+        } else if *count > 1 {
+            *count -= 1;
+        } else {
+            self.stoppable.remove(&key);
+        }
+    }
+
     /// One more.
     pub(crate) fn insert(&mut self, held: Held) {
         let (id, request) = (held.lease.id, held.lease.request.id);
+        self.count_stoppable(&held.lease.request, true);
         let slot = self.vacant.pop().unwrap_or_else(|| {
             self.slots.push(None);
             narrow(self.slots.len() - 1)
@@ -122,6 +152,7 @@ impl Leases {
         let held = self.slots[ix.0 as usize].take()?;
         self.by_request.remove(&held.lease.request.id);
         self.ends.remove(&(held.lease.ends_at.unwrap_or(At::NEVER), id));
+        self.count_stoppable(&held.lease.request, false);
         for node in &held.nodes {
             self.on_node[node.at()].retain(|other| *other != ix);
         }
