@@ -16,6 +16,7 @@ mod b3;
 mod b4;
 mod b5;
 mod b6;
+mod openb;
 
 mod chart;
 mod random;
