@@ -86,7 +86,7 @@ pub(crate) fn planner(
     samples: &mut Samples,
 ) -> Result<Curve> {
     let mut planner = Planner::new(fleet(site)).map_err(|refusal| anyhow::anyhow!("{refusal}"))?;
-    let mut apply = |planner: &mut Planner, event| planner.apply(event).map_err(|refusal| anyhow::anyhow!("{refusal}"));
+    let apply = |planner: &mut Planner, event| planner.apply(event).map_err(|refusal| anyhow::anyhow!("{refusal}"));
     if demand == Demand::Told {
         let shapes = list.frequencies().iter().map(|(task, count)| (shape(task), *count)).collect();
         apply(&mut planner, Event::DemandTold(shapes))?;
