@@ -46,6 +46,10 @@ impl Meter {
         rounded
     }
 
+    pub(crate) fn allocated_percent(&self) -> f64 {
+        100.0 * self.allocated as f64 / self.capacity_milli as f64
+    }
+
     pub(crate) fn curve(&self) -> Curve {
         self.sums.iter().map(|(percent, (sum, events))| (*percent, sum / events)).collect()
     }
