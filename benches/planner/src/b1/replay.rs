@@ -101,7 +101,12 @@ pub(crate) fn planner(
         let (id, now) = (RequestId(number), At(i64::try_from(number)?));
         let request = request(id, now, task);
         let begun = Instant::now();
-        apply(&mut planner, Event::RequestAdded(request))?;
+        // Refused is what not even an empty node could hold: dropped, like what finds none free.
+        if planner.apply(Event::RequestAdded(request)).is_err() {
+            samples.push(begun.elapsed());
+            meter.count(task, false);
+            continue;
+        }
         let plan = planner.step(now);
         samples.push(begun.elapsed());
         let is_placed = !plan.placements.is_empty();

@@ -62,3 +62,6 @@ fn densest(demand: &[(u64, i64)], supply: &Supply, rest: u64) -> u64 {
     }
     if best.0 == 0 { rest } else { best.2 & rest }
 }
+
+#[cfg(test)]
+mod tests;
