@@ -44,6 +44,8 @@ pub(crate) struct Scratch {
     counts: Vec<u32>,
     domains: Vec<(u32, std::cmp::Reverse<u32>)>,
     blocked: Option<PowerBlock>,
+    /// The most nodes of one domain for which there were watts, where there were too few.
+    most: usize,
 }
 
 /// Finds nodes, leaves them in `scratch.chosen`, and commits their watts.
@@ -155,15 +157,19 @@ impl<F: Fn(NodeIx) -> bool> Search<'_, F> {
     fn by_power(&mut self, count: &impl Fn(usize, u32) -> u32, wanted: u32) -> Result<(), NoPlace> {
         let (state, ask) = (self.state, self.ask);
         let order = &state.topology.order(ask.shape.within, ask.shape.prefer).tables;
-        for needed in [wanted, ask.min] {
+        let mut needed = wanted;
+        loop {
+            self.scratch.most = 0;
+            let mut fewer = 0;
             for table in order.iter().copied().map(usize::from) {
                 let mut domains = std::mem::take(&mut self.scratch.domains);
                 domains.clear();
-                let all = 0..narrow(state.topology.tables()[table].len());
-                domains.extend(
-                    all.map(|domain| (count(table, domain), std::cmp::Reverse(domain)))
-                        .filter(|(has, _)| *has >= needed),
-                );
+                for domain in 0..narrow(state.topology.tables()[table].len()) {
+                    match count(table, domain) {
+                        has if has >= needed => domains.push((has, std::cmp::Reverse(domain))),
+                        has => fewer = fewer.max(has),
+                    }
+                }
                 domains.sort_unstable();
                 let found =
                     domains.iter().any(|(_, domain)| !self.hopeless() && self.fill(table, domain.0, needed, count));
@@ -172,12 +178,14 @@ impl<F: Fn(NodeIx) -> bool> Search<'_, F> {
                     return Ok(());
                 }
             }
-            if wanted == ask.min {
-                break;
+            // The next number worth asking for: what watts allowed where there were enough nodes, or all nodes of a
+            // domain that has fewer.
+            needed = narrow(self.scratch.most).max(fewer).min(needed - 1);
+            if needed < ask.min {
+                return Err(self.scratch.blocked.map_or(NoPlace::Room, NoPlace::Power));
             }
             self.scratch.blocked = None;
         }
-        Err(self.scratch.blocked.map_or(NoPlace::Room, NoPlace::Power))
     }
 
     /// Whether the point that blocked feeds the whole fleet: then no other domain helps.
@@ -198,6 +206,7 @@ impl<F: Fn(NodeIx) -> bool> Search<'_, F> {
         if missing(self.scratch) == 0 {
             return true;
         }
+        self.scratch.most = self.scratch.most.max(self.scratch.chosen.len());
         let watts = i64::from(self.ask.shape.peak_watts);
         for node in self.scratch.chosen.drain(..) {
             self.power.remove(self.state.nodes.power[node.at()], self.ask.class, watts);

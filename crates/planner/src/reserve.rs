@@ -70,6 +70,11 @@ impl Promises {
         self.by_request.insert(request, promise);
     }
 
+    /// Takes a promise out and keeps its nodes from others.
+    pub(crate) fn remove_keeping_nodes(&mut self, request: RequestId) -> Option<Promise> {
+        self.by_request.remove(&request)
+    }
+
     /// Gives the nodes to all again.
     pub(crate) fn remove(&mut self, state: &mut State, request: RequestId) -> Option<Promise> {
         let promise = self.by_request.remove(&request)?;

@@ -210,6 +210,7 @@ impl Planner {
         self.settle();
         let Some(Held { lease, nodes }) = self.state.leases.remove(lease) else { return Ok(()) };
         let request = &lease.request;
+        self.pass.forget_holds_for(request);
         let shape = &request.shape;
         self.state.packer.expect(&SingleAsk::from(shape), -1);
         for (grant, node) in lease.grants.iter().zip(&nodes) {
@@ -231,6 +232,7 @@ impl Planner {
         let Some(before) = self.state.leases.set_end(lease, ends_at) else { return Ok(()) };
         let Some(held) = self.state.leases.find(lease) else { return Ok(()) };
         let Held { lease, nodes } = held.clone();
+        self.pass.forget_holds_for(&lease.request);
         for (grant, node) in lease.grants.iter().zip(&nodes) {
             let part = tenant(&lease.request.shape, grant.gpus, before);
             self.state.set_end(*node, part, ends_at.unwrap_or(At::NEVER));

@@ -34,6 +34,8 @@ pub(super) struct Pass {
     grants: Vec<(NodeIx, GpuGrant)>,
     /// Leases that give way.
     pub(super) preemptions: Vec<Preemption>,
+    /// Nodes of promises that were made good in this round, kept from others until it ends.
+    pub(super) kept: Vec<NodeIx>,
     /// Deferrable requests that wait for a better hour, and until when.
     pub(super) holds: BTreeMap<RequestId, At>,
     /// Until then, unless something about them changes.
@@ -60,12 +62,18 @@ impl Planner {
         self.begin(now);
         self.state.packer.refresh();
         self.start_promised(now);
-        // Only now: a promise made good may leave part of its nodes to others.
-        self.wake_lists();
-        while let Some(queue) = self.shares.next() {
-            match self.head(queue) {
-                Some(list) => self.consider(list, now),
-                None => self.shares.park(queue),
+        self.release_kept();
+        loop {
+            // Only now: a promise made good may leave part of its nodes to others.
+            self.wake_lists();
+            while let Some(queue) = self.shares.next() {
+                match self.head(queue) {
+                    Some(list) => self.consider(list, now),
+                    None => self.shares.park(queue),
+                }
+            }
+            if !self.release_kept() {
+                break;
             }
         }
         self.preempt(now);

@@ -53,7 +53,7 @@ impl Planner {
         for (node, gpus) in &self.proposals.grants[grants.clone()] {
             self.state.take(*node, tenant(&shape, *gpus, ends_at));
         }
-        let promise = self.drop_promise(id);
+        let promise = self.make_good(id);
         let amount = self.amount(&shape, grants.len());
         self.shares.charge(queue, &amount);
         self.requests.get_mut(slot).proposal = Some(crate::state::topology::narrow(self.proposals.placed.len()));
@@ -66,6 +66,27 @@ impl Planner {
         self.shares.refund(promise.queue, &promise.amount);
         self.stamps.promises += 1;
         Some(promise)
+    }
+
+    /// Takes out the promise of a request that starts. Nodes that it does not need after all go to others only after
+    /// the round: who comes first in it must not depend on which lists were known to be hopeless when it began.
+    fn make_good(&mut self, request: RequestId) -> Option<Promise> {
+        let promise = self.promises.remove_keeping_nodes(request)?;
+        self.shares.refund(promise.queue, &promise.amount);
+        self.pass.kept.extend_from_slice(&promise.nodes);
+        Some(promise)
+    }
+
+    /// Gives such nodes to all; `false` where there are none.
+    pub(super) fn release_kept(&mut self) -> bool {
+        let mut kept = std::mem::take(&mut self.pass.kept);
+        let is_any = !kept.is_empty();
+        for node in kept.drain(..) {
+            self.state.reserve(node, None);
+        }
+        self.stamps.promises += u64::from(is_any);
+        self.pass.kept = kept;
+        is_any
     }
 
     /// Keeps a promise; its queue is charged for it.
