@@ -37,6 +37,9 @@ struct Arguments {
     /// Which of b1, b3, b4, b5, b6, separated by commas; all when absent.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Prints the memory that one fleet's planner needs, in MiB: b5 starts this program again for it.
+    #[arg(long, hide = true)]
+    memory_of: Option<String>,
 }
 
 /// One benchmark: reads the data folder, writes into the out folder.
@@ -56,7 +59,15 @@ const ALL: [Benchmark; 5] = [
 ];
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
+    let arguments = Arguments::parse();
+    let missed = match &arguments.memory_of {
+        Some(fleet) => b5::resident_memory(fleet).map(|mib| {
+            println!("{mib:.1}");
+            Vec::new()
+        }),
+        None => run(&arguments),
+    };
+    match missed {
         Ok(missed) if missed.is_empty() => ExitCode::SUCCESS,
         Ok(missed) => {
             for one in missed {

@@ -2,7 +2,8 @@
 //!
 //! The smallest level that holds the gang, there the domain it fits best, so that whole domains stay whole. Within
 //! the domain the same once more at each finer level: full subdomains first, the rest into the one that fits best,
-//! which touches as few of them as can be. Among single nodes those that seldom fail come first, then tight ones.
+//! which touches as few of them as can be. A gang that no domain of its preferred level holds goes where it touches the
+//! fewest of those. Among single nodes those that seldom fail come first, then tight ones.
 //!
 //! Deliberately absent: queues, time, promises. What a caller may use is asked of the views, or of its predicate.
 
@@ -42,7 +43,8 @@ pub(crate) struct Scratch {
     ranked: Vec<(u8, u8, NodeIx)>,
     children: Vec<(u32, u32)>,
     counts: Vec<u32>,
-    domains: Vec<(u32, std::cmp::Reverse<u32>)>,
+    domains: Vec<(u32, u32, std::cmp::Reverse<u32>)>,
+    parts: Vec<u32>,
     blocked: Option<PowerBlock>,
     /// The most nodes of one domain for which there were watts, where there were too few.
     most: usize,
@@ -105,7 +107,11 @@ impl<F: Fn(NodeIx) -> bool> Search<'_, F> {
             }
         }
         for table in tables() {
-            let Some(domain) = state.views.best_fit(view, table, wanted) else { continue };
+            let best = match self.preferred_parts(table, 0) {
+                None => state.views.best_fit(view, table, wanted),
+                Some(_) => self.fewest_parts(table, wanted, &count),
+            };
+            let Some(domain) = best else { continue };
             if self.fill(table, domain, wanted, &count) {
                 return Ok(());
             }
@@ -153,6 +159,42 @@ impl<F: Fn(NodeIx) -> bool> Search<'_, F> {
         result
     }
 
+    /// The preferred level's domains within a domain of a coarser table of that tree; `None` for other tables.
+    fn preferred_parts(&self, table: usize, domain: u32) -> Option<(usize, std::ops::Range<u32>)> {
+        let topology = &self.state.topology;
+        let preferred = topology.table_of(self.ask.shape.prefer?)?;
+        Some((preferred, topology.within(table, domain, preferred)?))
+    }
+
+    /// Of the domains that hold the gang, the one where it touches the fewest domains of the preferred level; of
+    /// those the one it fits best, of equals the last.
+    fn fewest_parts(&mut self, table: usize, needed: u32, count: &impl Fn(usize, u32) -> u32) -> Option<u32> {
+        let mut best: Option<(u32, u32, std::cmp::Reverse<u32>)> = None;
+        for domain in 0..narrow(self.state.topology.tables()[table].len()) {
+            let has = count(table, domain);
+            if has >= needed {
+                let key = (self.part_count(table, domain, needed, count), has, std::cmp::Reverse(domain));
+                best = Some(best.map_or(key, |best| best.min(key)));
+            }
+        }
+        best.map(|(_, _, domain)| domain.0)
+    }
+
+    /// Domains of the preferred level that a gang would touch in a domain; zero where that level is not within.
+    fn part_count(&mut self, table: usize, domain: u32, needed: u32, count: &impl Fn(usize, u32) -> u32) -> u32 {
+        let Some((preferred, parts)) = self.preferred_parts(table, domain) else { return 0 };
+        self.scratch.parts.clear();
+        self.scratch.parts.extend(parts.map(|part| count(preferred, part)));
+        self.scratch.parts.sort_unstable_by(|left, right| right.cmp(left));
+        let mut left = needed;
+        let touched = self.scratch.parts.iter().take_while(|has| {
+            let is_needed = left > 0;
+            left = left.saturating_sub(**has);
+            is_needed
+        });
+        narrow(touched.count())
+    }
+
     /// Every domain that has enough nodes, best first, until one has the watts too; then with the least nodes asked.
     fn by_power(&mut self, count: &impl Fn(usize, u32) -> u32, wanted: u32) -> Result<(), NoPlace> {
         let (state, ask) = (self.state, self.ask);
@@ -166,13 +208,16 @@ impl<F: Fn(NodeIx) -> bool> Search<'_, F> {
                 domains.clear();
                 for domain in 0..narrow(state.topology.tables()[table].len()) {
                     match count(table, domain) {
-                        has if has >= needed => domains.push((has, std::cmp::Reverse(domain))),
+                        has if has >= needed => {
+                            let parts = self.part_count(table, domain, needed, count);
+                            domains.push((parts, has, std::cmp::Reverse(domain)));
+                        }
                         has => fewer = fewer.max(has),
                     }
                 }
                 domains.sort_unstable();
                 let found =
-                    domains.iter().any(|(_, domain)| !self.hopeless() && self.fill(table, domain.0, needed, count));
+                    domains.iter().any(|(_, _, domain)| !self.hopeless() && self.fill(table, domain.0, needed, count));
                 self.scratch.domains = domains;
                 if found {
                     return Ok(());
@@ -216,7 +261,8 @@ impl<F: Fn(NodeIx) -> bool> Search<'_, F> {
 
     /// Full subdomains first, the rest into the one that fits best.
     fn spread(&mut self, table: usize, domain: u32, needed: u32, count: &impl Fn(usize, u32) -> u32) {
-        let Some((finer, children)) = self.state.topology.tables()[table].children(domain) else {
+        let next = || self.state.topology.tables()[table].children(domain);
+        let Some((finer, children)) = self.preferred_parts(table, domain).or_else(next) else {
             return self.take_flat(table, domain, needed);
         };
         let start = self.scratch.children.len();
@@ -297,3 +343,6 @@ impl<F: Fn(NodeIx) -> bool> Search<'_, F> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

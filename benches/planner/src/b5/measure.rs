@@ -30,9 +30,13 @@ pub(crate) struct Measures {
     pub(crate) share_error: Vec<f64>,
     /// Seconds until the first start, by size class.
     pub(crate) waits: [Vec<f64>; 6],
-    /// Domains spanned by each gang and the fewest possible, at the unit and at the rack.
+    /// Domains spanned by each gang and the fewest that could hold it were they empty, at the unit and at the rack.
     pub(crate) units: Vec<(u32, u32)>,
     pub(crate) racks: Vec<(u32, u32)>,
+    /// The units of gangs that started while at most 85 % of the GPUs were in use.
+    pub(crate) units_with_room: Vec<(u32, u32)>,
+    /// Units spanned and the fewest that could be had of the nodes that were idle then.
+    pub(crate) units_then: Vec<(u32, u32)>,
     /// GPU-seconds lost by stopping, and GPU-seconds of waiting spared.
     lost: f64,
     gained: Vec<(usize, f64)>,
@@ -57,6 +61,8 @@ impl Measures {
             waits: Default::default(),
             units: Vec::new(),
             racks: Vec::new(),
+            units_with_room: Vec::new(),
+            units_then: Vec::new(),
             lost: 0.0,
             gained: Vec::new(),
             stops: 0,
@@ -83,7 +89,8 @@ impl Measures {
         if fewest == 0 { 1.0 } else { f64::from(spanned) / f64::from(fewest) }
     }
 
-    pub(crate) fn started(&mut self, job: usize, of: &Job, progress: &Progress, is_first: bool, now: i64) {
+    /// A job starts; the occupancy has it already.
+    pub(crate) fn started(&mut self, of: &Job, progress: &Progress, is_first: bool, occupancy: &Occupancy, now: i64) {
         let Some(running) = &progress.running else { return };
         self.commit(of, running, 1);
         if now < WARM_UP {
@@ -93,13 +100,17 @@ impl Measures {
             self.waits[class(of)].push((now - of.arrives_at) as f64);
         }
         if of.size.nodes > 1 {
-            self.units.push(self.span(running, Level::Unit));
+            let units = self.span(running, Level::Unit);
+            self.units.push(units);
+            if occupancy.used_milli() * 100 <= occupancy.up_milli() * 85 {
+                self.units_with_room.push(units);
+            }
+            self.units_then.push((units.0, self.fewest_now(running, occupancy)));
             self.racks.push(self.span(running, Level::Rack));
         }
-        debug_assert!(progress.first_started_at().is_some(), "job {job} runs and never started");
     }
 
-    pub(crate) fn left(&mut self, of: &Job, running: &Running, _at: i64) {
+    pub(crate) fn left(&mut self, of: &Job, running: &Running) {
         self.commit(of, running, -1);
     }
 
@@ -153,6 +164,26 @@ impl Measures {
         domains.dedup();
         let count = |many: usize| u32::try_from(many).unwrap_or(u32::MAX);
         (count(domains.len()), count(running.grants.len()).div_ceil(self.layout.nodes_per(level)))
+    }
+
+    /// Units that the idle nodes of just before made necessary: the fullest of idle nodes first.
+    fn fewest_now(&self, running: &Running, occupancy: &Occupancy) -> u32 {
+        let mut idle = occupancy.idle(1).to_vec();
+        for grant in &running.grants {
+            let unit = usize::try_from(grant.node.0 / u64::from(self.layout.nodes_per_unit)).unwrap_or(0);
+            idle[unit] += 1;
+        }
+        idle.sort_unstable_by(|a, b| b.cmp(a));
+        let mut left = u32::try_from(running.grants.len()).unwrap_or(0);
+        let mut units = 0;
+        for here in idle {
+            if left == 0 {
+                break;
+            }
+            left = left.saturating_sub(here);
+            units += 1;
+        }
+        units
     }
 
     /// Adds a job's peak to every power point above its nodes.

@@ -59,7 +59,9 @@ pub(crate) fn all() -> Result<Vec<Run>> {
         }
         Ok(())
     })?;
-    runs.sort_by(|a, b| (a.layout.name, a.load).partial_cmp(&(b.layout.name, b.load)).unwrap_or(std::cmp::Ordering::Equal));
+    runs.sort_by(|a, b| {
+        (a.layout.name, a.load).partial_cmp(&(b.layout.name, b.load)).unwrap_or(std::cmp::Ordering::Equal)
+    });
     Ok(runs)
 }
 
@@ -104,9 +106,11 @@ pub(crate) fn rows(runs: &[Run], table: &mut Table) {
 /// A figure of a run, and whether more of it is better.
 type Figure = (&'static str, fn(&Measures) -> f64, bool, usize);
 
-const FIGURES: [Figure; 6] = [
-    ("units spanned / fewest", |m| Measures::spanned(&m.units), false, 3),
-    ("racks spanned / fewest", |m| Measures::spanned(&m.racks), false, 3),
+const FIGURES: [Figure; 8] = [
+    ("units spanned / ceil(size / unit)", |m| Measures::spanned(&m.units), false, 3),
+    ("  the same, started at <= 85 % in use", |m| Measures::spanned(&m.units_with_room), false, 3),
+    ("  / fewest the idle nodes allowed", |m| Measures::spanned(&m.units_then), false, 3),
+    ("racks spanned / ceil(size / rack)", |m| Measures::spanned(&m.racks), false, 3),
     ("largest gang / free GPUs", |m| mean(&m.largest), true, 3),
     ("GPUs allocated, part of those up", |m| mean(&m.allocation), true, 3),
     ("GPUs with the wrong team, part", |m| mean(&m.share_error), false, 3),
@@ -121,7 +125,8 @@ fn rows_of(ours: &Run, peers: &[&Run], table: &mut Table) {
         let is_promised = place == 0 && ours.load == MAIN_LOAD;
         table.push(Row {
             what: format!("{} load {} {what}", ours.layout.name, ours.load),
-            peer: best.map_or_else(String::new, |best| format!("{} {:.digits$}", best.scheduler, figure(&best.measures))),
+            peer: best
+                .map_or_else(String::new, |best| format!("{} {:.digits$}", best.scheduler, figure(&best.measures))),
             ours: format!("{mine:.digits$}"),
             difference: best.map_or_else(String::new, |best| format!("{:+.digits$}", mine - figure(&best.measures))),
             bound: is_promised.then(|| Bound::new("<= 1.05", mine <= 1.05)),
@@ -152,8 +157,14 @@ pub(crate) fn lines(runs: &[Run], csv: &mut Csv) {
         for (class, waits) in CLASSES.iter().zip(&m.waits) {
             spread(&format!("wait_{class}_gpus"), waits, "s");
         }
-        for (level, spans) in [("unit", &m.units), ("rack", &m.racks)] {
-            let ratios: Vec<f64> = spans.iter().map(|(spanned, fewest)| f64::from(*spanned) / f64::from(*fewest)).collect();
+        for (level, spans) in [
+            ("unit", &m.units),
+            ("unit_at_85_percent_in_use", &m.units_with_room),
+            ("unit_of_fewest_then", &m.units_then),
+            ("rack", &m.racks),
+        ] {
+            let ratios: Vec<f64> =
+                spans.iter().map(|(spanned, fewest)| f64::from(*spanned) / f64::from(*fewest)).collect();
             spread(&format!("{level}s_spanned_per_gang"), &ratios, "ratio");
             spread(&format!("{level}s_spanned_all"), &[Measures::spanned(spans)], "ratio");
         }

@@ -204,7 +204,7 @@ impl Site {
             self.happenings.push(Reverse((now + SAVE_SECONDS, Happening::Save { job, start })));
         }
         let first = progress.first_started_at == Some(now) && start == 1;
-        self.measures.started(job, &self.jobs[job], &self.progress[job], first, now);
+        self.measures.started(&self.jobs[job], &self.progress[job], first, &self.occupancy, now);
         Ok(())
     }
 
@@ -240,7 +240,7 @@ impl Site {
             self.occupancy.give_back(*grant)?;
             self.on_node[usize::try_from(grant.node.0)?].retain(|other| *other != job);
         }
-        self.measures.left(&self.jobs[job], &running, at);
+        self.measures.left(&self.jobs[job], &running);
         Ok(running)
     }
 }

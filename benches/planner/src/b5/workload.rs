@@ -69,6 +69,7 @@ const RUN_LIMIT_SECONDS: f64 = 3.0 * 86_400.0;
 pub(crate) const DAY: i64 = 86_400;
 
 /// Draws jobs, one after the other.
+#[derive(Debug, Clone)]
 pub(crate) struct Generator {
     random: SplitMix64,
     layout: Layout,
@@ -83,10 +84,25 @@ impl Generator {
         Self { random, layout, activity }
     }
 
-    /// All jobs of `days`, arriving evenly at random, whose mean GPU time is `load` of the fleet's.
-    pub(crate) fn jobs(&mut self, load: f64, days: i64) -> Vec<Job> {
-        let mean = self.mean_gpu_seconds();
-        let per_second = load * f64::from(self.layout.gpus()) / mean;
+    /// All jobs of `days`, arriving evenly at random, whose GPU time is `load` of the fleet's.
+    ///
+    /// A few gangs of a thousand GPUs make much of the whole, so the rate is corrected by what was drawn.
+    pub(crate) fn jobs(&self, load: f64, days: i64) -> Vec<Job> {
+        let wanted = load * f64::from(self.layout.gpus()) * (days * DAY) as f64;
+        let mut per_second = wanted / (days * DAY) as f64 / self.mean_gpu_seconds();
+        let mut jobs = Vec::new();
+        for _ in 0..8 {
+            jobs = self.clone().arrivals(per_second, days);
+            let drawn: f64 = jobs.iter().map(|job| job.size.gpu_milli() as f64 / 1000.0 * job.run_seconds as f64).sum();
+            if (drawn / wanted - 1.0).abs() < 0.01 {
+                break;
+            }
+            per_second *= wanted / drawn;
+        }
+        jobs
+    }
+
+    fn arrivals(mut self, per_second: f64, days: i64) -> Vec<Job> {
         let mut jobs = Vec::new();
         let mut at = 0.0;
         loop {

@@ -170,6 +170,18 @@ impl Topology {
         &self.orders[place(within) * 8 + place(prefer)]
     }
 
+    /// The domains of a finer table of the same tree within a domain; `None` where that table is not below.
+    pub(crate) fn within(&self, table: usize, domain: u32, finer: usize) -> Option<std::ops::Range<u32>> {
+        let (mut at, mut range) = self.tables[table].children(domain)?;
+        while at != finer {
+            let last = range.end.checked_sub(1).filter(|last| *last >= range.start)?;
+            let (next, first) = self.tables[at].children(range.start)?;
+            let (_, last) = self.tables[at].children(last)?;
+            (at, range) = (next, first.start..last.end);
+        }
+        Some(range)
+    }
+
     /// Joins each table with the next finer of its tree.
     fn link(&mut self) {
         for coarse in 0..self.tables.len() {

@@ -16,7 +16,7 @@ fn sizes_and_load_are_those_of_the_definition() {
         let gangs: f64 = jobs.iter().filter(|job| job.size.gpu_milli() >= 16_000).map(time).sum();
         assert!(gangs / all > 0.6, "{} of GPU time is in gangs", gangs / all);
         let load = all / (f64::from(layout.gpus()) * 14.0 * 86_400.0);
-        assert!((load - 0.85).abs() < 0.05, "{}: load {load}", layout.name);
+        assert!((load - 0.85).abs() < 0.01, "{}: load {load}", layout.name);
     }
 }
 
