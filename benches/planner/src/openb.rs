@@ -38,12 +38,15 @@ pub(crate) struct Task {
     pub(crate) models: u64,
 }
 
+/// A seed, and the places of the tasks that arrive.
+pub(crate) type Order = (u32, Vec<usize>);
+
 /// A list of tasks, and for each seed the places of the tasks that arrive.
 #[derive(Debug, Clone)]
 pub(crate) struct List {
     pub(crate) name: String,
     pub(crate) tasks: Vec<Task>,
-    pub(crate) orders: Vec<(u32, Vec<usize>)>,
+    pub(crate) orders: Vec<Order>,
     /// Whether the orders were made here, because the folder has none for this list.
     pub(crate) is_order_made: bool,
 }
@@ -149,7 +152,7 @@ fn read_list(folder: &Path, name: &str, site: &Site) -> Result<List> {
 }
 
 /// The orders of a list; lists of GPU specs that are the default list's tasks arrive as those do.
-fn read_orders(folder: &Path, name: &str, tasks: usize) -> Result<Option<Vec<(u32, Vec<usize>)>>> {
+fn read_orders(folder: &Path, name: &str, tasks: usize) -> Result<Option<Vec<Order>>> {
     let own = format!("arrival_order_{name}.txt");
     let file = if exists(folder, &own) {
         own
@@ -173,7 +176,7 @@ fn read_orders(folder: &Path, name: &str, tasks: usize) -> Result<Option<Vec<(u3
 }
 
 /// Orders as in the published procedure: all tasks shuffled, then cut, or random ones added, up to 130 % of the GPUs.
-fn make_orders(tasks: &[Task], capacity_milli: i64) -> Vec<(u32, Vec<usize>)> {
+fn make_orders(tasks: &[Task], capacity_milli: i64) -> Vec<Order> {
     let make = |seed: u32| {
         let mut random = SplitMix64::new(u64::from(seed));
         let mut order: Vec<usize> = (0..tasks.len()).collect();

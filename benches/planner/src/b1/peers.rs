@@ -66,6 +66,7 @@ impl Fgd {
 }
 
 /// Hundredths of the logistic function, rounded down, as the authors' scheduler scores.
+#[allow(clippy::cast_possible_truncation, reason = "it lies between 0 and 100")]
 pub(crate) fn hundredths(gain: f64) -> i64 {
     (100.0 / (1.0 + (-gain).exp())).floor().clamp(0.0, 100.0) as i64
 }
@@ -81,6 +82,7 @@ impl Peer for Fgd {
 pub(crate) struct BestFit;
 
 impl Peer for BestFit {
+    #[allow(clippy::cast_possible_truncation, reason = "it lies between 0 and 100")]
     fn score(&mut self, state: &State, task: &Task) -> (i64, usize) {
         let cpu = f64::from(state.cpu_milli - task.cpu_milli) / 128_000.0;
         let gpu = (state.free_milli() - task.total_milli()) as f64 / 8000.0;
