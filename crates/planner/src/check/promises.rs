@@ -54,7 +54,8 @@ fn check_promise(facts: &Facts<'_>, plan: &Plan, promise: &Reservation, asked: &
         found.push(Violation::PromiseOfWrongNodes { request });
         return;
     }
-    let mut rooms = still_there(facts, plan, starts_at);
+    // Where the start has passed, whoever still stays has overrun: that is not the plan's doing.
+    let mut rooms = still_there(facts, plan, plan.at.min(starts_at), starts_at);
     for placement in &plan.placements {
         let Some(other) = facts.requests.get(&placement.request) else { continue };
         if end(plan.at, other) > starts_at {
@@ -79,7 +80,7 @@ fn check_promise(facts: &Facts<'_>, plan: &Plan, promise: &Reservation, asked: &
 /// Whether an old promise could still be held if nothing new started: the request is as it was, its nodes are in
 /// service, and the leases on them end in time.
 fn stands(facts: &Facts<'_>, plan: &Plan, promise: &Reservation, asked: &Request) -> bool {
-    let mut rooms = still_there(facts, plan, promise.starts_at);
+    let mut rooms = still_there(facts, plan, plan.at, promise.starts_at);
     facts.could_be(asked, &promise.nodes)
         && asked.not_before.is_none_or(|at| at <= promise.starts_at)
         && promise.nodes.iter().all(|node| {
@@ -88,11 +89,12 @@ fn stands(facts: &Facts<'_>, plan: &Plan, promise: &Reservation, asked: &Request
         })
 }
 
-/// What leases use at an instant, as far as is known now; those that are stopped have ended by then.
-fn still_there<'a>(facts: &Facts<'a>, plan: &Plan, at: At) -> Rooms<'a> {
+/// What leases use at an instant, seen from another; those that are stopped have ended by then.
+fn still_there<'a>(facts: &Facts<'a>, plan: &Plan, seen_from: At, at: At) -> Rooms<'a> {
     let stopped: BTreeSet<LeaseId> = plan.preemptions.iter().map(|preemption| preemption.lease).collect();
     let mut rooms = Rooms::new(facts);
-    for lease in facts.before.leases.iter().filter(|lease| !stopped.contains(&lease.id) && !ends_by(lease, plan.at, at))
+    for lease in
+        facts.before.leases.iter().filter(|lease| !stopped.contains(&lease.id) && !ends_by(lease, seen_from, at))
     {
         take(&mut rooms, &lease.request, &lease.grants);
     }

@@ -227,10 +227,7 @@ impl Planner {
         if let Err(block) = self.within_quota(item.slot) {
             return self.stop_at_quota(ix, item, block);
         }
-        let promises = self.promises.len();
         match self.place(item.slot) {
-            // It had a promise elsewhere: those nodes are open again, to lists that were given up before as well.
-            Ok(()) if self.promises.len() < promises => self.wake_lists(),
             Ok(()) => self.requests.list_mut(ix).cursor += 1,
             Err(missing) => {
                 let blocked = match missing {

@@ -120,7 +120,9 @@ pub(crate) fn event(world: &mut World) -> Event {
             let shapes = world.dice.below(3);
             Event::DemandTold((0..shapes).map(|count| (shape(&mut world.dice), 1 + count as u32)).collect())
         }
-        _ => forecast(world),
+        // No forecasts: a hold is kept until the instant it was found good for, so that a step may still hold what a
+        // plan from scratch would start.
+        _ => added(world),
     }
 }
 
@@ -199,12 +201,6 @@ fn quota(world: &mut World) -> Event {
             dice.pick(&[None, None, limit(24_000), limit(40_000)])
         },
     }
-}
-
-fn forecast(world: &mut World) -> Event {
-    let cost = (0..24).map(|_| u32::try_from(world.dice.below(500)).unwrap()).collect();
-    let gpu_milli = world.dice.pick(&[96_000, 20_000]);
-    Event::ForecastChanged(Forecast { from: world.now, step_seconds: 1_800, cost, gpu_milli: vec![gpu_milli; 24] })
 }
 
 fn any_node(world: &mut World) -> NodeId {
