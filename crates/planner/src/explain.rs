@@ -95,7 +95,7 @@ impl<'a> Explainer<'a> {
 
     /// Why a request that the pass did not start waits.
     pub(crate) fn why(&mut self, request: &Request, own: Own) -> Why {
-        let ask = Ask::new(request);
+        let mut ask = Ask::new(request);
         let over: Vec<Cause> = self.over_quota(&ask);
         let mut why = Why::blocks(Cause::Waits);
         match own {
@@ -114,6 +114,11 @@ impl<'a> Explainer<'a> {
                 let nodes = narrow(promise.nodes.len());
                 why.because.push(Why::holds(Cause::Promised { starts_at: promise.starts_at, nodes }));
                 self.find(&ask.without_quota(), Scope::Promised)
+            }
+            // It may fit a gap before a promise, and only its quota be in the way: its own run time is asked.
+            None if !over.is_empty() && request.run_seconds.is_some() && self.joint_left > 0 => {
+                ask.run_seconds = request.run_seconds;
+                self.find(&ask.without_quota(), Scope::All)
             }
             None => self.place(&ask),
         };
@@ -189,11 +194,33 @@ impl<'a> Explainer<'a> {
         let mut why = Why::blocks(Cause::Waits).because(Why::blocks(cause));
         let found = self.place(ask);
         let left = narrow(over.len() + found.obstacles.len());
-        let then = if left == 0 { Then::Starts } else { Then::Clears { left } };
-        why.next.push(Next { step: Step::Wait { until, on: Awaited::Begin }, then });
+        let then = match left {
+            0 => Some(Then::Starts),
+            _ if self.is_clear_by(ask, &over, &found, until) => Some(Then::Starts),
+            1 => Some(Then::Clears { left }),
+            // Which of several are gone by then is not known.
+            _ => None,
+        };
+        let step = Step::Wait { until, on: Awaited::Begin };
+        why.next.extend(then.map(|then| Next { step, then }));
         why.because.extend(over.into_iter().map(Why::blocks));
         why.because.extend(found.parts);
         why
+    }
+
+    /// Whether what is in the way now ends before an instant.
+    fn is_clear_by(&mut self, ask: &Ask, over: &[Cause], found: &Found, until: At) -> bool {
+        let ends_at = if over.is_empty() {
+            let waits = found.next.iter().filter_map(|next| match next.step {
+                Step::Wait { until, .. } => Some(until),
+                _ => None,
+            });
+            waits.min()
+        } else {
+            let all: Vec<Cause> = over.iter().chain(&found.obstacles).copied().collect();
+            self.wait(ask, &all).map(|(ends_at, _)| ends_at)
+        };
+        ends_at.is_some_and(|ends_at| ends_at <= until)
     }
 
     /// The quota of its own queue, where that is limited and holds.

@@ -164,6 +164,8 @@ pub enum Step {
 pub enum Awaited {
     /// This lease ends.
     Lease(LeaseId),
+    /// This lease, which said that it would have ended by now.
+    Overdue(LeaseId),
     /// Several leases end; this one is the last.
     Leases { last: LeaseId },
     /// This request, which starts in this pass, ends.
@@ -174,8 +176,6 @@ pub enum Awaited {
     Stop(LeaseId),
     /// It may begin: the instant it asked for, or the better hour.
     Begin,
-    /// Its promised start.
-    Promise,
 }
 
 impl Cause {

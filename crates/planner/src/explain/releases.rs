@@ -148,11 +148,17 @@ impl Explainer<'_> {
 
     fn awaited(&self, what: What, is_enough: bool) -> Awaited {
         match what {
+            What::Lease(lease) if self.is_overdue(lease) => Awaited::Overdue(lease),
             What::Lease(lease) if is_enough => Awaited::Lease(lease),
             What::Lease(last) => Awaited::Leases { last },
             What::Taken(place) => Awaited::Request(self.facts.taken[place].request.id),
             What::Hold(node) => Awaited::Maintenance(self.facts.state.topology.id(node)),
         }
+    }
+
+    fn is_overdue(&self, lease: LeaseId) -> bool {
+        let ends_at = self.facts.state.leases.find(lease).and_then(|held| held.lease.ends_at);
+        ends_at.is_some_and(|at| at <= self.facts.now)
     }
 
     /// Nothing has ended yet.

@@ -92,11 +92,8 @@ impl Explainer<'_> {
     }
 
     fn await_ends(&mut self, ask: &Ask, obstacles: &[Cause]) -> Option<Next> {
-        let promised = self.facts.promises.get(ask.request).map(|promise| (promise.starts_at, Awaited::Promise));
-        let by_place = |cause: &Cause| matches!(cause, Cause::Nodes { .. } | Cause::Apart { .. });
-        let promised = promised.filter(|_| obstacles.iter().all(by_place));
-        let walked = if promised.is_some() { None } else { self.wait(ask, obstacles) };
-        let (until, on) = promised.or(walked)?;
+        // A promise is of nodes; power and quota may keep it from starting then, so that it is walked to like any other.
+        let (until, on) = self.wait(ask, obstacles)?;
         Some(Next { step: Step::Wait { until, on }, then: Then::Starts })
     }
 
@@ -416,7 +413,7 @@ fn kind(cause: &Cause) -> (&'static str, u32, Option<Resource>) {
 /// What a step costs, by rank: time of those who wait, then the wish, then the place of the data, then others' work.
 fn cost(step: &Step, now: At) -> u8 {
     match step {
-        Step::Wait { on: Awaited::Begin | Awaited::Promise | Awaited::Stop(_), .. } => 0,
+        Step::Wait { on: Awaited::Begin | Awaited::Stop(_), .. } => 0,
         Step::Wait { until, .. } if until.since(now) <= SHORT_WAIT_SECONDS => 0,
         Step::SayRunTime { .. } => 1,
         Step::Relax { .. } => 2,

@@ -1,5 +1,6 @@
 //! Transcripts of real situations, and proof that every step in them helps.
 
+mod random;
 mod scene;
 mod scenes;
 mod truth;
@@ -67,3 +68,32 @@ fn the_parts_of_a_node_count_add_up() {
         truth::check_sums(&name, &scene.why());
     }
 }
+
+/// Small fleets with much drawn at random: what stands in no transcript.
+#[test]
+fn every_step_helps_whatever_the_fleet() {
+    let (mut tried, mut kinds) = (0, std::collections::BTreeSet::new());
+    for seed in 0..RANDOM_SITES {
+        let scene = random::scene(seed);
+        let (planner, plan) = scene.planned();
+        for (id, reason) in random::first_in_line(&plan) {
+            let why = &plan.reasons[reason as usize];
+            truth::check_sums(&format!("site {seed}"), why);
+            for next in truth::steps(why) {
+                tried += 1;
+                kinds.insert(next.step.code());
+                let (mut alone, mut only) = (planner.clone(), plan.clone());
+                random::withdraw_others(&mut alone, &mut only, id);
+                let request = scene.request_of(id);
+                let checked = truth::check_in(alone, &only, request.clone(), why, &next);
+                if let Err(text) = checked.or_else(|text| if text == truth::OTHERS { Ok(()) } else { Err(text) }) {
+                    panic!("site {seed}, {next:?}: {text}\nof {request:#?}\n{why:#?}");
+                }
+            }
+        }
+    }
+    assert!(tried > 150, "{tried} steps are tried");
+    assert!(kinds.len() >= 12, "{kinds:?}");
+}
+
+const RANDOM_SITES: u64 = 40;

@@ -69,7 +69,9 @@ fn advice(words: &Words<'_>, request: &Request, step: &Step) -> String {
     let shape = &request.shape;
     let each = if shape.nodes.max > 1 { " on each node" } else { "" };
     match *step {
-        Step::Wait { until: At::NEVER, on } => format!("wait: {}", awaited(words, on)),
+        Step::Wait { on: on @ Awaited::Overdue(_), .. } | Step::Wait { until: At::NEVER, on } => {
+            format!("wait: {}", awaited(words, on))
+        }
         Step::Wait { until, on } => format!("wait: {} {}", awaited(words, on), words.at(until)),
         Step::SayRunTime { seconds } => {
             format!("run at most {}, and say so: it then ends before the promised start", duration(seconds))
@@ -249,12 +251,12 @@ fn preempting(leases: u32, lease: &str) -> String {
 fn awaited(words: &Words<'_>, on: Awaited) -> String {
     match on {
         Awaited::Lease(lease) => format!("lease {} ends", words.lease(lease)),
+        Awaited::Overdue(lease) => format!("lease {} should have ended by now", words.lease(lease)),
         Awaited::Leases { last } => format!("the last lease in the way, {}, ends", words.lease(last)),
         Awaited::Request(request) => format!("request {}, which starts now, ends", words.request(request)),
         Awaited::Maintenance(node) => format!("the maintenance of node {} ends", words.node(node)),
         Awaited::Stop(lease) => format!("lease {} is being stopped", words.lease(lease)),
         Awaited::Begin => "it may begin".to_owned(),
-        Awaited::Promise => "it was promised to start".to_owned(),
     }
 }
 

@@ -68,7 +68,9 @@ fn advice(words: &Words<'_>, request: &Request, step: &Step) -> String {
     let shape = &request.shape;
     let each = if shape.nodes.max > 1 { " sur chaque nœud" } else { "" };
     match *step {
-        Step::Wait { until: At::NEVER, on } => format!("attendre{NBSP}: {}", awaited(words, on)),
+        Step::Wait { on: on @ Awaited::Overdue(_), .. } | Step::Wait { until: At::NEVER, on } => {
+            format!("attendre{NBSP}: {}", awaited(words, on))
+        }
         Step::Wait { until, on } => format!("attendre{NBSP}: {} {}", awaited(words, on), words.at(until)),
         Step::SayRunTime { seconds } => {
             let runs = duration(seconds);
@@ -265,12 +267,12 @@ fn preempting(leases: u32, lease: &str) -> String {
 fn awaited(words: &Words<'_>, on: Awaited) -> String {
     match on {
         Awaited::Lease(lease) => format!("le bail {} finit", words.lease(lease)),
+        Awaited::Overdue(lease) => format!("le bail {} aurait déjà dû finir", words.lease(lease)),
         Awaited::Leases { last } => format!("le dernier bail qui gêne, {}, finit", words.lease(last)),
         Awaited::Request(request) => format!("la demande {}, qui démarre maintenant, finit", words.request(request)),
         Awaited::Maintenance(node) => format!("la maintenance du nœud {} finit", words.node(node)),
         Awaited::Stop(lease) => format!("le bail {} est en cours d'arrêt", words.lease(lease)),
         Awaited::Begin => "elle peut commencer".to_owned(),
-        Awaited::Promise => "son démarrage est promis".to_owned(),
     }
 }
 

@@ -252,8 +252,12 @@ impl Scene {
     }
 
     pub(super) fn request(&self) -> Request {
+        self.request_of(self.asked)
+    }
+
+    pub(super) fn request_of(&self, id: RequestId) -> Request {
         let asked = self.events.iter().rev().find_map(|event| match event {
-            Event::RequestAdded(request) if request.id == self.asked => Some(request.clone()),
+            Event::RequestAdded(request) if request.id == id => Some(request.clone()),
             _ => None,
         });
         asked.expect("a scene has the request it is about")

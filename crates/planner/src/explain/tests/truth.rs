@@ -11,6 +11,9 @@ use crate::units::{At, LeaseId};
 /// Leases that plans make begin here.
 const FIRST_LEASE: u64 = 1_000_000;
 
+/// What a step freed went to others, who come first: advice is for the first in line.
+pub(super) const OTHERS: &str = "others took it";
+
 /// All steps of a tree.
 pub(super) fn steps(why: &Why) -> Vec<Next> {
     let mut all = why.next.clone();
@@ -48,6 +51,9 @@ pub(super) fn check_in(
             Then::Starts => Ok(()),
             Then::Clears { .. } => Err("it starts, though obstacles were said to be left".to_owned()),
         };
+    }
+    if !after.placements.is_empty() {
+        return Err(OTHERS.to_owned());
     }
     let after = find(&after, id).ok_or("it neither starts nor waits")?;
     let left = u32::try_from(after.obstacles().count()).unwrap();

@@ -1,9 +1,10 @@
 //! Time and order: promises, gaps before them, others that come first, hours that suit better.
 
+use crate::event::Event;
 use crate::explain::tests::scene::{BOXES, HOUR, MINUTE, NOW, Rack, Scene, WHOLE, nodes, request};
-use crate::fleet::Level;
+use crate::fleet::{Health, Level};
 use crate::request::{Gpus, Request, Shape};
-use crate::units::At;
+use crate::units::{At, NodeId};
 use crate::words::Language;
 
 fn gang(number: u16) -> Shape {
@@ -98,6 +99,54 @@ fn hours() -> Vec<(&'static str, Scene)> {
             four("it is to begin later, and there is no room now either")
                 .busy(11, &[1, 2, 3, 4], Some(8 * HOUR))
                 .asks(not_before(2 * HOUR, request(1, gang(2)))),
+        ),
+        (
+            "better-hour",
+            four("deferrable work waits for an hour with less carbon, and keeps its deadline")
+                .forecast(&[300, 300, 300, 80, 80, 300, 300, 300, 300, 300, 300, 300])
+                .asks(Request {
+                    deferrable: true,
+                    run_seconds: Some(7200),
+                    deadline: Some(NOW.plus(10 * HOUR)),
+                    ..request(1, Shape { gpus: Gpus::Whole(4), ..WHOLE })
+                }),
+        ),
+        (
+            "better-hour-and-no-room",
+            four("deferrable work waits for a better hour, and there is no room before it anyway")
+                .busy(11, &[1, 2, 3, 4], Some(2 * HOUR))
+                .forecast(&[300, 300, 300, 80, 80, 300, 300, 300, 300, 300, 300, 300])
+                .asks(Request {
+                    deferrable: true,
+                    run_seconds: Some(7200),
+                    deadline: Some(NOW.plus(10 * HOUR)),
+                    ..request(1, Shape { gpus: Gpus::Whole(4), ..WHOLE })
+                }),
+        ),
+        (
+            "kept-for-several",
+            Scene::new("nodes are promised to two gangs, and one is cordoned", &[BOXES, BOXES])
+                .reservations(2)
+                .busy(11, &[1, 2], Some(HOUR))
+                .busy(12, &[5, 6], Some(3 * HOUR))
+                .then(Event::NodeHealth { node: NodeId(8), health: Health::Cordoned })
+                .also(runs(HOUR, request(1, Shape { within: Some(Level::Rack), ..gang(4) })))
+                .also(runs(HOUR, request(2, Shape { within: Some(Level::Rack), ..gang(3) })))
+                .asks(request(3, Shape { gpus: Gpus::Whole(6), ..WHOLE })),
+        ),
+        (
+            "overdue-lease",
+            four("a lease has not ended when it said")
+                .busy(11, &[1, 2, 3, 4], Some(-5 * MINUTE))
+                .asks(request(1, WHOLE)),
+        ),
+        (
+            "end-of-an-endless-lease",
+            four("nothing helps but that somebody ends what has no end")
+                .busy(11, &[1], None)
+                .busy(12, &[2], None)
+                .busy(13, &[3, 4], None)
+                .asks(request(1, gang(2))),
         ),
     ]
 }
