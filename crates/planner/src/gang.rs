@@ -200,6 +200,8 @@ impl<F: Fn(NodeIx) -> bool> Search<'_, F> {
         let (state, ask) = (self.state, self.ask);
         let order = &state.topology.order(ask.shape.within, ask.shape.prefer).tables;
         let mut needed = wanted;
+        // The first domain is tried again: how many nodes it has watts for is what an elastic gang asks for next.
+        self.scratch.blocked = None;
         loop {
             self.scratch.most = 0;
             let mut fewer = 0;
