@@ -1,4 +1,4 @@
-//! What is where: nodes and leases, and counters over them that answer for a whole domain without a walk.
+//! What is where: nodes and leases, and counts over them that answer for a whole domain without a walk.
 //!
 //! Deliberately absent: requests, queues, power, and every decision. One function takes, one gives back, and both
 //! keep every counter exact.
@@ -11,14 +11,12 @@ use crate::plan::GpuGrant;
 use crate::request::{Gpus, Shape};
 use crate::units::{At, PowerId, RequestId};
 
-pub(crate) mod counters;
 pub(crate) mod leases;
 pub(crate) mod nodes;
 pub(crate) mod tenants;
 pub(crate) mod topology;
 pub(crate) mod views;
 
-use counters::Counters;
 use leases::Leases;
 use nodes::Nodes;
 use tenants::{Tenant, Tenants, expected_end};
@@ -32,7 +30,6 @@ pub(crate) struct State {
     pub(crate) nodes: Nodes,
     pub(crate) leases: Leases,
     pub(crate) tenants: Tenants,
-    pub(crate) counters: Counters,
     pub(crate) views: Views,
     /// Open nodes, by what is free: places for requests of one node.
     pub(crate) packer: Packer,
@@ -104,7 +101,6 @@ impl State {
         let mut state = Self {
             leases: Leases::new(nodes.len()),
             tenants: Tenants::new(nodes.len()),
-            counters: Counters::new(&topology, &nodes),
             views: Views::new(nodes.len()),
             packer: Packer::new(&spec.models),
             models: spec.models.clone(),
@@ -130,18 +126,16 @@ impl State {
 
     /// Takes GPUs, CPU and memory of a node; they are free, says the caller.
     pub(crate) fn take(&mut self, node: NodeIx, tenant: Tenant) {
-        let old = self.nodes.whole[node.at()];
         self.nodes.free[node.at()].take(tenant.gpus, tenant.cpu_milli, tenant.memory_mib);
         self.tenants.insert(node, tenant);
-        self.changed(node, old);
+        self.changed(node);
     }
 
     /// Gives back what was taken of a node.
     pub(crate) fn give(&mut self, node: NodeIx, tenant: Tenant) {
-        let old = self.nodes.whole[node.at()];
         self.nodes.free[node.at()].give(tenant.gpus, tenant.cpu_milli, tenant.memory_mib);
         self.tenants.remove(node, tenant);
-        self.changed(node, old);
+        self.changed(node);
         self.rise(node);
     }
 
@@ -328,16 +322,11 @@ impl State {
     /// Counts from nothing and compares: what no sequence of events may break.
     #[cfg(test)]
     pub(crate) fn check_counters(&self) {
-        let mut counters = Counters::new(&self.topology, &self.nodes);
         for at in 0..self.nodes.len() {
             let node = NodeIx::new(at);
             let whole = self.nodes.free[at].gpus.iter().filter(|gpu| gpu.is_whole()).count();
             assert_eq!(usize::from(self.nodes.whole[at]), whole, "whole GPUs of {node:?}");
-            if self.nodes.open(node) {
-                counters.change(&self.topology, node, self.nodes.class[at], None, Some(self.nodes.whole[at]));
-            }
         }
-        assert_eq!(counters, self.counters, "counters are what a recount gives");
         self.views.check(&self.topology, |member, node| {
             let at = node.at();
             self.nodes.open(node) && member.fits(self.nodes.class[at], &self.nodes.free[at], self.nodes.whole[at])
@@ -379,7 +368,6 @@ impl State {
     fn enter(&mut self, node: NodeIx) {
         let at = node.at();
         let (class, whole) = (self.nodes.class[at], self.nodes.whole[at]);
-        self.counters.change(&self.topology, node, class, None, Some(whole));
         self.views.change(&self.topology, node, class, Some((&self.nodes.free[at], whole)));
         let capacity = &self.nodes.capacity[at];
         let kind = NodeKind {
@@ -394,19 +382,17 @@ impl State {
 
     fn leave(&mut self, node: NodeIx) {
         let class = self.nodes.class[node.at()];
-        self.counters.change(&self.topology, node, class, Some(self.nodes.whole[node.at()]), None);
         self.views.change(&self.topology, node, class, None);
         self.packer.remove(node.0);
     }
 
-    fn changed(&mut self, node: NodeIx, old: u8) {
+    fn changed(&mut self, node: NodeIx) {
         self.touch(node);
         let at = node.at();
         let whole = self.nodes.free[at].gpus.iter().map(|gpu| u8::from(gpu.is_whole())).sum();
         self.nodes.whole[at] = whole;
         if self.nodes.open(node) {
             let class = self.nodes.class[at];
-            self.counters.change(&self.topology, node, class, Some(old), Some(whole));
             self.views.change(&self.topology, node, class, Some((&self.nodes.free[at], whole)));
             self.packer.changed(node.0, &self.nodes.free[at]);
         } else {

@@ -57,7 +57,7 @@ impl Writer {
             writer.number(u64::from(*reason));
         });
         self.list(&plan.reasons, |writer, why| {
-            write!(Text(&mut writer.0), "{why:?}\n").expect("writing into a hash does not fail");
+            writeln!(Text(&mut writer.0), "{why:?}").expect("writing into a hash does not fail");
         });
     }
 

@@ -51,7 +51,7 @@ impl Planner {
             Event::LeaseEnded(lease) => self.end_lease(lease),
             Event::LeaseExtended { lease, ends_at } => self.extend_lease(lease, ends_at),
             Event::LeaseSaved { lease, saved_at } => {
-                let held = self.state.leases.find_mut(lease).ok_or(unknown_lease(lease))?;
+                let held = self.state.leases.find_mut(lease).ok_or_else(|| unknown_lease(lease))?;
                 check_lease_saved(lease, held.lease.saved_at, saved_at)?;
                 held.lease.saved_at = saved_at;
                 Ok(())
@@ -226,7 +226,7 @@ impl Planner {
     }
 
     fn extend_lease(&mut self, lease: LeaseId, ends_at: Option<At>) -> Result<(), Refusal> {
-        let held = self.state.leases.find(lease).ok_or(unknown_lease(lease))?;
+        let held = self.state.leases.find(lease).ok_or_else(|| unknown_lease(lease))?;
         check_lease_end(lease, held.lease.started_at, ends_at)?;
         self.settle();
         let Some(before) = self.state.leases.set_end(lease, ends_at) else { return Ok(()) };
@@ -257,7 +257,7 @@ impl Planner {
         Ok(())
     }
 
-    fn change_request(&mut self, request: Request) -> Result<(), Refusal> {
+    fn change_request(&mut self, mut request: Request) -> Result<(), Refusal> {
         let unknown = Refusal::Request { request: request.id, rule: RequestRule::Unknown };
         let slot = self.requests.find(request.id).ok_or(unknown)?;
         self.census.check_request(&request)?;
@@ -265,7 +265,8 @@ impl Planner {
         let old = &self.requests.get(slot).request;
         self.pass.forget_holds_for(old);
         // It keeps its place in line, whatever it says of when it came.
-        let request = Request { submitted_at: old.submitted_at, order: old.order, ..request };
+        request.submitted_at = old.submitted_at;
+        request.order = old.order;
         if old.shape != request.shape || old.queue != request.queue || old.class != request.class {
             self.drop_promise(request.id);
         }

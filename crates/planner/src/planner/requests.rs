@@ -95,11 +95,6 @@ impl Requests {
         }
     }
 
-    /// Requests that wait.
-    pub(crate) fn len(&self) -> usize {
-        self.by_id.len()
-    }
-
     /// The place of a request.
     pub(crate) fn find(&self, id: RequestId) -> Option<Slot> {
         self.by_id.get(&id).copied()

@@ -124,7 +124,7 @@ impl Planner {
         let classes = self.shapes.get(self.requests.list(waiting.list).shape).classes;
         let amount = self.amount(&shape, usize::from(shape.nodes.min));
         let topology = &self.state.topology;
-        let Some(table) = shape.within.map_or(Some(topology.whole()), |level| topology.table_of(level)) else {
+        let Some(table) = shape.within.map_or_else(|| Some(topology.whole()), |level| topology.table_of(level)) else {
             return false;
         };
         let promise = self.promises.get(request.id);

@@ -117,12 +117,6 @@ impl Nodes {
         allows(shape, self.model[node.at()], self.residency[node.at()])
     }
 
-    /// Whether a grant of this shape is free on the node.
-    pub(crate) fn has_free(&self, node: NodeIx, gpus: GpuGrant, shape: &Shape) -> bool {
-        let free = &self.free[node.at()];
-        free.cpu_milli >= shape.cpu_milli && free.memory_mib >= shape.memory_mib && free.can_take(gpus)
-    }
-
     /// Ranks a node by its failures.
     pub(crate) fn mend_rank(&mut self, node: NodeIx) {
         self.rank[node.at()] = lemon_rank(self.failures[node.at()], self.observed_days[node.at()]);

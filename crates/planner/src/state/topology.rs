@@ -234,7 +234,7 @@ impl Topology {
             .collect();
         let mut orders = Vec::with_capacity(64);
         for within in levels() {
-            let outer = within.map_or(Some(self.whole()), |level| self.table_of(level));
+            let outer = within.map_or_else(|| Some(self.whole()), |level| self.table_of(level));
             for prefer in levels() {
                 let inner = prefer.and_then(|level| self.table_of(level));
                 let allowed = |table: &usize| outer.is_some_and(|outer| nested[*table][outer]);
