@@ -173,7 +173,7 @@ impl<'a> Facts<'a> {
         let shape = &request.shape;
         let distinct: BTreeSet<_> = nodes.iter().collect();
         let specs: Vec<_> = nodes.iter().filter_map(|node| self.nodes.get(node)).collect();
-        let allowed = |node: &&&crate::fleet::NodeSpec| {
+        let allowed = |node: &&crate::fleet::NodeSpec| {
             allows(shape.models, node.model.0) && allows(shape.residencies, node.residency.0)
         };
         let together = shape.within.is_none_or(|level| {
@@ -183,7 +183,7 @@ impl<'a> Facts<'a> {
         (usize::from(shape.nodes.min)..=usize::from(shape.nodes.max)).contains(&nodes.len())
             && distinct.len() == nodes.len()
             && specs.len() == nodes.len()
-            && specs.iter().all(|node| allowed(&node))
+            && specs.iter().all(|node| allowed(node))
             && together
     }
 }

@@ -89,7 +89,6 @@ fn scene() -> Scene {
         holds: vec![Hold { request: RequestId(4), until: At(5_400) }],
         waiting: vec![(RequestId(4), 0), (RequestId(5), 0), (RequestId(7), 0)],
         reasons: vec![why],
-        ..Plan::default()
     };
     let mut reservations = vec![promise()];
     // What is asked of node 1 runs until then.
