@@ -251,7 +251,7 @@ fn work_that_needs_only_cpu_goes_where_no_gpu_loses_it() {
     // The first has just the CPU that its GPUs need, the second twice that.
     let nodes = [box_of(8, 1, 80_000), box_of(8, 1, 160_000)];
     let (gpu, cpu) = (wants(Gpus::Whole(1), 0, 10_000), wants(Gpus::Whole(0), 0, 40_000));
-    let mut packer = site(&nodes, &[(gpu, 90), (cpu, 20)]);
+    let mut packer = site(&nodes, &[(gpu, 90), (cpu, 5)]);
     assert_eq!(packer.best(&cpu, |_| true).map(|(node, _)| node), Some(1));
 }
 
