@@ -117,7 +117,7 @@ fn data_folder(given: Option<&Path>, chosen: &[&Benchmark]) -> Result<PathBuf> {
     const USUAL: &str = "../shared/data";
     const HINT: &str = "hint: make bench-planner DATA=FOLDER, a folder with openb/, carbon/, power/ and ops/";
     let needs: Vec<&str> = chosen.iter().flat_map(|benchmark| benchmark.needs).copied().collect();
-    let folder = given.unwrap_or(Path::new(USUAL));
+    let folder = given.unwrap_or_else(|| Path::new(USUAL));
     if needs.is_empty() && given.is_none() {
         return Ok(folder.to_owned());
     }

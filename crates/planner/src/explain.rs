@@ -129,12 +129,10 @@ impl<'a> Explainer<'a> {
         if over.is_empty() {
             // Parts that are rounded up may take more of a quota than the whole.
             why.next = found.next;
-            why.next.retain(|next| match next.step {
-                Step::Spread { nodes, .. } => {
-                    let parts = ask.with(ask.shape.spread(u8::try_from(nodes).unwrap_or(u8::MAX)));
-                    self.over_quota(&parts).is_empty()
-                }
-                _ => true,
+            why.next.retain(|next| {
+                let Step::Spread { nodes, .. } = next.step else { return true };
+                let parts = ask.with(ask.shape.spread(u8::try_from(nodes).unwrap_or(u8::MAX)));
+                self.over_quota(&parts).is_empty()
             });
         } else {
             why.next = self.beside_quota(&ask, &over, &found);
@@ -179,12 +177,10 @@ impl<'a> Explainer<'a> {
         }
         let left = narrow(all.len() - 1);
         let then = if left == 0 { Then::Starts } else { Then::Clears { left } };
-        let raised = over.iter().filter_map(|cause| match *cause {
-            Cause::Quota { queue, resource, limit, used, asked } => {
-                let step = Step::RaiseQuota { queue, resource, by: used + asked - limit };
-                Some(Next { step, then })
-            }
-            _ => None,
+        let raised = over.iter().filter_map(|cause| {
+            let Cause::Quota { queue, resource, limit, used, asked } = *cause else { return None };
+            let step = Step::RaiseQuota { queue, resource, by: used + asked - limit };
+            Some(Next { step, then })
         });
         raised.collect()
     }
@@ -211,9 +207,9 @@ impl<'a> Explainer<'a> {
     /// Whether what is in the way now ends before an instant.
     fn is_clear_by(&mut self, ask: &Ask, over: &[Cause], found: &Found, until: At) -> bool {
         let ends_at = if over.is_empty() {
-            let waits = found.next.iter().filter_map(|next| match next.step {
-                Step::Wait { until, .. } => Some(until),
-                _ => None,
+            let waits = found.next.iter().filter_map(|next| {
+                let Step::Wait { until, .. } = next.step else { return None };
+                Some(until)
             });
             waits.min()
         } else {
@@ -245,9 +241,9 @@ impl<'a> Explainer<'a> {
         }
         part.because.extend(sums.parts(ask));
         if let Some(reserved) = part.because.iter_mut().find(|part| matches!(part.cause, Cause::Reserved { .. })) {
-            let gap = next.iter().find_map(|next| match next.step {
-                Step::SayRunTime { seconds } => Some(seconds),
-                _ => None,
+            let gap = next.iter().find_map(|next| {
+                let Step::SayRunTime { seconds } = next.step else { return None };
+                Some(seconds)
             });
             reserved.because.extend(gap.map(|seconds| Why::blocks(Cause::Gap { seconds })));
         }
@@ -314,10 +310,12 @@ impl<'a> Explainer<'a> {
     }
 
     /// A row as one group, or node by node where slices decide.
-    fn split<'r>(&self, row: &'r Row, shape: &crate::request::Shape) -> Vec<(u32, NodeIx)> {
+    fn split(&self, row: &Row, shape: &crate::request::Shape) -> Vec<(u32, NodeIx)> {
         match shape.gpus {
             crate::request::Gpus::Slice(_) => row.nodes.iter().map(|node| (1, *node)).collect(),
-            _ => vec![(narrow(row.nodes.len()), row.nodes[0])],
+            crate::request::Gpus::Whole(_) | crate::request::Gpus::Milli(_) => {
+                vec![(narrow(row.nodes.len()), row.nodes[0])]
+            }
         }
     }
 }

@@ -30,8 +30,8 @@ pub mod reason;
 pub mod words;
 
 mod gang;
-mod reserve;
 pub mod preempt;
+mod reserve;
 mod shapes;
 
 pub mod defrag;

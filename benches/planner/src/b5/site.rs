@@ -124,7 +124,7 @@ impl Site {
         {
             match happening {
                 Happening::End { job, start } if self.is_current(job, start) => {
-                    self.leave(job, at)?;
+                    self.leave(job)?;
                     scheduler.ended(self, job, at)?;
                 }
                 Happening::Save { job, start } if self.is_current(job, start) => {
@@ -221,7 +221,7 @@ impl Site {
 
     /// Ends a run before its end and returns the GPU-seconds that are lost.
     fn interrupt(&mut self, job: usize, at: i64) -> Result<f64> {
-        let running = self.leave(job, at)?;
+        let running = self.leave(job)?;
         let (kept, again) = match self.jobs[job].stop {
             Stop::Checkpoint { cost_seconds } => (running.saved_at - running.started_at, i64::from(cost_seconds)),
             Stop::Never | Stop::Restart => (0, 0),
@@ -234,7 +234,7 @@ impl Site {
         Ok(seconds as f64 * self.jobs[job].size.gpu_milli() as f64 / 1000.0)
     }
 
-    fn leave(&mut self, job: usize, at: i64) -> Result<Running> {
+    fn leave(&mut self, job: usize) -> Result<Running> {
         let running = self.progress[job].running.take().context("a job ended that did not run")?;
         for grant in &running.grants {
             self.occupancy.give_back(*grant)?;

@@ -240,7 +240,7 @@ impl Explainer<'_> {
             self.facts.power.remove(leaf, request.class, watts);
             future.watts.push((leaf, request.class, watts));
         }
-        let free = future.free.entry(node).or_insert(state.nodes.free[node.at()]);
+        let free = future.free.entry(node).or_insert_with(|| state.nodes.free[node.at()]);
         *free = with_back(free, gpus, &request.shape);
         self.serve(ask, future, node)
     }
@@ -283,12 +283,10 @@ impl Explainer<'_> {
         if (future.most as usize) < needed {
             return false;
         }
-        let within_quota = self.quotas(ask).all(|(queue, cause)| match cause {
-            Cause::Quota { resource, limit, used, asked, .. } => {
-                let freed = future.freed.get(&queue).copied().unwrap_or_default();
-                used - freed.of(resource) + asked <= limit
-            }
-            _ => true,
+        let within_quota = self.quotas(ask).all(|(queue, cause)| {
+            let Cause::Quota { resource, limit, used, asked, .. } = cause else { return true };
+            let freed = future.freed.get(&queue).copied().unwrap_or_default();
+            used - freed.of(resource) + asked <= limit
         });
         if !within_quota {
             return false;

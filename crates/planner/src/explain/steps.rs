@@ -340,12 +340,12 @@ impl Explainer<'_> {
         let mut less = *ask;
         let mut left = obstacles.to_vec();
         for _ in 0..DRAWS_TRIED {
-            let short = left.iter().filter_map(|cause| match *cause {
-                Cause::Power { cap_watts, committed_watts, kept_watts, asked_watts, .. } => {
-                    let members = (asked_watts / i64::from(less.shape.peak_watts)).max(1);
-                    Some((cap_watts - committed_watts - kept_watts).max(0) / members)
-                }
-                _ => None,
+            let short = left.iter().filter_map(|cause| {
+                let Cause::Power { cap_watts, committed_watts, kept_watts, asked_watts, .. } = *cause else {
+                    return None;
+                };
+                let members = (asked_watts / i64::from(less.shape.peak_watts)).max(1);
+                Some((cap_watts - committed_watts - kept_watts).max(0) / members)
             });
             let watts = u32::try_from(short.min()?).unwrap_or(u32::MAX);
             if watts < ask.shape.peak_watts.div_ceil(WATTS_PART).max(1) || watts >= less.shape.peak_watts {
@@ -363,19 +363,15 @@ impl Explainer<'_> {
 
     /// More of what a queue or a point of the power tree may have.
     fn raise(&mut self, ask: &Ask, obstacles: &[Cause], cause: &Cause) -> Option<Next> {
-        match *cause {
-            Cause::Quota { queue, resource, limit, used, asked } => {
-                let by = used + asked - limit;
-                let raised = Ask { change: Change::Limit(queue, resource, by), ..*ask };
-                self.tried(&raised, obstacles, Step::RaiseQuota { queue, resource, by })
-            }
-            Cause::Power { power, cap_watts, committed_watts, kept_watts, asked_watts } => {
-                let by_watts = asked_watts - (cap_watts - committed_watts - kept_watts);
-                let raised = Ask { change: Change::Cap(power, by_watts), ..*ask };
-                self.tried(&raised, obstacles, Step::RaiseCap { power, by_watts })
-            }
-            _ => None,
+        if let Cause::Quota { queue, resource, limit, used, asked } = *cause {
+            let by = used + asked - limit;
+            let raised = Ask { change: Change::Limit(queue, resource, by), ..*ask };
+            return self.tried(&raised, obstacles, Step::RaiseQuota { queue, resource, by });
         }
+        let Cause::Power { power, cap_watts, committed_watts, kept_watts, asked_watts } = *cause else { return None };
+        let by_watts = asked_watts - (cap_watts - committed_watts - kept_watts);
+        let raised = Ask { change: Change::Cap(power, by_watts), ..*ask };
+        self.tried(&raised, obstacles, Step::RaiseCap { power, by_watts })
     }
 }
 
@@ -403,11 +399,11 @@ impl Shape {
 
 /// What makes two obstacles the same one, whatever their numbers.
 fn kind(cause: &Cause) -> (&'static str, u32, Option<Resource>) {
-    match *cause {
-        Cause::Quota { queue, resource, .. } => (cause.code(), queue.0, Some(resource)),
-        Cause::Power { power, .. } => (cause.code(), power.0, None),
-        _ => (cause.code(), 0, None),
+    if let Cause::Quota { queue, resource, .. } = *cause {
+        return (cause.code(), queue.0, Some(resource));
     }
+    let Cause::Power { power, .. } = *cause else { return (cause.code(), 0, None) };
+    (cause.code(), power.0, None)
 }
 
 /// What a step costs, by rank: time of those who wait, then the wish, then the place of the data, then others' work.

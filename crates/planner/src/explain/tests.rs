@@ -20,8 +20,11 @@ fn all() -> Vec<(String, Scene)> {
 
 /// Run with `GALERNE_UPDATE=1` the files are written instead; the reviewer reads the difference.
 #[test]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a test reads its transcripts, and writes them where its environment asks"
+)]
 fn every_transcript_is_what_a_user_would_read() {
-    #[allow(clippy::disallowed_methods, reason = "a test is asked to write by its environment")]
     let is_update = std::env::var_os("GALERNE_UPDATE").is_some();
     let mut stale = Vec::new();
     for (name, scene) in all() {

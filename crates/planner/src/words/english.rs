@@ -194,7 +194,9 @@ fn short(shape: &Shape, nodes: u32, resource: Resource, needed: u32, largest: u3
     let of = format!("{largest} of {needed} at most");
     match shape.gpus {
         Gpus::Whole(0) => format!("{nodes} {has} too little {what}: {of}"),
-        _ => format!("{nodes} {has} free GPUs, but too little {what} beside them: {of}"),
+        Gpus::Whole(_) | Gpus::Milli(_) | Gpus::Slice(_) => {
+            format!("{nodes} {has} free GPUs, but too little {what} beside them: {of}")
+        }
     }
 }
 

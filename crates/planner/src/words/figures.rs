@@ -84,14 +84,14 @@ fn unit(resource: Resource, amounts: &[i64]) -> Unit {
 /// An amount with its unit: `8 GPUs`, `1.5 CPU cores`, `64 GiB of memory`, `10.2 kilowatts`.
 pub(super) fn amount(language: Language, resource: Resource, amount: i64) -> String {
     let unit = unit(resource, &[amount]);
-    with_unit(language, unit, amount, decimal(language, amount, unit.size()))
+    with_unit(language, unit, amount, &decimal(language, amount, unit.size()))
 }
 
 /// Two amounts in one unit, the first without it: `28 of 32 GPUs` is made of it.
 pub(super) fn pair(language: Language, resource: Resource, first: i64, second: i64) -> (String, String) {
     let unit = unit(resource, &[first, second]);
     let second_text = decimal(language, second, unit.size());
-    (decimal(language, first, unit.size()), with_unit(language, unit, second, second_text))
+    (decimal(language, first, unit.size()), with_unit(language, unit, second, &second_text))
 }
 
 /// An amount in the unit of `like`, without it.
@@ -113,7 +113,7 @@ fn takes_plural(language: Language, amount: i64, size: i64) -> bool {
     }
 }
 
-fn with_unit(language: Language, unit: Unit, amount: i64, number: String) -> String {
+fn with_unit(language: Language, unit: Unit, amount: i64, number: &str) -> String {
     format!("{number}{}{}", space(language), unit.word(language, takes_plural(language, amount, unit.size())))
 }
 
@@ -138,7 +138,7 @@ pub(super) fn count(language: Language, number: i64) -> String {
     let mut text = String::from(if number < 0 { "-" } else { "" });
     for (place, digit) in digits.chars().enumerate() {
         // French leaves four digits together, as English does here.
-        if place > 0 && (digits.len() - place) % 3 == 0 && digits.len() > 4 {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) && digits.len() > 4 {
             text.push(match language {
                 Language::English => ',',
                 Language::French => NARROW,

@@ -204,7 +204,7 @@ fn short(shape: &Shape, nodes: u32, resource: Resource, needed: u32, largest: u3
     let of = format!("{largest} sur {needed} au plus");
     match shape.gpus {
         Gpus::Whole(0) => format!("{} trop peu {what}{NBSP}: {of}", agree(nodes, "a", "ont")),
-        _ => {
+        Gpus::Whole(_) | Gpus::Milli(_) | Gpus::Slice(_) => {
             let have = agree(nodes, "a des GPU libres", "ont des GPU libres");
             format!("{have}, mais trop peu {what} à côté{NBSP}: {of}")
         }

@@ -202,11 +202,6 @@ impl Scene {
         self
     }
 
-    pub(super) fn guaranteed(mut self, queue: QueueId, guaranteed: Amount) -> Self {
-        self.spec.queues[queue.0 as usize].guaranteed = guaranteed;
-        self
-    }
-
     pub(super) fn cap(mut self, point: PowerId, cap_watts: i64) -> Self {
         self.spec.power[point.0 as usize].cap_watts = cap_watts;
         self
@@ -256,9 +251,9 @@ impl Scene {
     }
 
     pub(super) fn request_of(&self, id: RequestId) -> Request {
-        let asked = self.events.iter().rev().find_map(|event| match event {
-            Event::RequestAdded(request) if request.id == id => Some(request.clone()),
-            _ => None,
+        let asked = self.events.iter().rev().find_map(|event| {
+            let Event::RequestAdded(request) = event else { return None };
+            (request.id == id).then(|| request.clone())
         });
         asked.expect("a scene has the request it is about")
     }

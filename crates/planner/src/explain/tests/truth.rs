@@ -169,6 +169,17 @@ fn nodes_of(cause: &Cause) -> u32 {
         | Cause::Memory { nodes, .. }
         | Cause::Reserved { nodes, .. } => nodes,
         Cause::OutOfService { cordoned, held, down, .. } => cordoned + held + down,
-        _ => 0,
+        Cause::Waits
+        | Cause::NotBefore { .. }
+        | Cause::BetterHour { .. }
+        | Cause::Quota { .. }
+        | Cause::Nodes { .. }
+        | Cause::Gap { .. }
+        | Cause::Apart { .. }
+        | Cause::Power { .. }
+        | Cause::Model { .. }
+        | Cause::Promised { .. }
+        | Cause::Preempting { .. }
+        | Cause::EndsUnknown { .. } => 0,
     }
 }

@@ -11,8 +11,9 @@ fn gang(number: u16) -> Shape {
     Shape { nodes: nodes(number), ..WHOLE }
 }
 
-fn runs(seconds: i64, request: Request) -> Request {
-    Request { run_seconds: u32::try_from(seconds).ok(), ..request }
+fn runs(seconds: i64, mut request: Request) -> Request {
+    request.run_seconds = u32::try_from(seconds).ok();
+    request
 }
 
 /// A clock on the wall, for a test.

@@ -10,12 +10,14 @@ use crate::units::{PowerId, TenantClass};
 /// A node at full load: a DGX H100, as rated.
 const HOT: Shape = Shape { expected_watts: 7_800, peak_watts: 10_200, ..WHOLE };
 
-fn of(queue: crate::units::QueueId, request: Request) -> Request {
-    Request { queue, ..request }
+fn of(queue: crate::units::QueueId, mut request: Request) -> Request {
+    request.queue = queue;
+    request
 }
 
-fn class(class: u8, request: Request) -> Request {
-    Request { class: TenantClass(class), ..request }
+fn class(class: u8, mut request: Request) -> Request {
+    request.class = TenantClass(class);
+    request
 }
 
 pub(super) fn scenes() -> Vec<(&'static str, Scene)> {
