@@ -65,7 +65,14 @@ pub(super) fn check_in(
         }
         Then::Clears { .. } => {
             let known = |part: &Why| before.obstacles().any(|other| other.cause.code() == part.cause.code());
-            if after.obstacles().all(known) { Ok(()) } else { Err(format!("another obstacle came: {after:#?}")) }
+            // While it waits to begin, leases end: what was hidden behind their nodes may be in the way then.
+            let has_begun = matches!(next.step, Step::Wait { on: Awaited::Begin, .. })
+                && !after.obstacles().any(|part| matches!(part.cause, Cause::NotBefore { .. }));
+            if has_begun || after.obstacles().all(known) {
+                Ok(())
+            } else {
+                Err(format!("another obstacle came: {after:#?}"))
+            }
         }
     }
 }
