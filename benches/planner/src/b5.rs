@@ -124,11 +124,12 @@ fn speed_of(layout: &Layout, table: &mut Table, csv: &mut Csv) -> Result<()> {
 }
 
 fn push(table: &mut Table, layout: &Layout, what: &str, peer: &str, samples: &Samples, bound: Option<f64>) {
-    eprintln!("b5: {} {what}", layout.name);
+    let ours = format!("{} / {}", duration(samples.p50()), duration(samples.p99()));
+    eprintln!("b5: {} {what}: {ours}", layout.name);
     table.push(Row {
         what: format!("{} {what}", layout.name),
         peer: peer.to_owned(),
-        ours: format!("{} / {}", duration(samples.p50()), duration(samples.p99())),
+        ours,
         bound: bound.map(|bound| Bound::new(format!("<= {}", duration(bound)), samples.p99() <= bound)),
         ..Row::default()
     });

@@ -41,7 +41,11 @@ fn add(planner: &mut Planner, layout: &Layout, numbers: std::ops::Range<usize>, 
     let mut generator = Generator::new(*layout, 11 + numbers.start as u64);
     let mut random = SplitMix64::new(23);
     for number in numbers {
-        let job = generator.job(0);
+        let mut job = generator.job(0);
+        // A small fleet is not asked for what it could never hold.
+        while job.size.nodes > layout.nodes {
+            job = generator.job(0);
+        }
         let mut request = request(number, &job, 0, job.said_seconds);
         if variety == Variety::EachItsOwn && job.size.nodes == 1 {
             request.shape.cpu_milli = request.shape.cpu_milli / 2 + random.below(request.shape.cpu_milli / 2);
