@@ -19,31 +19,13 @@ impl Planner {
         let mut plan = self.decided(now);
         plan.reservations = self.promised();
         plan.moves = self.moves(now);
-        let taken = taken(&self.proposals, &self.requests);
-        self.memory.refresh(&mut self.state, &taken);
-        let facts = Facts {
-            spec: &self.spec,
-            state: &self.state,
-            power: &mut self.power,
-            shares: &self.shares,
-            promises: &self.promises,
-            taken: &taken,
-            now,
-        };
-        let mut answer = Answer {
-            requests: &self.requests,
-            pass: &self.pass,
-            promises: &self.promises,
-            state: &self.state,
-            explainer: Explainer::new(facts, &self.memory),
-            now,
-            plan: &mut plan,
-        };
-        for queue in 0..self.requests.queues() {
-            for list in self.requests.lists_of(QueueId(narrow(queue))) {
-                answer.list(*list);
+        self.write(now, &mut plan, |answer| {
+            for queue in 0..answer.requests.queues() {
+                for list in answer.requests.lists_of(QueueId(narrow(queue))) {
+                    answer.list(*list);
+                }
             }
-        }
+        });
         self.requests.take_fresh();
         plan
     }
@@ -59,6 +41,19 @@ impl Planner {
         }
         plan.reservations.sort_by_key(|reservation| reservation.request);
         let fresh = self.requests.take_fresh();
+        self.write(now, &mut plan, |answer| {
+            for request in fresh {
+                let Some(slot) = answer.requests.find(request) else { continue };
+                if answer.requests.get(slot).proposal.is_none() {
+                    answer.one(slot, None);
+                }
+            }
+        });
+        plan
+    }
+
+    /// Lets `waiting` write down who waits, with all that reasons are found from.
+    fn write(&mut self, now: At, plan: &mut Plan, waiting: impl FnOnce(&mut Answer)) {
         let taken = taken(&self.proposals, &self.requests);
         self.memory.refresh(&mut self.state, &taken);
         let facts = Facts {
@@ -77,15 +72,9 @@ impl Planner {
             state: &self.state,
             explainer: Explainer::new(facts, &self.memory),
             now,
-            plan: &mut plan,
+            plan,
         };
-        for request in fresh {
-            let Some(slot) = self.requests.find(request) else { continue };
-            if self.requests.get(slot).proposal.is_none() {
-                answer.one(slot, None);
-            }
-        }
-        plan
+        waiting(&mut answer);
     }
 
     fn decided(&self, now: At) -> Plan {
