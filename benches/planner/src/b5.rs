@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use crate::chart::{Axes, Scale, Series, lines};
 use crate::table::{Bound, Csv, Row, Table};
@@ -57,12 +57,22 @@ pub(crate) fn run(_data: &Path, out: &Path) -> Result<Table> {
     Ok(table)
 }
 
+/// The times of one fleet alone.
+pub(crate) fn times(fleet: &str) -> Result<Table> {
+    let mut table = Table::new("B5  times of one fleet");
+    let mut csv = Csv::new(std::path::PathBuf::new(), "fleet,metric,p50,p99,unit");
+    times_of(&layout_of(fleet)?, &mut table, &mut csv)?;
+    Ok(table)
+}
+
+fn layout_of(fleet: &str) -> Result<Layout> {
+    let known = [S2, S3].into_iter().find(|layout| layout.name == fleet);
+    known.with_context(|| format!("there is no fleet `{fleet}`\nhint: S2 and S3 are all there are"))
+}
+
 /// What a process that does nothing else needs for one full pass; called by the child that `memory` starts.
 pub(crate) fn resident_memory(fleet: &str) -> Result<f64> {
-    let Some(layout) = [S2, S3].into_iter().find(|layout| layout.name == fleet) else {
-        bail!("there is no fleet `{fleet}`\nhint: S2 and S3 are all there are")
-    };
-    let mut planner = speed::busy(&layout, Variety::Usual)?;
+    let mut planner = speed::busy(&layout_of(fleet)?, Variety::Usual)?;
     let plan = planner.plan(galerne_planner::units::At(10));
     let resident = speed::resident_mib()?;
     // The plan is needed until here: it is a part of what is held.
@@ -78,6 +88,11 @@ fn memory(layout: &Layout) -> Result<f64> {
 }
 
 fn speed_of(layout: &Layout, table: &mut Table, csv: &mut Csv) -> Result<()> {
+    times_of(layout, table, csv)?;
+    memory_and_hash(layout, table, csv)
+}
+
+fn times_of(layout: &Layout, table: &mut Table, csv: &mut Csv) -> Result<()> {
     let count = speed::pending(layout);
     // The worst case is for orientation, without a bound: one fleet and three runs must do.
     let rows = [("", Variety::Usual), (", singles all different", Variety::EachItsOwn)];
@@ -103,6 +118,10 @@ fn speed_of(layout: &Layout, table: &mut Table, csv: &mut Csv) -> Result<()> {
     let what = format!("preemption decision, {stopping} of {} stop others", samples.len());
     push(table, layout, &what, "Kueue TAS up to 40 s", &samples, Some(PREEMPTION_SECONDS));
     time(csv, layout, "preemption", &samples);
+    Ok(())
+}
+
+fn memory_and_hash(layout: &Layout, table: &mut Table, csv: &mut Csv) -> Result<()> {
     let mib = memory(layout)?;
     table.push(Row {
         what: format!("{} resident memory of the whole process, MiB", layout.name),

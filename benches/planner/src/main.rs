@@ -40,6 +40,9 @@ struct Arguments {
     /// Prints the memory that one fleet's planner needs, in MiB: b5 starts this program again for it.
     #[arg(long, hide = true)]
     memory_of: Option<String>,
+    /// Prints the times of one of b5's fleets, `S2` or `S3`, and nothing else.
+    #[arg(long, hide = true)]
+    speed_of: Option<String>,
 }
 
 /// One benchmark: reads the data folder, writes into the out folder.
@@ -60,12 +63,16 @@ const ALL: [Benchmark; 5] = [
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let missed = match &arguments.memory_of {
-        Some(fleet) => b5::resident_memory(fleet).map(|mib| {
+    let missed = match (&arguments.memory_of, &arguments.speed_of) {
+        (Some(fleet), _) => b5::resident_memory(fleet).map(|mib| {
             println!("{mib:.1}");
             Vec::new()
         }),
-        None => run(&arguments),
+        (None, Some(fleet)) => b5::times(fleet).map(|table| {
+            println!("{}", table.text());
+            table.missed()
+        }),
+        (None, None) => run(&arguments),
     };
     match missed {
         Ok(missed) if missed.is_empty() => ExitCode::SUCCESS,
