@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use crate::chart::{Axes, Scale, Series, lines};
 use crate::table::{Bound, Csv, Row, Table};
@@ -57,11 +57,19 @@ pub(crate) fn run(_data: &Path, out: &Path) -> Result<Table> {
     Ok(table)
 }
 
-/// The times of one fleet alone.
-pub(crate) fn times(fleet: &str) -> Result<Table> {
+/// The times of one fleet alone: `FLEET`, or `FLEET:PART`.
+pub(crate) fn times(what: &str) -> Result<Table> {
+    let (fleet, part) = what.split_once(':').unwrap_or((what, ""));
+    let layout = layout_of(fleet)?;
     let mut table = Table::new("B5  times of one fleet");
     let mut csv = Csv::new(std::path::PathBuf::new(), "fleet,metric,p50,p99,unit");
-    times_of(&layout_of(fleet)?, &mut table, &mut csv)?;
+    match part {
+        "" => times_of(&layout, &mut table, &mut csv)?,
+        "passes" => pass_times(&layout, Variety::Usual, &mut table, &mut csv)?,
+        "events" => event_times(&layout, &mut table, &mut csv)?,
+        "preemption" => preemption_times(&layout, &mut table, &mut csv)?,
+        other => bail!("there is no part `{other}`\nhint: passes, events and preemption are all there are"),
+    }
     Ok(table)
 }
 
@@ -93,27 +101,42 @@ fn speed_of(layout: &Layout, table: &mut Table, csv: &mut Csv) -> Result<()> {
 }
 
 fn times_of(layout: &Layout, table: &mut Table, csv: &mut Csv) -> Result<()> {
-    let count = speed::pending(layout);
+    pass_times(layout, Variety::Usual, table, csv)?;
     // The worst case is for orientation, without a bound: one fleet and three runs must do.
-    let rows = [("", Variety::Usual), (", singles all different", Variety::EachItsOwn)];
-    let rows = if layout.name == S2.name { &rows[..] } else { &rows[..1] };
-    for (name, variety) in rows.iter().copied() {
-        let (metric, runs) = if variety == Variety::Usual { ("", 100) } else { ("_each_its_own", 3) };
-        let (empty, plan) = speed::full_pass(&mut speed::waiting(layout, count, variety)?, runs);
-        let what = format!("full pass, {count} waiting, {} start{name}", plan.placements.len());
-        let bound = if variety == Variety::Usual { Some(FULL_PASS_SECONDS) } else { None };
-        push(table, layout, &what, "KAI 2.35 s a cycle", &empty, bound);
-        time(csv, layout, &format!("full_pass_empty{metric}"), &empty);
-        let (full, plan) = speed::full_pass(&mut speed::busy(layout, variety)?, runs);
-        let what = format!("full pass on a full fleet, {} waiting{name}", plan.waiting.len());
-        push(table, layout, &what, "", &full, bound);
-        time(csv, layout, &format!("full_pass_full{metric}"), &full);
+    if layout.name == S2.name {
+        pass_times(layout, Variety::EachItsOwn, table, csv)?;
     }
+    event_times(layout, table, csv)?;
+    preemption_times(layout, table, csv)
+}
+
+fn pass_times(layout: &Layout, variety: Variety, table: &mut Table, csv: &mut Csv) -> Result<()> {
+    let count = speed::pending(layout);
+    let (name, metric, runs, bound) = match variety {
+        Variety::Usual => ("", "", 100, Some(FULL_PASS_SECONDS)),
+        Variety::EachItsOwn => (", singles all different", "_each_its_own", 3, None),
+    };
+    let (empty, plan) = speed::full_pass(&mut speed::waiting(layout, count, variety)?, runs);
+    let what = format!("full pass, {count} waiting, {} start{name}", plan.placements.len());
+    push(table, layout, &what, "KAI 2.35 s a cycle", &empty, bound);
+    time(csv, layout, &format!("full_pass_empty{metric}"), &empty);
+    let (full, plan) = speed::full_pass(&mut speed::busy(layout, variety)?, runs);
+    let what = format!("full pass on a full fleet, {} waiting{name}", plan.waiting.len());
+    push(table, layout, &what, "", &full, bound);
+    time(csv, layout, &format!("full_pass_full{metric}"), &full);
+    Ok(())
+}
+
+fn event_times(layout: &Layout, table: &mut Table, csv: &mut Csv) -> Result<()> {
     let busy = speed::busy(layout, Variety::Usual)?;
     for (kind, samples) in speed::events(&busy, layout)? {
         push(table, layout, &format!("event and step: {kind}"), "", &samples, Some(EVENT_SECONDS));
         time(csv, layout, &format!("event_{}", kind.replace(' ', "_")), &samples);
     }
+    Ok(())
+}
+
+fn preemption_times(layout: &Layout, table: &mut Table, csv: &mut Csv) -> Result<()> {
     let (samples, stopping) = speed::preemption(layout)?;
     let what = format!("preemption decision, {stopping} of {} stop others", samples.len());
     push(table, layout, &what, "Kueue TAS up to 40 s", &samples, Some(PREEMPTION_SECONDS));

@@ -40,7 +40,8 @@ struct Arguments {
     /// Prints the memory that one fleet's planner needs, in MiB: b5 starts this program again for it.
     #[arg(long, hide = true)]
     memory_of: Option<String>,
-    /// Prints the times of one of b5's fleets, `S2` or `S3`, and nothing else.
+    /// Prints the times of one of b5's fleets, `S2` or `S3`, and nothing else; `S2:passes`, `S2:events` and
+    /// `S2:preemption` print a part of them, for a profiler.
     #[arg(long, hide = true)]
     speed_of: Option<String>,
 }
