@@ -47,6 +47,17 @@ impl Amount {
         }
     }
 
+    /// The larger of each resource.
+    #[must_use]
+    fn most(&self, other: &Self) -> Self {
+        Self {
+            gpu_milli: self.gpu_milli.max(other.gpu_milli),
+            cpu_milli: self.cpu_milli.max(other.cpu_milli),
+            memory_mib: self.memory_mib.max(other.memory_mib),
+            watts: self.watts.max(other.watts),
+        }
+    }
+
     /// What is left without `other`.
     #[must_use]
     pub const fn minus(&self, other: &Self) -> Self {
@@ -107,6 +118,25 @@ fn wide(left: u128, right: u64) -> (u128, u64) {
     (high, u64::try_from(low & low_mask).unwrap_or(u64::MAX))
 }
 
+/// What each queue is guaranteed: what it says, or what its children have together where that is more, so that an
+/// inner queue that says nothing has what those below it were promised. A parent beyond the last queue is the root.
+fn guarantees(parents: &[usize], own: &[Amount]) -> Vec<Amount> {
+    let depth = |queue: usize| {
+        std::iter::successors(Some(queue), |queue| parents.get(*queue).copied()).take(parents.len() + 1).count()
+    };
+    let mut order: Vec<usize> = (0..own.len()).collect();
+    order.sort_by_key(|queue| std::cmp::Reverse(depth(*queue)));
+    let mut below = vec![Amount::default(); own.len()];
+    let mut all = own.to_vec();
+    for queue in order {
+        all[queue] = own[queue].most(&below[queue]);
+        if let Some(above) = below.get_mut(parents[queue]) {
+            *above = above.plus(&all[queue]);
+        }
+    }
+    all
+}
+
 /// No child: in a winner tree, nobody has work there.
 const NOBODY: u32 = u32::MAX;
 
@@ -116,6 +146,9 @@ struct Quota {
     /// The inner queue above, or the place after the last queue: the root over all.
     parent: u32,
     weight: u32,
+    /// What it says itself.
+    own: Amount,
+    /// That, or what its children are guaranteed together where that is more.
     guaranteed: Amount,
     limit: Option<Amount>,
     /// Where it stands in its parent's winner tree.
@@ -172,6 +205,7 @@ impl Shares {
                 Quota {
                     parent: number(parent),
                     weight: queue.weight,
+                    own: queue.guaranteed,
                     guaranteed: queue.guaranteed,
                     limit: queue.limit,
                     slot,
@@ -183,6 +217,7 @@ impl Shares {
         quotas.push(Quota {
             parent: NOBODY,
             weight: 1,
+            own: Amount::default(),
             guaranteed: Amount::default(),
             limit: None,
             slot: 0,
@@ -205,6 +240,7 @@ impl Shares {
             winners: vec![NOBODY; end as usize],
             quotas,
         };
+        shares.mend_guarantees();
         for queue in 0..root {
             shares.shares[queue] = shares.share_now(queue);
         }
@@ -227,10 +263,14 @@ impl Shares {
         let place = queue.0 as usize;
         let quota = &mut self.quotas[place];
         quota.weight = weight;
-        quota.guaranteed = guaranteed;
+        quota.own = guaranteed;
         quota.limit = limit;
-        self.shares[place] = self.share_now(place);
-        self.replay(place);
+        self.mend_guarantees();
+        let above: Vec<usize> = self.path(queue).collect();
+        for place in above {
+            self.shares[place] = self.share_now(place);
+            self.replay(place);
+        }
     }
 
     /// Whether `asked` stays within the limits of the queue and of all above it.
@@ -382,6 +422,15 @@ impl Shares {
         let root = self.root();
         std::iter::successors(Some(queue.0 as usize), |&place| Some(self.quotas[place].parent as usize))
             .take_while(move |&place| place != root)
+    }
+
+    /// From the leaves up: what an inner queue is guaranteed at least follows from its children.
+    fn mend_guarantees(&mut self) {
+        let parents: Vec<usize> = self.quotas[..self.root()].iter().map(|quota| quota.parent as usize).collect();
+        let own: Vec<Amount> = self.quotas[..self.root()].iter().map(|quota| quota.own).collect();
+        for (quota, guaranteed) in self.quotas.iter_mut().zip(guarantees(&parents, &own)) {
+            quota.guaranteed = guaranteed;
+        }
     }
 
     fn winner(&self, inner: usize) -> u32 {

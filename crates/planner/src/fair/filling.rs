@@ -3,13 +3,13 @@
 //! A measure, not a decision: it knows every queue's whole demand and divides one resource, to a unit. What `Shares`
 //! reaches with whole requests is compared with it.
 
-use crate::fleet::QueueSpec;
+use crate::fleet::{Amount, QueueSpec};
 use crate::reason::Resource;
 
 /// What each queue should have of `total`, by place in `queues`, if leaf `q` asked for `demand[q]` in the smallest
 /// pieces. Inner queues' own demand is not looked at.
 ///
-/// At each level guarantees are filled first, evenly by their size; then the rest goes to the smallest `used / weight`,
+/// At each level guarantees are filled first, evenly by their size (an inner queue has at least its children's); then the rest goes to the smallest `used / weight`,
 /// up to each queue's limit and demand.
 pub fn max_min(total: i64, queues: &[QueueSpec], demand: &[i64], resource: Resource) -> Vec<i64> {
     let root = queues.len();
@@ -30,10 +30,14 @@ pub fn max_min(total: i64, queues: &[QueueSpec], demand: &[i64], resource: Resou
         let limit = queues.get(queue).and_then(|spec| spec.limit).map_or(i64::MAX, |limit| limit.of(resource));
         wanted[queue] = own.min(limit);
     }
+    let parents: Vec<usize> =
+        queues.iter().map(|queue| queue.parent.map_or(root, |parent| parent.0 as usize)).collect();
+    let own: Vec<Amount> = queues.iter().map(|queue| queue.guaranteed).collect();
+    let promised: Vec<i64> = super::guarantees(&parents, &own).iter().map(|all| all.of(resource).max(0)).collect();
     let mut given = vec![0_i64; root + 1];
     given[root] = total.max(0).min(wanted[root]);
     for &queue in &order {
-        divide(&mut given, queue, &children[queue], &wanted, queues, resource);
+        divide(&mut given, queue, &children[queue], &wanted, &promised, queues);
     }
     given.truncate(root);
     given
@@ -45,13 +49,13 @@ fn divide(
     queue: usize,
     children: &[usize],
     wanted: &[i64],
+    guaranteed: &[i64],
     queues: &[QueueSpec],
-    resource: Resource,
 ) {
-    let promised = |child: usize| queues[child].guaranteed.of(resource).clamp(0, wanted[child]);
+    let promised = |child: usize| guaranteed[child].min(wanted[child]);
     let all_promised: i64 = children.iter().map(|&child| promised(child)).sum();
     let bars: Vec<Bar> = if all_promised >= given[queue] {
-        let guarantee = |child: usize| queues[child].guaranteed.of(resource).max(0).unsigned_abs();
+        let guarantee = |child: usize| guaranteed[child].unsigned_abs();
         children.iter().map(|&child| Bar { from: 0, to: promised(child), width: guarantee(child) }).collect()
     } else {
         let weight = |child: usize| u64::from(queues[child].weight);

@@ -123,6 +123,23 @@ fn products_of_large_numbers_are_exact() {
     assert_eq!(large.order(&large), Ordering::Equal);
 }
 
+#[test]
+fn an_inner_queue_that_says_nothing_has_what_its_children_were_promised() {
+    // Two departments; only a team of the second is guaranteed something. The first uses nothing yet.
+    let queues =
+        [queue(None, 1, 0, None), queue(None, 1, 0, None), queue(Some(0), 1, 0, None), queue(Some(1), 1, 4, None)];
+    let mut shares = awake(&queues);
+    for _ in 0..4 {
+        assert_eq!(shares.next(), Some(QueueId(3)), "its guarantee comes before anybody's share");
+        shares.charge(QueueId(3), &gpus(1));
+    }
+    assert_eq!(shares.next(), Some(QueueId(2)));
+    assert_eq!(max_min(5000, &queues, &[0, 0, 9000, 9000], Resource::Gpu), [1000, 4000, 1000, 4000]);
+    // It follows when the promise goes.
+    shares.set_quota(QueueId(3), 1, Amount::default(), None);
+    assert!(!shares.share(QueueId(1)).below_guarantee && !shares.is_guaranteed(QueueId(1), &Amount::default()));
+}
+
 /// Four inner queues over up to twelve leaves, two of the inner ones below another.
 fn trees() -> impl Strategy<Value = Vec<QueueSpec>> {
     let leaf = (0_u32..4, 1_u32..5, 0_i64..6, proptest::option::of(0_i64..30));
@@ -156,6 +173,18 @@ fn plain_choice(queues: &[QueueSpec], used: &[Amount], awake: &[bool]) -> Option
     fn child_of(queues: &[QueueSpec], queue: usize, parent: Option<usize>) -> bool {
         queues[queue].parent.map(|parent| parent.0 as usize) == parent
     }
+    // What it says, or what its children have together.
+    fn guaranteed(queues: &[QueueSpec], queue: usize) -> Amount {
+        let children = (0..queues.len()).filter(|&child| child_of(queues, child, Some(queue)));
+        let below = children.fold(Amount::default(), |sum, child| sum.plus(&guaranteed(queues, child)));
+        let own = &queues[queue].guaranteed;
+        Amount {
+            gpu_milli: own.gpu_milli.max(below.gpu_milli),
+            cpu_milli: own.cpu_milli.max(below.cpu_milli),
+            memory_mib: own.memory_mib.max(below.memory_mib),
+            watts: own.watts.max(below.watts),
+        }
+    }
     // (borrows, numerator, denominator), all below 2^63.
     let key = |queue: usize| -> (bool, i128, i128) {
         let spec = &queues[queue];
@@ -165,7 +194,7 @@ fn plain_choice(queues: &[QueueSpec], used: &[Amount], awake: &[bool]) -> Option
                 .map(|&r| (i128::from(used[queue].of(r)), i128::from(of.of(r))))
                 .reduce(|a, b| if b.0 * a.1 > a.0 * b.1 { b } else { a })
         };
-        match part(&spec.guaranteed) {
+        match part(&guaranteed(queues, queue)) {
             Some((a, b)) if a < b => (false, a, b),
             _ => part(&FLEET).map_or((true, 0, 1), |(a, b)| (true, a, b * i128::from(spec.weight))),
         }
