@@ -27,6 +27,7 @@ mod apply;
 mod hours;
 mod pass;
 mod proposals;
+mod repair;
 mod requests;
 mod single;
 mod stopping;

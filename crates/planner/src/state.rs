@@ -9,7 +9,7 @@ use crate::fleet::{FleetSpec, Health, ModelSpec};
 use crate::pack::{GpuFree, NodeFree, NodeKind, Packer};
 use crate::plan::GpuGrant;
 use crate::request::{Gpus, Shape};
-use crate::units::{At, PowerId, RequestId};
+use crate::units::{At, PowerId, RequestId, SliceId};
 
 pub(crate) mod leases;
 pub(crate) mod nodes;
@@ -254,6 +254,13 @@ impl State {
                 places.min().map(|(_, gpu, slots)| GpuGrant::Slice { gpu, slots })
             }
         }
+    }
+
+    /// Memory slots that a hardware partition may take of a GPU of this node.
+    pub(crate) fn slice_positions(&self, node: NodeIx, slice: SliceId) -> &[u8] {
+        let model = self.models.get(usize::from(self.nodes.model[node.at()].0));
+        let slice = model.and_then(|model| model.slices.get(usize::from(slice.0)));
+        slice.map_or(&[], |slice| &slice.positions)
     }
 
     /// The point of the power tree that feeds every node, where there is one.

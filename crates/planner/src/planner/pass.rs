@@ -40,6 +40,8 @@ pub(super) struct Pass {
     pub(super) holds: BTreeMap<RequestId, At>,
     /// Until then, unless something about them changes.
     pub(super) holds_valid_until: Option<At>,
+    /// Members that may still be tried to make room.
+    pub(super) tries_left: u32,
 }
 
 impl Pass {
@@ -81,6 +83,7 @@ impl Planner {
 
     fn begin(&mut self, now: At) {
         self.pass.now = now;
+        self.pass.tries_left = super::repair::MOST_TRIED_IN_PASS;
         self.state.pass_holds(now);
         self.mend_holds(now);
         // What lacked watts may lack room by now, which a promise can help: only the one stays missing while nothing
@@ -227,7 +230,8 @@ impl Planner {
         if let Err(block) = self.within_quota(item.slot) {
             return self.stop_at_quota(ix, item, block);
         }
-        match self.place(item.slot) {
+        let found = self.place(item.slot);
+        match self.make_room(item.slot, found) {
             Ok(()) => self.requests.list_mut(ix).cursor += 1,
             Err(missing) => {
                 let blocked = match missing {
@@ -339,7 +343,7 @@ impl Planner {
     }
 
     /// Nodes that an elastic gang may have within its queue's limits.
-    fn most_nodes(&mut self, slot: Slot) -> u32 {
+    pub(super) fn most_nodes(&mut self, slot: Slot) -> u32 {
         let nodes = self.requests.get(slot).request.shape.nodes;
         let (mut least, mut most) = (nodes.min, nodes.max);
         // The least is within the quota; between it and the first number that is not, halve.
