@@ -89,6 +89,8 @@ impl Gaps {
 #[derive(Debug, Clone)]
 struct Rises {
     clock: u64,
+    /// How often room shrank.
+    falls: u64,
     /// By class, by free whole GPUs up to 16.
     at: Vec<[u64; crate::units::MAX_GPUS + 1]>,
 }
@@ -107,7 +109,7 @@ impl State {
             gaps: Gaps::default(),
             touched: Touched { nodes: Vec::new(), is_touched: vec![false; nodes.len()] },
             feeder: feeder(spec),
-            rises: Rises { clock: 1, at: vec![[0; crate::units::MAX_GPUS + 1]; nodes.classes.len().max(1)] },
+            rises: Rises { clock: 1, falls: 0, at: vec![[0; crate::units::MAX_GPUS + 1]; nodes.classes.len().max(1)] },
             holds: std::collections::BTreeSet::new(),
             topology,
             nodes,
@@ -126,6 +128,7 @@ impl State {
 
     /// Takes GPUs, CPU and memory of a node; they are free, says the caller.
     pub(crate) fn take(&mut self, node: NodeIx, tenant: Tenant) {
+        self.rises.falls += 1;
         self.nodes.free[node.at()].take(tenant.gpus, tenant.cpu_milli, tenant.memory_mib);
         self.tenants.insert(node, tenant);
         self.changed(node);
@@ -195,6 +198,11 @@ impl State {
     /// The count of rises so far.
     pub(crate) const fn clock(&self) -> u64 {
         self.rises.clock
+    }
+
+    /// How often nodes gave room away, or were closed, so far.
+    pub(crate) const fn taken(&self) -> u64 {
+        self.rises.falls
     }
 
     /// What one member of a shape needs of a node; whole GPUs only.
@@ -357,6 +365,7 @@ impl State {
     /// Changes what decides whether a node is open, and the counters when it changed.
     fn with_openness(&mut self, node: NodeIx, change: impl FnOnce(&mut Self)) {
         self.touch(node);
+        self.rises.falls += 1;
         let (was_open, was_in_service) = (self.nodes.open(node), self.nodes.in_service(node));
         change(self);
         match (was_open, self.nodes.open(node)) {

@@ -3,6 +3,8 @@
 //! A request is placed, or promised a start, or waits; what was found of one holds for all of its shape until room
 //! grows, so that a pass costs placements and shapes, not requests.
 
+use std::cmp::Reverse;
+use std::collections::binary_heap::{BinaryHeap, PeekMut};
 use std::collections::BTreeMap;
 
 use crate::fair::QuotaBlock;
@@ -10,13 +12,13 @@ use crate::gang::{self, NoPlace};
 use crate::plan::{GpuGrant, Preemption};
 use crate::request::{Gpus, Request, Shape};
 use crate::reserve::{self, Promise};
-use crate::shapes::{Blocked, Verdict};
+use crate::shapes::{Blocked, ShapeIx, Verdict};
 use crate::state::State;
-use crate::state::topology::{NodeIx, narrow};
+use crate::state::topology::{NO_DOMAIN, NodeIx, narrow};
 use crate::units::{At, QueueId, RequestId};
 
 use super::Planner;
-use super::requests::{Item, ListIx, Slot};
+use super::requests::{Item, Key, ListIx, Slot};
 
 /// A promise is kept so many seconds beyond its start: stopping takes its time, and few leases end to the second.
 const GRACE_SECONDS: i64 = 600;
@@ -25,13 +27,19 @@ const GRACE_SECONDS: i64 = 600;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Pass {
     pub(super) now: At,
+    /// The count of `State::taken` when the last pass began.
+    taken_at: u64,
     /// Promises that may still be made.
     promises_left: usize,
     /// The longest time until a promised start, in seconds; zero where nothing is promised.
     longest_gap: u32,
     /// Promised nodes that a run may use before their start.
     gaps: Vec<NodeIx>,
+    /// Such nodes by their domain, and until when.
+    gap_ends: Vec<(u32, Reverse<At>)>,
     grants: Vec<(NodeIx, GpuGrant)>,
+    /// By queue: its lists in which something might be placed, by the next request of each.
+    heads: Vec<BinaryHeap<Reverse<(Key, ListIx)>>>,
     /// Leases that give way.
     pub(super) preemptions: Vec<Preemption>,
     /// Nodes of promises that were made good in this round, kept from others until it ends.
@@ -70,7 +78,10 @@ impl Planner {
             self.wake_lists();
             while let Some(queue) = self.shares.next() {
                 match self.head(queue) {
-                    Some(list) => self.consider(list, now),
+                    Some(list) => {
+                        self.consider(list, now);
+                        self.mend_head(queue);
+                    }
                     None => self.shares.park(queue),
                 }
             }
@@ -88,7 +99,10 @@ impl Planner {
         self.mend_holds(now);
         // What lacked watts may lack room by now, which a promise can help: only the one stays missing while nothing
         // rises.
-        self.stamps.power += 1;
+        if self.pass.taken_at != self.state.taken() {
+            self.pass.taken_at = self.state.taken();
+            self.stamps.power += 1;
+        }
         for request in self.overdue_promises(now) {
             self.drop_promise(request);
         }
@@ -100,19 +114,21 @@ impl Planner {
 
     /// Lets every queue take part in which something might be placed.
     fn wake_lists(&mut self) {
+        self.pass.heads.resize_with(self.requests.queues(), BinaryHeap::new);
         for queue in 0..self.requests.queues() {
-            let queue = QueueId(narrow(queue));
-            let mut is_live = false;
-            for at in 0..self.requests.lists_of(queue).len() {
-                let ix = self.requests.lists_of(queue)[at];
+            self.pass.heads[queue].clear();
+            let id = QueueId(narrow(queue));
+            for at in 0..self.requests.lists_of(id).len() {
+                let ix = self.requests.lists_of(id)[at];
                 let is_dead = self.is_hopeless(ix);
                 let list = self.requests.list_mut(ix);
                 list.quota = None;
                 list.cursor = if is_dead { list.items.len() } else { 0 };
-                is_live |= !is_dead;
+                let next = list.items.get(list.cursor).map(|item| Reverse((item.key, ix)));
+                self.pass.heads[queue].extend(next);
             }
-            if is_live {
-                self.shares.wake(queue);
+            if !self.pass.heads[queue].is_empty() {
+                self.shares.wake(id);
             }
         }
     }
@@ -202,11 +218,21 @@ impl Planner {
 
     /// The list whose next request comes first in its queue.
     fn head(&self, queue: QueueId) -> Option<ListIx> {
-        let heads = self.requests.lists_of(queue).iter().filter_map(|ix| {
-            let list = self.requests.list(*ix);
-            list.items.get(list.cursor).map(|item| (item.key, *ix))
-        });
-        heads.min().map(|(_, ix)| ix)
+        self.pass.heads[queue.0 as usize].peek().map(|Reverse((_, list))| *list)
+    }
+
+    /// The first list of a queue has moved on, or was not changed.
+    fn mend_head(&mut self, queue: QueueId) {
+        let Some(mut top) = self.pass.heads[queue.0 as usize].peek_mut() else { return };
+        let Reverse((key, list)) = *top;
+        let list = self.requests.list(list);
+        match list.items.get(list.cursor) {
+            Some(item) if item.key == key => {}
+            Some(item) => top.0.0 = item.key,
+            None => {
+                PeekMut::pop(top);
+            }
+        }
     }
 
     /// Whether a request may not begin yet, or waits for a better hour.
@@ -255,7 +281,12 @@ impl Planner {
     fn consider_blocked(&mut self, ix: ListIx, item: Item, verdict: &Verdict, now: At) {
         let shape_ix = self.requests.list(ix).shape;
         let shape = self.shapes.get(shape_ix).kind.shape;
-        let limit = self.backfill_limit(&shape, verdict);
+        let mut limit = self.backfill_limit(&shape, verdict);
+        if limit > 0 && verdict.backfill_limit == u32::MAX {
+            let longest = self.longest_backfill(shape_ix, now);
+            self.shapes.limit_backfill(shape_ix, longest, NoPlace::Room);
+            limit = limit.min(longest);
+        }
         let promised = self.promises.get(self.requests.get(item.slot).request.id).is_some();
         let promisable = self.pass.promises_left > 0 && self.may_promise(&shape, verdict);
         if item.run_seconds >= limit && !promisable {
@@ -275,7 +306,10 @@ impl Planner {
                     self.requests.list_mut(ix).cursor += 1;
                     return;
                 }
-                Err(missing) => self.shapes.limit_backfill(shape_ix, item.run_seconds, missing),
+                Err(missing) => {
+                    let bound = self.longest_backfill(shape_ix, now).min(item.run_seconds);
+                    self.shapes.limit_backfill(shape_ix, bound, missing);
+                }
             }
         }
         if promisable {
@@ -384,6 +418,36 @@ impl Planner {
             };
         self.pass.gaps = gaps;
         found
+    }
+
+    /// Runs of fewer seconds than this have room before promised starts; others have none.
+    fn longest_backfill(&mut self, shape: ShapeIx, now: At) -> u32 {
+        let entry = self.shapes.get(shape);
+        let (shape, view) = (entry.kind.shape, entry.view);
+        let table = shape.within.map_or(Some(self.state.topology.whole()), |level| self.state.topology.table_of(level));
+        let is_counted = !entry.is_gang() || view.is_some();
+        let Some(table) = table.filter(|_| is_counted) else { return u32::MAX };
+        let mut ends = std::mem::take(&mut self.pass.gap_ends);
+        ends.clear();
+        let domain_of = &self.state.topology.tables()[table].domain_of;
+        let serves = |node: &NodeIx| serves_until(&self.state, *node, &shape, entry.classes, now);
+        let end = |node: NodeIx| (domain_of[node.at()], Reverse(self.state.nodes.kept_until[node.at()]));
+        if shape.gpus == Gpus::Whole(0) {
+            let kept = self.promises.iter().flat_map(|(_, promise)| promise.nodes.iter().copied());
+            ends.extend(kept.filter(serves).map(end));
+        } else {
+            ends.extend(self.state.gaps().filter(serves).map(end));
+        }
+        ends.retain(|(domain, _)| *domain != NO_DOMAIN);
+        ends.sort_unstable();
+        let last = ends.chunk_by(|left, right| left.0 == right.0).filter_map(|domain| {
+            let open = view.map_or(0, |view| self.state.views.count(view, table, domain[0].0));
+            let missing = u32::from(shape.nodes.min).saturating_sub(open).max(1) as usize;
+            domain.get(missing - 1).map(|(_, Reverse(until))| *until)
+        });
+        let limit = last.max().map_or(0, |until| seconds(until.since(now)).saturating_add(1));
+        self.pass.gap_ends = ends;
+        limit
     }
 
     fn backfill_gang(&mut self, slot: Slot, classes: u64, ends_at: At) -> Result<(), NoPlace> {
