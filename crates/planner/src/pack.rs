@@ -126,7 +126,9 @@ pub struct Packer {
     models: Vec<ModelSpec>,
     states: States,
     /// By node: its state and what is free, GPU by GPU; absent while it takes no work.
-    nodes: Vec<Option<(u32, NodeFree)>>,
+    nodes: Vec<Option<Lot>>,
+    /// Nodes whose state may be another by now: they change often between two questions.
+    moved: Vec<u32>,
     supply: Supply,
     seen: Census,
     told: Option<Census>,
@@ -134,6 +136,15 @@ pub struct Packer {
     /// What the outlook is made of has changed since.
     is_stale: bool,
     memo: Memo,
+}
+
+/// What is known of a node that takes work.
+#[derive(Debug, Clone, Copy)]
+struct Lot {
+    state: u32,
+    free: NodeFree,
+    /// It stands in `Packer::moved`.
+    is_moved: bool,
 }
 
 /// Judgements that still hold: by ask, by slot.
@@ -163,6 +174,7 @@ impl Packer {
             models: models.to_vec(),
             states: States::default(),
             nodes: Vec::new(),
+            moved: Vec::new(),
             supply: Supply { cpu_milli: 0, gpus: vec![0; models.len()] },
             seen: Census::default(),
             told: None,
@@ -180,14 +192,14 @@ impl Packer {
             self.nodes.resize(place + 1, None);
         }
         let state = self.states.enter(State::new(kind, free), node);
-        self.nodes[place] = Some((state, *free));
+        self.nodes[place] = Some(Lot { state, free: *free, is_moved: false });
         self.supply.add(kind, 1);
         self.is_stale = true;
     }
 
     /// A node takes no work for now.
     pub fn remove(&mut self, node: u32) {
-        if let Some((state, _)) = self.nodes.get_mut(node as usize).and_then(Option::take) {
+        if let Some(Lot { state, .. }) = self.nodes.get_mut(node as usize).and_then(Option::take) {
             self.supply.add(self.states.at(state).kind, -1);
             self.states.leave(state, node);
             self.is_stale = true;
@@ -196,11 +208,25 @@ impl Packer {
 
     /// What is free on a node changed; nothing happens for a node that takes no work.
     pub fn changed(&mut self, node: u32, free: &NodeFree) {
-        let Some((old, _)) = self.nodes.get(node as usize).copied().flatten() else { return };
-        let kind = self.states.at(old).kind;
-        self.states.leave(old, node);
-        let state = self.states.enter(State::new(kind, free), node);
-        self.nodes[node as usize] = Some((state, *free));
+        let Some(Some(lot)) = self.nodes.get_mut(node as usize) else { return };
+        lot.free = *free;
+        if !std::mem::replace(&mut lot.is_moved, true) {
+            self.moved.push(node);
+        }
+    }
+
+    /// Puts nodes that changed into their states.
+    fn settle(&mut self) {
+        while let Some(node) = self.moved.pop() {
+            let Some(Some(lot)) = self.nodes.get_mut(node as usize) else { continue };
+            lot.is_moved = false;
+            let before = self.states.at(lot.state);
+            let now = State::new(before.kind, &lot.free);
+            if *before != now {
+                self.states.leave(lot.state, node);
+                lot.state = self.states.enter(now, node);
+            }
+        }
     }
 
     /// So many more requests for this (fewer, when negative) wait or run.
@@ -230,6 +256,7 @@ impl Packer {
 
     /// The place of least harm among nodes that fit and that the caller lets be used; if any does, one is found.
     pub fn best(&mut self, ask: &SingleAsk, mut usable: impl FnMut(u32) -> bool) -> Option<(u32, GpuGrant)> {
+        self.settle();
         let Self { models, states, outlook, memo, .. } = self;
         let judge = Judge { outlook, models };
         let table = memo.table(ask, states.slots().len());
@@ -258,8 +285,7 @@ impl Packer {
             }
         }
         let (_, node, pick) = best?;
-        let (_, free) = self.nodes.get(node as usize)?.as_ref()?;
-        free.grant(pick).map(|grant| (node, grant))
+        self.nodes.get(node as usize)?.as_ref()?.free.grant(pick).map(|grant| (node, grant))
     }
 }
 

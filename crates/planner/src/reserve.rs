@@ -85,54 +85,128 @@ impl Promises {
     }
 }
 
-/// Lists that are filled again and again.
+/// What is kept from one search to the next.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Scratch {
-    /// By node: when it could hold a member; `NEVER` where nobody knows or it is not allowed.
-    free_at: Vec<At>,
-    domain: Vec<(At, u8, std::cmp::Reverse<NodeIx>)>,
-    best: Vec<(At, u8, std::cmp::Reverse<NodeIx>)>,
+    kinds: Vec<FreeTimes>,
+    /// The kind that is replaced next.
+    oldest: usize,
+    domain: Vec<Candidate>,
+    best: Vec<Candidate>,
 }
+
+/// A node by when it is free, how often it fails, and its place, the last first.
+type Candidate = (At, u8, std::cmp::Reverse<NodeIx>);
+
+/// When each node could hold one member of a kind.
+#[derive(Debug, Clone)]
+struct FreeTimes {
+    /// A shape of the kind: what lies beyond one member does not matter.
+    shape: Shape,
+    /// By node: `NOW` where it has room; `NEVER` where nobody knows or it is not allowed.
+    at: Vec<At>,
+    /// Seen from then.
+    as_of: At,
+    /// What the journal said up to here is in it.
+    journal_end: u64,
+}
+
+/// Kinds of members kept: a fleet's gangs ask for a few.
+const KINDS: usize = 16;
+/// It has room.
+const NOW: At = At(i64::MIN);
 
 /// The earliest start of a shape's least gang, and its nodes; `None` when nobody can say.
 pub(crate) fn earliest(
-    state: &State,
+    state: &mut State,
     shape: &Shape,
     classes: u64,
     now: At,
     scratch: &mut Scratch,
 ) -> Option<(At, Vec<NodeIx>)> {
     let needed = usize::from(shape.nodes.min);
-    scratch.free_at.clear();
-    scratch
-        .free_at
-        .extend((0..state.nodes.len()).map(NodeIx::new).map(|node| node_free_at(state, shape, classes, node, now)));
+    let kind = scratch.kind(state, shape, classes, now);
+    let Scratch { kinds, domain: members, best: nodes, .. } = scratch;
+    let free_at = &kinds[kind].at;
     for table in &state.topology.order(shape.within, shape.prefer).tables {
         let table = &state.topology.tables()[usize::from(*table)];
         let mut best: Option<(At, usize, std::cmp::Reverse<u32>)> = None;
         for domain in 0..narrow(table.len()) {
-            scratch.domain.clear();
-            let members = table.members(domain).iter().filter(|node| scratch.free_at[node.at()] != At::NEVER);
-            scratch.domain.extend(
-                members.map(|node| (scratch.free_at[node.at()], state.nodes.rank[node.at()], std::cmp::Reverse(*node))),
-            );
-            if scratch.domain.len() < needed {
+            let all = table.members(domain);
+            // Only a domain that has enough by the best instant so far can be as good.
+            let latest = best.map_or(At(At::NEVER.0 - 1), |(at, _, _)| at);
+            if all.len() < needed || all.iter().filter(|node| free_at[node.at()] <= latest).count() < needed {
                 continue;
             }
-            let (_, last, _) = scratch.domain.select_nth_unstable(needed - 1);
-            let key = (last.0, table.members(domain).len(), std::cmp::Reverse(domain));
+            members.clear();
+            let in_time = all.iter().filter(|node| free_at[node.at()] <= latest);
+            members.extend(
+                in_time.map(|node| (free_at[node.at()], state.nodes.rank[node.at()], std::cmp::Reverse(*node))),
+            );
+            let (_, last, _) = members.select_nth_unstable(needed - 1);
+            let key = (last.0, all.len(), std::cmp::Reverse(domain));
             if best.is_none_or(|best| key < best) {
                 best = Some(key);
-                std::mem::swap(&mut scratch.best, &mut scratch.domain);
+                std::mem::swap(nodes, members);
             }
         }
         if let Some((starts_at, _, _)) = best {
-            let mut nodes: Vec<NodeIx> = scratch.best[..needed].iter().map(|(_, _, node)| node.0).collect();
+            let mut nodes: Vec<NodeIx> = nodes[..needed].iter().map(|(_, _, node)| node.0).collect();
             nodes.sort_unstable();
             return Some((starts_at.max(now), nodes));
         }
     }
     None
+}
+
+impl Scratch {
+    /// The place of a kind's times, as they are now.
+    fn kind(&mut self, state: &mut State, shape: &Shape, classes: u64, now: At) -> usize {
+        let known = self.kinds.iter().position(|kind| kind.is_of(shape));
+        let place = known.unwrap_or_else(|| {
+            let nobody = FreeTimes { shape: *shape, at: Vec::new(), as_of: now, journal_end: 0 };
+            if self.kinds.len() < KINDS {
+                self.kinds.push(nobody);
+                return self.kinds.len() - 1;
+            }
+            let place = self.oldest;
+            self.oldest = (place + 1) % KINDS;
+            self.kinds[place] = nobody;
+            place
+        });
+        self.kinds[place].refresh(state, classes, now);
+        place
+    }
+}
+
+impl FreeTimes {
+    fn is_of(&self, shape: &Shape) -> bool {
+        let kind = |shape: &Shape| (shape.gpus, shape.cpu_milli, shape.memory_mib, shape.models, shape.residencies);
+        kind(&self.shape) == kind(shape)
+    }
+
+    /// Takes over what changed, and what time changes: leases that should have ended are thought to last a little.
+    fn refresh(&mut self, state: &mut State, classes: u64, now: At) {
+        let end = state.journal.end();
+        let state = &*state;
+        let shape = self.shape;
+        let time = |node: NodeIx| node_free_at(state, &shape, classes, node, now);
+        let changed = state.journal.since(self.journal_end).filter(|_| now >= self.as_of && !self.at.is_empty());
+        if let Some(changed) = changed {
+            for node in changed {
+                self.at[node.at()] = time(*node);
+            }
+            if now > self.as_of {
+                for node in state.tenants.with_end_by(now) {
+                    self.at[node.at()] = time(node);
+                }
+            }
+        } else {
+            self.at.clear();
+            self.at.extend((0..state.nodes.len()).map(NodeIx::new).map(time));
+        }
+        (self.as_of, self.journal_end) = (now, end);
+    }
 }
 
 /// When a node that is not promised yet could hold one member.
@@ -147,5 +221,6 @@ fn node_free_at(state: &State, shape: &Shape, classes: u64, node: NodeIx, now: A
         return At::NEVER;
     }
     let free_at = state.free_at(node, shape, now);
+    let free_at = if free_at == now { NOW } else { free_at };
     state.nodes.held_until[at].map_or(free_at, |until| until.max(free_at))
 }

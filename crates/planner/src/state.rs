@@ -11,12 +11,14 @@ use crate::plan::GpuGrant;
 use crate::request::{Gpus, Shape};
 use crate::units::{At, PowerId, RequestId, SliceId};
 
+pub(crate) mod journal;
 pub(crate) mod leases;
 pub(crate) mod nodes;
 pub(crate) mod tenants;
 pub(crate) mod topology;
 pub(crate) mod views;
 
+use journal::Journal;
 use leases::Leases;
 use nodes::Nodes;
 use tenants::{Tenant, Tenants, expected_end};
@@ -36,6 +38,7 @@ pub(crate) struct State {
     models: Vec<ModelSpec>,
     gaps: Gaps,
     touched: Touched,
+    pub(crate) journal: Journal,
     /// The point of the power tree that feeds every node, where there is one.
     feeder: Option<PowerId>,
     rises: Rises,
@@ -108,6 +111,7 @@ impl State {
             models: spec.models.clone(),
             gaps: Gaps::default(),
             touched: Touched { nodes: Vec::new(), is_touched: vec![false; nodes.len()] },
+            journal: Journal::new(nodes.len()),
             feeder: feeder(spec),
             rises: Rises { clock: 1, falls: 0, at: vec![[0; crate::units::MAX_GPUS + 1]; nodes.classes.len().max(1)] },
             holds: std::collections::BTreeSet::new(),
@@ -331,6 +335,7 @@ impl State {
         if tenant.ends_at != ends_at {
             self.tenants.remove(node, tenant);
             self.tenants.insert(node, Tenant { ends_at, ..tenant });
+            self.journal.note(node);
         }
     }
 
@@ -357,6 +362,7 @@ impl State {
     }
 
     fn touch(&mut self, node: NodeIx) {
+        self.journal.note(node);
         if !std::mem::replace(&mut self.touched.is_touched[node.at()], true) {
             self.touched.nodes.push(node);
         }

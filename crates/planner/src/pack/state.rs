@@ -1,6 +1,9 @@
 //! Distinct states of nodes, each once, with the nodes that are in it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
+use std::hash::{Hash, Hasher};
+
+use rustc_hash::FxHashMap;
 
 use super::{GpuFree, NodeFree, NodeKind, SingleAsk};
 use crate::fleet::ModelSpec;
@@ -11,12 +14,23 @@ use crate::units::{GPU_MILLI, MAX_GPUS};
 pub(super) const SLOT_MILLI: i64 = GPU_MILLI as i64 / 8;
 
 /// What a node is and what is free on it, whichever of its GPUs: those with more free first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct State {
     pub(super) kind: NodeKind,
     pub(super) gpus: [GpuFree; MAX_GPUS],
     pub(super) cpu_milli: u32,
     pub(super) memory_mib: u32,
+}
+
+impl Hash for State {
+    /// Four GPUs at a time; what is the same for most nodes of a fleet is left out.
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        for four in self.gpus.chunks_exact(4) {
+            hasher.write_u64(four.iter().fold(0, |word, gpu| word << 16 | u64::from(gpu.0)));
+        }
+        hasher.write_u64(u64::from(self.cpu_milli) << 32 | u64::from(self.memory_mib));
+        hasher.write_u64(u64::from(self.kind.model.0) << 8 | u64::from(self.kind.residency.0));
+    }
 }
 
 impl State {
@@ -136,7 +150,7 @@ pub(super) enum Pick {
 pub(super) struct States {
     slots: Vec<Slot>,
     /// Only looked up in, never walked: its order would be chance.
-    slot_of: HashMap<State, u32>,
+    slot_of: FxHashMap<State, u32>,
     vacant: Vec<u32>,
 }
 

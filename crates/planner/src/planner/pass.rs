@@ -4,8 +4,8 @@
 //! grows, so that a pass costs placements and shapes, not requests.
 
 use std::cmp::Reverse;
-use std::collections::binary_heap::{BinaryHeap, PeekMut};
 use std::collections::BTreeMap;
+use std::collections::binary_heap::{BinaryHeap, PeekMut};
 
 use crate::fair::QuotaBlock;
 use crate::gang::{self, NoPlace};
@@ -488,7 +488,7 @@ impl Planner {
         let waiting = self.requests.get(slot);
         let (request, queue, shape) = (waiting.request.id, waiting.request.queue, waiting.request.shape);
         let classes = self.shapes.get(self.requests.list(waiting.list).shape).classes;
-        let found = reserve::earliest(&self.state, &shape, classes, now, &mut self.reserve_scratch);
+        let found = reserve::earliest(&mut self.state, &shape, classes, now, &mut self.reserve_scratch);
         let Some((starts_at, nodes)) = found else { return false };
         let amount = self.amount(&shape, nodes.len());
         self.pass.longest_gap = self.pass.longest_gap.max(seconds(starts_at.since(now)));

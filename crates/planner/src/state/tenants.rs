@@ -52,6 +52,11 @@ impl Tenants {
         if first > now { last } else { last.max(now.plus(OVERRUN_SECONDS)) }
     }
 
+    /// Nodes on which somebody should have left by now.
+    pub(crate) fn with_end_by(&self, now: At) -> impl Iterator<Item = NodeIx> {
+        self.first_end.iter().enumerate().filter(move |(_, end)| **end <= now).map(|(node, _)| NodeIx::new(node))
+    }
+
     /// One more.
     pub(crate) fn insert(&mut self, node: NodeIx, tenant: Tenant) {
         let is_first = self.of[node.at()].is_empty();
