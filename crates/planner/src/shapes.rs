@@ -37,6 +37,8 @@ pub(crate) struct Entry {
     /// Lists that hold requests of it.
     users: u32,
     verdict: Option<Verdict>,
+    /// In this round, runs of at least so many seconds find no place; `None`: any may.
+    pub(crate) useful_below: Option<u32>,
 }
 
 /// Found to have no room.
@@ -66,6 +68,11 @@ impl Entry {
     /// Whether it asks for more than one node.
     pub(crate) const fn is_gang(&self) -> bool {
         self.kind.shape.nodes.max > 1
+    }
+
+    /// Whether somebody waits with it.
+    pub(crate) const fn is_used(&self) -> bool {
+        self.users > 0
     }
 
     /// What was found, while it still holds.
@@ -109,6 +116,7 @@ impl Shapes {
             gpus: gpus_touched(shape.gpus),
             users: 1,
             verdict: None,
+            useful_below: None,
         };
         let slot = if let Some(slot) = self.vacant.pop() {
             self.slots[slot as usize] = entry;
@@ -137,6 +145,16 @@ impl Shapes {
     /// A shape by its place.
     pub(crate) fn get(&self, shape: ShapeIx) -> &Entry {
         &self.slots[shape.0 as usize]
+    }
+
+    /// The places of all, of those too that nobody waits with any more.
+    pub(crate) fn all(&self) -> impl Iterator<Item = ShapeIx> + use<> {
+        (0..narrow(self.slots.len())).map(ShapeIx)
+    }
+
+    /// Notes which runs of a shape may find a place in this round.
+    pub(crate) fn set_useful_below(&mut self, shape: ShapeIx, seconds: Option<u32>) {
+        self.slots[shape.0 as usize].useful_below = seconds;
     }
 
     /// Notes that a shape has no room now.

@@ -114,14 +114,15 @@ impl Planner {
 
     /// Lets every queue take part in which something might be placed.
     fn wake_lists(&mut self) {
+        self.ask_shapes();
         self.pass.heads.resize_with(self.requests.queues(), BinaryHeap::new);
         for queue in 0..self.requests.queues() {
             self.pass.heads[queue].clear();
             let id = QueueId(narrow(queue));
             for at in 0..self.requests.lists_of(id).len() {
                 let ix = self.requests.lists_of(id)[at];
-                let is_dead = self.is_hopeless(ix);
                 let list = self.requests.list_mut(ix);
+                let is_dead = self.shapes.get(list.shape).useful_below.is_some_and(|limit| list.shortest_run >= limit);
                 list.quota = None;
                 list.cursor = if is_dead { list.items.len() } else { 0 };
                 let next = list.items.get(list.cursor).map(|item| Reverse((item.key, ix)));
@@ -131,6 +132,50 @@ impl Planner {
                 self.shares.wake(id);
             }
         }
+    }
+
+    /// Finds for every shape whether it may be placed at all: room only shrinks in a round, so that what has none when
+    /// it begins has none when its turn comes.
+    fn ask_shapes(&mut self) {
+        for shape in self.shapes.all() {
+            if !self.shapes.get(shape).is_used() {
+                continue;
+            }
+            if self.shapes.get(shape).verdict(&self.state, self.stamps.power).is_none() && !self.has_room(shape) {
+                self.shapes.set_verdict(shape, &self.state, self.stamps.power, Blocked::Room);
+            }
+            let below = self.useful_below(shape);
+            self.shapes.set_useful_below(shape, below);
+        }
+    }
+
+    /// Whether there are nodes for a shape's least gang, as far as counts say; power is not asked.
+    fn has_room(&mut self, shape: ShapeIx) -> bool {
+        let entry = self.shapes.get(shape);
+        let (shape, ask) = (entry.kind.shape, entry.ask);
+        if !entry.is_gang() {
+            return self.state.packer.best(&ask, |_| true).is_some();
+        }
+        let Some(view) = entry.view else { return true };
+        let mut tables = self.state.topology.order(shape.within, shape.prefer).tables.iter().copied();
+        let most = |table: u8| self.state.views.largest(view, usize::from(table)).map_or(0, |(_, count)| count);
+        tables.any(|table| most(table) >= u32::from(shape.nodes.min))
+    }
+
+    /// Runs of at least so many seconds find no place now; `None`: any may.
+    fn useful_below(&mut self, ix: ShapeIx) -> Option<u32> {
+        let entry = self.shapes.get(ix);
+        let (verdict, shape) = (*entry.verdict(&self.state, self.stamps.power)?, entry.kind.shape);
+        if self.pass.promises_left > 0 && self.may_promise(&shape, &verdict) {
+            return None;
+        }
+        let limit = self.backfill_limit(&shape, &verdict);
+        if limit == 0 || verdict.backfill_limit != u32::MAX {
+            return Some(limit);
+        }
+        let longest = self.longest_backfill(ix, self.pass.now);
+        self.shapes.limit_backfill(ix, longest, NoPlace::Room);
+        Some(limit.min(longest))
     }
 
     /// Promises whose start has passed although a lease is still there.
@@ -144,15 +189,6 @@ impl Planner {
         };
         let overdue = self.promises.iter().filter(|(request, promise)| is_overdue(*request, promise));
         overdue.map(|(request, _)| request).collect()
-    }
-
-    /// Whether nothing can be found for any request of a list, as far as is known without asking.
-    fn is_hopeless(&self, list: ListIx) -> bool {
-        let list = self.requests.list(list);
-        let entry = self.shapes.get(list.shape);
-        let Some(verdict) = entry.verdict(&self.state, self.stamps.power) else { return false };
-        let promisable = self.pass.promises_left > 0 && self.may_promise(&entry.kind.shape, verdict);
-        !promisable && list.shortest_run >= self.backfill_limit(&entry.kind.shape, verdict)
     }
 
     /// Runs of fewer seconds may fit before promised starts.
