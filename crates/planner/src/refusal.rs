@@ -28,6 +28,9 @@ pub enum Refusal {
     Quota { queue: QueueId, rule: FleetRule },
     #[error("the forecast cannot be: {0}")]
     Forecast(ForecastRule),
+    /// By its place in the list, from 0.
+    #[error("shape `{at}` of the demand cannot be: {rule}")]
+    Demand { at: usize, rule: RequestRule },
 }
 
 /// The three trees over nodes and the one over queues.

@@ -5,7 +5,7 @@ use crate::fleet::{Health, Lease, QueueSpec};
 use crate::pack::SingleAsk;
 use crate::plan::Reservation;
 use crate::refusal::{LeaseRule, NodeRule, Refusal, RequestRule};
-use crate::request::Request;
+use crate::request::{Request, Shape};
 use crate::reserve::Promise;
 use crate::state::leases::Held;
 use crate::state::topology::NodeIx;
@@ -77,13 +77,7 @@ impl Planner {
                 self.shares.set_quota(queue, weight, guaranteed, limit);
                 Ok(())
             }
-            Event::DemandTold(frequencies) => {
-                self.settle();
-                let asks: Vec<_> = frequencies.iter().map(|(shape, count)| (SingleAsk::from(shape), *count)).collect();
-                self.state.packer.tell(&asks);
-                self.state.packer.refresh();
-                Ok(())
-            }
+            Event::DemandTold(frequencies) => self.tell_demand(&frequencies),
             Event::ForecastChanged(forecast) => {
                 check_forecast(&forecast)?;
                 self.forecast = forecast;
@@ -142,7 +136,10 @@ impl Planner {
             self.take_lease(&lease, &nodes);
         }
         if let Some(slot) = slot {
-            self.requests.remove(&mut self.shapes, &mut self.state, slot);
+            // It may have waited with other words than it starts with.
+            if let Some(waited) = self.requests.remove(&mut self.shapes, &mut self.state, slot) {
+                self.pass.forget_holds_for(&waited);
+            }
         }
         self.pass.forget_holds_for(&lease.request);
         self.break_promises_before(&lease, &nodes);
@@ -285,6 +282,15 @@ impl Planner {
         self.drop_promise(request);
         self.pass.forget_holds_for(&self.requests.get(slot).request);
         self.requests.remove(&mut self.shapes, &mut self.state, slot);
+        Ok(())
+    }
+
+    fn tell_demand(&mut self, frequencies: &[(Shape, u32)]) -> Result<(), Refusal> {
+        self.census.check_demand(frequencies)?;
+        self.settle();
+        let asks: Vec<_> = frequencies.iter().map(|(shape, count)| (SingleAsk::from(shape), *count)).collect();
+        self.state.packer.tell(&asks);
+        self.state.packer.refresh();
         Ok(())
     }
 

@@ -7,7 +7,7 @@ impl Refusal {
     pub const fn hint(&self) -> &'static str {
         match self {
             Self::Fleet(rule) | Self::Cap { rule, .. } | Self::Quota { rule, .. } => fleet(rule),
-            Self::Request { rule, .. } => request(rule),
+            Self::Request { rule, .. } | Self::Demand { rule, .. } => request(rule),
             Self::Lease { rule, .. } => lease(rule),
             Self::Node { rule, .. } => match rule {
                 NodeRule::Unknown => "name a node of the fleet",

@@ -14,6 +14,12 @@ impl Census {
         self.check_shape(&request.shape).map_err(refuse)
     }
 
+    /// Whether a demand is made of shapes that make sense. They may be larger than the fleet: others may ask for them.
+    pub fn check_demand(&self, frequencies: &[(Shape, u32)]) -> Result<(), Refusal> {
+        let refuse = |at: usize| move |rule| Refusal::Demand { at, rule };
+        (0..).zip(frequencies).try_for_each(|(at, (shape, _))| self.check_form(shape).map_err(refuse(at)))
+    }
+
     /// All but the shape: queue, class, times.
     pub fn check_terms(&self, request: &Request) -> Result<(), RequestRule> {
         match place(request.queue.0).and_then(|at| self.inner.get(at)) {

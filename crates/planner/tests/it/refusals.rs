@@ -8,7 +8,7 @@ use galerne_planner::fleet::{Amount, FleetSpec, Health, Lease, Level, PowerSpec,
 use galerne_planner::plan::{GpuGrant, Grant, Reservation};
 use galerne_planner::planner::Planner;
 use galerne_planner::refusal::Refusal;
-use galerne_planner::request::{Gpus, Nodes, Request};
+use galerne_planner::request::{Gpus, Nodes, Request, Shape};
 use galerne_planner::units::{
     At, DomainId, LeaseId, ModelId, NodeId, PowerId, QueueId, RequestId, ResidencyId, SliceId, TenantClass,
 };
@@ -173,6 +173,8 @@ fn events() -> Vec<Event> {
     let forecast = |step_seconds, cost: usize, gpu_milli: Vec<i64>, from| {
         Event::ForecastChanged(Forecast { from, step_seconds, cost: vec![1; cost], gpu_milli })
     };
+    let demand = |shape| Event::DemandTold(vec![(fixture::shape(), 3), (shape, 1)]);
+    let slice = |models, slice| Shape { gpus: Gpus::Slice(SliceId(slice)), models, ..fixture::shape() };
     vec![
         Event::RequestWithdrawn(gone),
         promise(77, vec![1]),
@@ -201,6 +203,14 @@ fn events() -> Vec<Event> {
         forecast(3_600, 10_001, Vec::new(), At(0)),
         forecast(3_600, 1, vec![5, -1], At(0)),
         forecast(3_600, 1, Vec::new(), FAR),
+        demand(slice(0b1, 5)),
+        demand(slice(0b10, 0)),
+        demand(slice(0, 0)),
+        demand(Shape { models: 0b101, ..fixture::shape() }),
+        demand(Shape { gpus: Gpus::Milli(1_000), ..fixture::shape() }),
+        demand(Shape { gpus: Gpus::Whole(0), cpu_milli: 0, memory_mib: 0, ..fixture::shape() }),
+        demand(Shape { nodes: Nodes { min: 0, max: 0 }, ..fixture::shape() }),
+        demand(Shape { expected_watts: 1_001, ..fixture::shape() }),
     ]
 }
 
