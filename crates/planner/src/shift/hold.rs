@@ -18,7 +18,9 @@ const MAX_STEPS: usize = 672;
 
 pub(super) fn holds(forecast: &Forecast, waiting: &[Deferrable], running: &[Running], now: At) -> Shift {
     let Some(mut hours) = Hours::new(forecast, running, now) else {
-        return Shift { valid_until: At::NEVER, ..Shift::default() };
+        // A forecast that begins later says something then.
+        let begins = if now < forecast.from { forecast.from } else { At::NEVER };
+        return Shift { valid_until: begins, ..Shift::default() };
     };
     let mut movable: Vec<Choice> = waiting.iter().filter_map(|request| hours.choice(request)).collect();
     movable.sort_unstable_by_key(|choice| (choice.latest, choice.request.request));
@@ -34,7 +36,10 @@ pub(super) fn holds(forecast: &Forecast, waiting: &[Deferrable], running: &[Runn
         }
     }
     holds.sort_unstable_by_key(|hold| hold.request);
-    Shift { holds, valid_until: hours.begins(1), soft_cap: hours.used }
+    // Who may not begin yet may when that has passed, also in the middle of a step.
+    let ripe = waiting.iter().filter_map(|request| request.not_before).filter(|at| *at > now).min();
+    let valid_until = hours.begins(1).min(ripe.unwrap_or(At::NEVER));
+    Shift { holds, valid_until, soft_cap: hours.used }
 }
 
 /// The forecast from the step of `now` on.

@@ -52,6 +52,7 @@ pub(crate) fn request(world: &mut World, id: u64) -> Request {
     let run_seconds = dice.pick(&[None, Some(600), Some(3_600), Some(20_000)]);
     let not_before = dice.hits(8).then(|| now.plus(900));
     let begin = not_before.unwrap_or(now);
+    let deferrable = dice.hits(20);
     Request {
         queue: QueueId(dice.pick(&[1, 1, 2, 3])),
         class: TenantClass(dice.pick(&[0, 0, 1])),
@@ -61,10 +62,10 @@ pub(crate) fn request(world: &mut World, id: u64) -> Request {
         shape: shape(dice),
         run_seconds,
         deadline: dice
-            .hits(20)
+            .hits(if deferrable { 70 } else { 20 })
             .then(|| begin.plus(i64::from(run_seconds.unwrap_or(1_000)) + dice.pick(&[1, 5_000, 40_000]))),
         not_before,
-        deferrable: dice.hits(20),
+        deferrable,
         stop: dice.pick(&[Stop::Never, Stop::Restart, Stop::Checkpoint { cost_seconds: 60 }]),
         near: if dice.hits(10) { lease } else { None },
         ..fixture::request(id)
@@ -120,9 +121,7 @@ pub(crate) fn event(world: &mut World) -> Event {
             let shapes = world.dice.below(3);
             Event::DemandTold((0..shapes).map(|count| (shape(&mut world.dice), 1 + count as u32)).collect())
         }
-        // No forecasts: a hold is kept until the instant it was found good for, so that a step may still hold what a
-        // plan from scratch would start.
-        _ => added(world),
+        _ => forecast(world),
     }
 }
 
@@ -201,6 +200,16 @@ fn quota(world: &mut World) -> Event {
             dice.pick(&[None, None, limit(24_000), limit(40_000)])
         },
     }
+}
+
+/// Begins now, or a while ago, or soon; now and then there is none any more.
+fn forecast(world: &mut World) -> Event {
+    let dice = &mut world.dice;
+    let from = world.now.plus(dice.pick(&[0, 0, -700, 500]));
+    let steps = dice.pick(&[24, 24, 4, 0]);
+    let cost = (0..steps).map(|_| u32::try_from(dice.below(500)).unwrap()).collect();
+    let gpu_milli = dice.pick(&[96_000, 20_000]);
+    Event::ForecastChanged(Forecast { from, step_seconds: 1_800, cost, gpu_milli: vec![gpu_milli; 24] })
 }
 
 fn any_node(world: &mut World) -> NodeId {

@@ -75,6 +75,7 @@ impl Seen {
             && self.gangs > 0
             && self.promises > 0
             && self.kept > 0
+            && self.holds > 0
             && self.rebuilt > 0
             && self.excursions > 0
     }
