@@ -8,7 +8,7 @@
 
 use galerne_planner::plan::Plan;
 
-mod chance;
+pub(crate) mod chance;
 mod world;
 
 use world::World;

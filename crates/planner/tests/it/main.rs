@@ -13,5 +13,6 @@
 mod events;
 mod fixture;
 mod oracle;
+mod properties;
 mod refusals;
 mod tampering;

@@ -16,7 +16,7 @@ use galerne_planner::plan::Plan;
 use galerne_planner::planner::Planner;
 use galerne_planner::units::{At, RequestId};
 
-mod case;
+pub(crate) mod case;
 mod order;
 mod search;
 
