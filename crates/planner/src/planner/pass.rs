@@ -29,6 +29,8 @@ pub(super) struct Pass {
     pub(super) now: At,
     /// The count of `State::taken` when the last pass began.
     taken_at: u64,
+    /// Something was taken since it began.
+    has_taken: bool,
     /// Promises that may still be made.
     promises_left: usize,
     /// The longest time until a promised start, in seconds; zero where nothing is promised.
@@ -103,6 +105,7 @@ impl Planner {
             self.pass.taken_at = self.state.taken();
             self.stamps.power += 1;
         }
+        self.pass.has_taken = false;
         for request in self.overdue_promises(now) {
             self.drop_promise(request);
         }
@@ -112,8 +115,17 @@ impl Planner {
         self.pass.longest_gap = latest.map_or(0, |latest| seconds(latest.since(now)));
     }
 
+    /// Once the pass has taken something, what lacked watts before may lack room: it is asked again.
+    fn notice_taken(&mut self) {
+        if !self.pass.has_taken && self.pass.taken_at != self.state.taken() {
+            self.pass.has_taken = true;
+            self.stamps.power += 1;
+        }
+    }
+
     /// Lets every queue take part in which something might be placed.
     fn wake_lists(&mut self) {
+        self.notice_taken();
         self.ask_shapes();
         self.pass.heads.resize_with(self.requests.queues(), BinaryHeap::new);
         for queue in 0..self.requests.queues() {
@@ -166,7 +178,8 @@ impl Planner {
     fn useful_below(&mut self, ix: ShapeIx) -> Option<u32> {
         let entry = self.shapes.get(ix);
         let (verdict, shape) = (*entry.verdict(&self.state, self.stamps.power)?, entry.kind.shape);
-        if self.pass.promises_left > 0 && self.may_promise(&shape, &verdict) {
+        // What lacks watts now may lack room once something is taken, and be promised some.
+        if self.pass.promises_left > 0 && self.could_promise(&shape, &verdict) {
             return None;
         }
         let limit = self.backfill_limit(&shape, &verdict);
@@ -198,8 +211,13 @@ impl Planner {
     }
 
     fn may_promise(&self, shape: &Shape, verdict: &Verdict) -> bool {
+        verdict.blocked == Blocked::Room && self.could_promise(shape, verdict)
+    }
+
+    /// The same were there no room, whatever was missing.
+    fn could_promise(&self, shape: &Shape, verdict: &Verdict) -> bool {
         let whole_nodes = shape.nodes.max > 1 || self.state.takes_whole_node(shape);
-        whole_nodes && verdict.blocked == Blocked::Room && verdict.unpromised_at != Some(self.stamps.promises)
+        whole_nodes && verdict.unpromised_at != Some(self.stamps.promises)
     }
 
     /// Starts every promised request whose nodes are free.
@@ -279,6 +297,7 @@ impl Planner {
     }
 
     fn consider(&mut self, ix: ListIx, now: At) {
+        self.notice_taken();
         let list = self.requests.list(ix);
         let (shape, item) = (list.shape, list.items[list.cursor]);
         let is_placed = self.requests.get(item.slot).proposal.is_some();
