@@ -9,7 +9,7 @@ mod english;
 mod figures;
 mod french;
 
-use crate::plan::Plan;
+use crate::plan::{Plan, Preemption};
 use crate::reason::{Mark, Next, Why};
 use crate::request::{Gpus, Request, Shape};
 use crate::units::{At, DomainId, LeaseId, ModelId, NodeId, PowerId, QueueId, RequestId, ResidencyId, SliceId};
@@ -134,6 +134,14 @@ impl Words<'_> {
         match self.language {
             Language::English => english::step(self, request, next),
             Language::French => french::step(self, request, next),
+        }
+    }
+
+    /// What the holder of a lease reads that must stop: who takes its place, by what right, and what is lost.
+    pub fn gives_way(&self, preemption: &Preemption) -> String {
+        match self.language {
+            Language::English => english::gives_way(self, preemption),
+            Language::French => french::gives_way(self, preemption),
         }
     }
 

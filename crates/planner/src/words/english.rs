@@ -3,6 +3,7 @@
 use super::figures::{self, amount, pair};
 use super::{Language, Words, list};
 use crate::fleet::Level;
+use crate::plan::{Preemption, PreemptionCause};
 use crate::reason::{Awaited, Cause, Next, Resource, Step, Then, Why};
 use crate::request::{Gpus, Request, Shape};
 use crate::units::{At, DomainId, GPU_MILLI, ModelId};
@@ -248,6 +249,24 @@ fn preempting(leases: u32, lease: &str) -> String {
         0 | 1 => format!("takes the place of lease {lease}, which is stopping"),
         _ => format!("takes the place of {leases} leases, which are stopping, lease {lease} among them"),
     }
+}
+
+/// Who takes a lease's place, by what right, and what is lost.
+pub(super) fn gives_way(words: &Words<'_>, preemption: &Preemption) -> String {
+    let right = match preemption.cause {
+        PreemptionCause::Priority => "which has a higher priority in the same queue",
+        PreemptionCause::Reclaim => "whose queue takes back what it is guaranteed",
+    };
+    let lost = match figures::gpu_time(preemption.lost_gpu_seconds) {
+        (0, _) => "no work is lost".to_owned(),
+        (number, unit) => {
+            let unit = ["GPU-hour", "GPU-minute", "GPU-second"][unit];
+            let (s, is) = if number == 1 { ("", "is") } else { ("s", "are") };
+            format!("{} {unit}{s} of work {is} lost", figures::count(ENGLISH, number))
+        }
+    };
+    let (lease, request) = (words.lease(preemption.lease), words.request(preemption.for_request));
+    format!("lease {lease} gives way to request {request}, {right}: {lost}")
 }
 
 fn awaited(words: &Words<'_>, on: Awaited) -> String {

@@ -192,3 +192,12 @@ pub(super) fn asked(shape: &Shape, resource: Resource) -> i64 {
         (Resource::Power, _) => shape.peak_watts.into(),
     }
 }
+
+/// Seconds on a GPU in the largest unit that leaves no rest, and which: hours, minutes, seconds.
+pub(super) const fn gpu_time(seconds: i64) -> (i64, usize) {
+    match (seconds % 3600, seconds % 60) {
+        (0, _) => (seconds / 3600, 0),
+        (_, 0) => (seconds / 60, 1),
+        _ => (seconds, 2),
+    }
+}

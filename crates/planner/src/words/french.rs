@@ -3,6 +3,7 @@
 use super::figures::{self, NBSP, amount, pair};
 use super::{Language, Words, list};
 use crate::fleet::Level;
+use crate::plan::{Preemption, PreemptionCause};
 use crate::reason::{Awaited, Cause, Next, Resource, Step, Then, Why};
 use crate::request::{Gpus, Request, Shape};
 use crate::units::{At, DomainId, GPU_MILLI, ModelId};
@@ -262,6 +263,24 @@ fn preempting(leases: u32, lease: &str) -> String {
         0 | 1 => format!("prend la place du bail {lease}, en cours d'arrêt"),
         _ => format!("prend la place de {} baux en cours d'arrêt, dont le bail {lease}", count(leases)),
     }
+}
+
+/// Who takes a lease's place, by what right, and what is lost.
+pub(super) fn gives_way(words: &Words<'_>, preemption: &Preemption) -> String {
+    let right = match preemption.cause {
+        PreemptionCause::Priority => "plus prioritaire dans la même file",
+        PreemptionCause::Reclaim => "dont la file reprend ce qui lui est garanti",
+    };
+    let lost = match figures::gpu_time(preemption.lost_gpu_seconds) {
+        (0, _) => "aucun travail n'est perdu".to_owned(),
+        (number, unit) => {
+            let unit = ["heure", "minute", "seconde"][unit];
+            let (s, number) = (if number < 2 { "" } else { "s" }, figures::count(FRENCH, number));
+            format!("{number}{NBSP}{unit}{s}-GPU de travail perdue{s}")
+        }
+    };
+    let (lease, request) = (words.lease(preemption.lease), words.request(preemption.for_request));
+    format!("le bail {lease} laisse la place à la demande {request}, {right}{NBSP}: {lost}")
 }
 
 fn awaited(words: &Words<'_>, on: Awaited) -> String {

@@ -202,6 +202,11 @@ impl Scene {
         self
     }
 
+    pub(super) fn guaranteed(mut self, queue: QueueId, guaranteed: Amount) -> Self {
+        self.spec.queues[queue.0 as usize].guaranteed = guaranteed;
+        self
+    }
+
     pub(super) fn cap(mut self, point: PowerId, cap_watts: i64) -> Self {
         self.spec.power[point.0 as usize].cap_watts = cap_watts;
         self
@@ -234,12 +239,18 @@ impl Scene {
 
     /// The planner after a pass, and what it answered; placements are carried out where asked.
     pub(super) fn planned(&self) -> (Planner, Plan) {
+        let mut planner = self.told();
+        let plan = planner.plan(NOW);
+        (planner, plan)
+    }
+
+    /// The planner before any pass.
+    pub(super) fn told(&self) -> Planner {
         let mut planner = Planner::new(self.spec.clone()).unwrap();
         for event in &self.events {
             planner.apply(event.clone()).unwrap();
         }
-        let plan = planner.plan(NOW);
-        (planner, plan)
+        planner
     }
 
     pub(super) fn why(&self) -> Why {
@@ -259,12 +270,15 @@ impl Scene {
     }
 
     pub(super) fn transcript(&self) -> String {
-        let (why, request) = (self.why(), self.request());
+        let ((_, plan), request) = (self.planned(), self.request());
+        let why = find(&plan, self.asked).unwrap_or_else(|| panic!("it starts: {}", self.about));
         let text = |language: Language| {
             let instant = |at: At| self.clock.map(|clock| clock(language, at)).unwrap_or_default();
             let names: &dyn Names = if self.is_named { self } else { &Unnamed };
             let instant = self.clock.is_some().then_some(&instant as &dyn Fn(At) -> String);
-            Words { language, names, now: NOW, instant }.tree(&request, &why)
+            let words = Words { language, names, now: NOW, instant };
+            let giving: String = plan.preemptions.iter().map(|lease| words.gives_way(lease) + "\n").collect();
+            words.tree(&request, &why) + &giving
         };
         format!("# {}\n\n{}\n{}", self.about, text(Language::English), text(Language::French))
     }
