@@ -13,12 +13,12 @@ use crate::fair::Shares;
 use crate::fleet::FleetSpec;
 use crate::plan::GpuGrant;
 use crate::power::PowerTree;
-use crate::reason::{Awaited, Cause, Next, Step, Then, Why};
+use crate::reason::{ADVISED, Awaited, Cause, Next, Step, Then, Why};
 use crate::request::{Request, Shape};
 use crate::reserve::Promises;
 use crate::state::State;
 use crate::state::topology::{NodeIx, narrow};
-use crate::units::{At, LeaseId, RequestId, TenantClass};
+use crate::units::{At, GPU_MILLI, LeaseId, RequestId, TenantClass};
 
 mod ask;
 mod census;
@@ -27,8 +27,8 @@ mod steps;
 
 use ask::Ask;
 pub(crate) use census::Census;
-use census::{Lack, Place, Row};
-use releases::Releases;
+use census::{Lack, Place, Row, Stand, whole_on};
+use releases::Timeline;
 use steps::Scope;
 
 /// What a pass left behind. Watts are committed and given back while questions are asked; they end as they were.
@@ -52,7 +52,7 @@ pub(crate) struct Taken<'a> {
 }
 
 /// What holds back one request, whatever its shape.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Own {
     /// Only what holds back all of its shape.
     Nothing,
@@ -65,6 +65,15 @@ pub(crate) enum Own {
     },
 }
 
+/// How much of a tree is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Depth {
+    /// What is in the way.
+    Obstacles,
+    /// That, and what would help: of the first `ADVISED` shapes.
+    Advice,
+}
+
 /// Builds the trees of one pass.
 pub(crate) struct Explainer<'a> {
     facts: Facts<'a>,
@@ -72,7 +81,10 @@ pub(crate) struct Explainer<'a> {
     /// What is in the way of a shape and class, quotas aside.
     places: BTreeMap<(Shape, TenantClass), Found>,
     /// Listed when the first wait is looked for.
-    releases: Option<Releases>,
+    timeline: Option<Timeline>,
+    /// To be filled for one end alone.
+    spare: Option<Timeline>,
+    depth: Depth,
     joint_left: usize,
 }
 
@@ -89,8 +101,8 @@ struct Found {
 const JOINT: usize = 32;
 
 impl<'a> Explainer<'a> {
-    pub(crate) fn new(facts: Facts<'a>, census: &'a Census) -> Self {
-        Self { facts, census, places: BTreeMap::new(), releases: None, joint_left: JOINT }
+    pub(crate) fn new(facts: Facts<'a>, census: &'a Census, depth: Depth) -> Self {
+        Self { facts, census, places: BTreeMap::new(), timeline: None, spare: None, depth, joint_left: JOINT }
     }
 
     /// Why a request that the pass did not start waits.
@@ -113,12 +125,12 @@ impl<'a> Explainer<'a> {
             Some(promise) => {
                 let nodes = narrow(promise.nodes.len());
                 why.because.push(Why::holds(Cause::Promised { starts_at: promise.starts_at, nodes }));
-                self.find(&ask.without_quota(), Scope::Promised)
+                self.find(&ask.without_quota(), Scope::Promised, self.depth)
             }
             // It may fit a gap before a promise, and only its quota be in the way: its own run time is asked.
             None if !over.is_empty() && request.run_seconds.is_some() && self.joint_left > 0 => {
                 ask.run_seconds = request.run_seconds;
-                self.find(&ask.without_quota(), Scope::All)
+                self.find(&ask.without_quota(), Scope::All, self.depth)
             }
             None => self.place(&ask),
         };
@@ -142,25 +154,31 @@ impl<'a> Explainer<'a> {
         why
     }
 
-    /// What is in the way of a shape and class, quotas aside; asked once.
+    /// What is in the way of a shape and class, quotas aside; steps are looked for once, and for the first few.
     fn place(&mut self, ask: &Ask) -> Found {
         let key = (ask.shape, ask.class);
         if let Some(found) = self.places.get(&key) {
             return found.clone();
         }
-        let found = self.find(&ask.without_quota(), Scope::All);
+        if self.depth == Depth::Obstacles || self.places.len() >= ADVISED {
+            return self.find(&ask.without_quota(), Scope::All, Depth::Obstacles);
+        }
+        let found = self.find(&ask.without_quota(), Scope::All, Depth::Advice);
         self.places.insert(key, found.clone());
         found
     }
 
-    fn find(&mut self, ask: &Ask, scope: Scope) -> Found {
+    fn find(&mut self, ask: &Ask, scope: Scope, depth: Depth) -> Found {
         let obstacles = self.obstacles(ask);
-        let next = self.steps(ask, &obstacles, scope);
+        let next = match depth {
+            Depth::Obstacles => Vec::new(),
+            Depth::Advice => self.steps(ask, &obstacles, scope),
+        };
         let by_place = |cause: &Cause| matches!(cause, Cause::Nodes { .. } | Cause::Apart { .. });
         let mut parts = Vec::new();
         for cause in &obstacles {
             let part = Why::blocks(*cause);
-            parts.push(if by_place(cause) { self.with_nodes(part, ask, &next) } else { part });
+            parts.push(if by_place(cause) { self.with_nodes(part, ask, &next, depth) } else { part });
         }
         if !obstacles.iter().any(by_place) {
             parts.extend(self.enough_nodes(ask));
@@ -170,6 +188,9 @@ impl<'a> Explainer<'a> {
 
     /// Steps where a quota is in the way, alone or with others.
     fn beside_quota(&mut self, ask: &Ask, over: &[Cause], found: &Found) -> Vec<Next> {
+        if self.depth == Depth::Obstacles {
+            return Vec::new();
+        }
         let all: Vec<Cause> = over.iter().chain(&found.obstacles).copied().collect();
         if self.joint_left > 0 {
             self.joint_left -= 1;
@@ -192,6 +213,7 @@ impl<'a> Explainer<'a> {
         let left = narrow(over.len() + found.obstacles.len());
         let then = match left {
             0 => Some(Then::Starts),
+            _ if self.depth == Depth::Obstacles => None,
             _ if self.is_clear_by(ask, &over, &found, until) => Some(Then::Starts),
             1 => Some(Then::Clears { left }),
             // Which of several are gone by then is not known.
@@ -213,8 +235,7 @@ impl<'a> Explainer<'a> {
             });
             waits.min()
         } else {
-            let all: Vec<Cause> = over.iter().chain(&found.obstacles).copied().collect();
-            self.wait(ask, &all).map(|(ends_at, _)| ends_at)
+            self.wait(ask).map(|(ends_at, _)| ends_at)
         };
         ends_at.is_some_and(|ends_at| ends_at <= until)
     }
@@ -227,17 +248,17 @@ impl<'a> Explainer<'a> {
 
     /// That enough nodes are free, as a part that holds.
     fn enough_nodes(&self, ask: &Ask) -> Option<Why> {
-        let (free, could) = (narrow(self.candidates(ask).len()), self.could(ask));
+        let (free, could) = (self.free_count(ask), self.could(ask));
         let needed = u32::from(ask.shape.nodes.min);
         (free >= needed).then(|| Why::holds(Cause::Nodes { needed, free, could }))
     }
 
     /// Adds what the nodes that could do are doing; the numbers add up to `could`.
-    fn with_nodes(&mut self, mut part: Why, ask: &Ask, next: &[Next]) -> Why {
+    fn with_nodes(&mut self, mut part: Why, ask: &Ask, next: &[Next], depth: Depth) -> Why {
         let shape = &ask.shape;
         let mut sums = Sums::default();
-        for row in self.census.rows().filter(|row| row.could(self.facts.spec, shape)) {
-            self.count(row, ask, &mut sums);
+        for stand in self.census.suited(self.facts.spec, shape) {
+            self.count(stand, ask, &mut sums);
         }
         part.because.extend(sums.parts(ask));
         if let Some(reserved) = part.because.iter_mut().find(|part| matches!(part.cause, Cause::Reserved { .. })) {
@@ -248,7 +269,7 @@ impl<'a> Explainer<'a> {
             reserved.because.extend(gap.map(|seconds| Why::blocks(Cause::Gap { seconds })));
         }
         part.because.extend(self.models(ask));
-        if !next.iter().any(|next| matches!(next.step, Step::Wait { .. })) {
+        if depth == Depth::Advice && !next.iter().any(|next| matches!(next.step, Step::Wait { .. })) {
             let leases = narrow(self.endless(ask).len());
             if leases > 0 && ask.request_has_no_promise(&self.facts) {
                 part.because.push(Why::blocks(Cause::EndsUnknown { leases }));
@@ -266,55 +287,66 @@ impl<'a> Explainer<'a> {
         let of_one = allowed.map(|bit| {
             let mut one = *ask;
             one.shape.models = 1 << bit;
-            let (total, free) = (self.could(&one), narrow(self.candidates(&one).len()));
+            let (total, free) = (self.could(&one), self.free_count(&one));
             let cause = Cause::Model { model: crate::units::ModelId(bit), total, free };
             if free >= u32::from(ask.shape.nodes.min) { Why::holds(cause) } else { Why::blocks(cause) }
         });
         of_one.collect()
     }
 
-    fn count(&self, row: &Row, ask: &Ask, sums: &mut Sums) {
-        for (number, node) in self.split(row, &ask.shape) {
-            let at = node.at();
-            let free = &row.free;
-            match (row.place, row.lack(&self.facts, node, &ask.shape)) {
-                (Place::Down, _) => sums.down += number,
-                (Place::Cordoned, _) => sums.cordoned += number,
-                (Place::Held(until), _) => {
-                    sums.held += number;
-                    sums.held_until = Some(sums.held_until.map_or(until, |at| at.min(until)));
+    fn count(&self, stand: &Stand, ask: &Ask, sums: &mut Sums) {
+        match stand.place {
+            Place::Down => sums.down += stand.nodes,
+            Place::Cordoned => sums.cordoned += stand.nodes,
+            Place::Held(until) => {
+                sums.held += stand.nodes;
+                sums.held_until = Some(sums.held_until.map_or(until, |at| at.min(until)));
+            }
+            Place::Open | Place::Promised(_) => self.count_serving(stand, ask, sums),
+        }
+    }
+
+    fn count_serving(&self, stand: &Stand, ask: &Ask, sums: &mut Sums) {
+        let shape = &ask.shape;
+        for (place, shelf, lack) in self.census.without_gpus(stand, shape) {
+            let largest = narrow(whole_on(place)) * u32::from(GPU_MILLI);
+            sums.add_lack(lack, shelf.nodes, (largest, shelf.free_milli));
+            for row in self.census.given(shelf) {
+                self.count_row(stand, row, (narrow(row.nodes.len()), row.nodes[0]), ask, sums);
+            }
+        }
+        for row in self.census.with_gpus(stand, shape) {
+            if matches!(shape.gpus, crate::request::Gpus::Slice(_)) {
+                for node in &row.nodes {
+                    self.count_row(stand, row, (1, *node), ask, sums);
                 }
-                (Place::Promised(request), Lack::Nothing) if request != ask.request => {
-                    let starts_at = self.facts.promises.get(request).map_or(At::NEVER, |promise| promise.starts_at);
-                    sums.reserved += number;
-                    sums.promises.push((starts_at, request));
-                }
-                (_, Lack::Nothing) => sums.free += number,
-                _ if row.fitted_before(&ask.shape) => sums.behind += number,
-                (_, Lack::Gpus { partly: true }) => {
-                    sums.scattered += number;
-                    sums.scattered_largest = sums.scattered_largest.max(free.largest(&ask.shape));
-                    sums.scattered_free += i64::from(free.total_milli) * i64::from(number);
-                }
-                (_, Lack::Gpus { partly: false }) => sums.busy += number,
-                (_, Lack::Cpu) => {
-                    sums.cpu += number;
-                    sums.cpu_largest = sums.cpu_largest.max(self.facts.state.nodes.free[at].cpu_milli);
-                }
-                (_, Lack::Memory) => {
-                    sums.memory += number;
-                    sums.memory_largest = sums.memory_largest.max(self.facts.state.nodes.free[at].memory_mib);
-                }
+            } else {
+                self.count_row(stand, row, (narrow(row.nodes.len()), row.nodes[0]), ask, sums);
             }
         }
     }
 
-    /// A row as one group, or node by node where slices decide.
-    fn split(&self, row: &Row, shape: &crate::request::Shape) -> Vec<(u32, NodeIx)> {
-        match shape.gpus {
-            crate::request::Gpus::Slice(_) => row.nodes.iter().map(|node| (1, *node)).collect(),
-            crate::request::Gpus::Whole(_) | crate::request::Gpus::Milli(_) => {
-                vec![(narrow(row.nodes.len()), row.nodes[0])]
+    fn count_row(&self, stand: &Stand, row: &Row, (number, node): (u32, NodeIx), ask: &Ask, sums: &mut Sums) {
+        let free = &row.free;
+        match (stand.place, stand.lack(row, &self.facts, node, &ask.shape)) {
+            (Place::Promised(request), Lack::Nothing) if request != ask.request => {
+                let starts_at = self.facts.promises.get(request).map_or(At::NEVER, |promise| promise.starts_at);
+                sums.reserved += number;
+                sums.promises.push((starts_at, request));
+            }
+            (_, Lack::Nothing) => sums.free += number,
+            _ if row.fitted_before(&ask.shape) => sums.behind += number,
+            (_, Lack::Cpu) => {
+                sums.cpu += number;
+                sums.cpu_largest = sums.cpu_largest.max(free.cpu_milli);
+            }
+            (_, Lack::Memory) => {
+                sums.memory += number;
+                sums.memory_largest = sums.memory_largest.max(free.memory_mib);
+            }
+            (_, lack) => {
+                let free_milli = i64::from(free.total_milli) * i64::from(number);
+                sums.add_lack(lack, number, (free.largest(&ask.shape), free_milli));
             }
         }
     }
@@ -342,6 +374,20 @@ struct Sums {
 }
 
 impl Sums {
+    /// So many nodes have too few GPUs free: most on one of them, and all together, in thousandths.
+    fn add_lack(&mut self, lack: Lack, nodes: u32, (largest_milli, free_milli): (u32, i64)) {
+        if nodes == 0 {
+            return;
+        }
+        if lack == (Lack::Gpus { partly: true }) {
+            self.scattered += nodes;
+            self.scattered_largest = self.scattered_largest.max(largest_milli);
+            self.scattered_free += free_milli;
+        } else {
+            self.busy += nodes;
+        }
+    }
+
     fn parts(mut self, ask: &Ask) -> Vec<Why> {
         let shape = &ask.shape;
         self.promises.sort_unstable();

@@ -107,7 +107,7 @@ impl Planner {
     }
 
     /// What changed since the last answer, at `now`: the same decisions as `plan`, and of what waits only requests
-    /// that are new or changed.
+    /// that are new or changed, with what is in the way of each; what would help tells `why`.
     pub fn step(&mut self, now: At) -> Plan {
         self.settle();
         self.run_pass(now);

@@ -8,6 +8,9 @@ use crate::fleet::Level;
 use crate::units::{At, DomainId, LeaseId, ModelId, NodeId, PowerId, QueueId, RequestId};
 
 /// A node of a reason tree: what holds or blocks, what it is made of, what would help, cheapest first.
+///
+/// `next` is empty where nothing helps, and where nobody looked: a step looks for no steps, nor a plan beyond its first
+/// `ADVISED` shapes. `Planner::why` looks for one request.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Why {
     pub mark: Mark,
@@ -96,6 +99,11 @@ pub enum Cause {
 
 /// Leases without a said end are counted up to here.
 pub const ENDS_COUNTED: u32 = 10;
+
+/// Shapes, of one tenant class each, for which a plan looks for what would help, in the order of queues and shapes: it
+/// costs some ten microseconds for each. Of all others it tells what is in the way; requests that were promised
+/// something are not counted.
+pub const ADVISED: usize = 64;
 
 /// What queues share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

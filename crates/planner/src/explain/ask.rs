@@ -1,7 +1,7 @@
 //! The questions: which nodes would take a member, are there enough of them together, is there power, may the queue.
 
 use super::Explainer;
-use super::census::{Lack, Place};
+use super::census::{Lack, Place, Stand};
 use crate::fleet::Amount;
 use crate::planner::amount;
 use crate::reason::{Cause, Resource};
@@ -84,17 +84,22 @@ impl Explainer<'_> {
     /// Whatever is in the way, in the order in which a pass asks; nothing: it would start.
     pub(super) fn obstacles(&mut self, ask: &Ask) -> Vec<Cause> {
         let mut causes = self.over_quota(ask);
-        let nodes = self.candidates(ask);
-        let domains = self.domains(ask, &nodes);
+        let (needed, free) = (ask.needed(), self.free_count(ask));
+        if free < needed {
+            causes.push(Cause::Nodes { needed, free, could: self.could(ask) });
+            causes.extend(self.never_power(ask));
+            return causes;
+        }
+        if self.starts_somewhere(ask) {
+            return causes;
+        }
+        let domains = self.domains(ask, self.candidates(ask));
         let best = domains.iter().map(|best| best.nodes.len()).max().unwrap_or(0);
-        if best >= ask.needed() as usize {
+        if best >= needed as usize {
             causes.extend(self.without_power(ask, &domains));
             return causes;
         }
-        let (needed, free) = (ask.needed(), narrow(nodes.len()));
-        if free >= needed
-            && let Some(level) = ask.shape.within
-        {
+        if let Some(level) = ask.shape.within {
             let table = self.facts.state.topology.table_of(level);
             let fullest = domains.iter().max_by_key(|best| (best.nodes.len(), std::cmp::Reverse(best.domain)));
             let domain =
@@ -153,29 +158,58 @@ impl Explainer<'_> {
     /// Nodes that would take a member now, power aside, in order.
     pub(super) fn candidates(&self, ask: &Ask) -> Vec<NodeIx> {
         let mut nodes = Vec::new();
-        for row in self.census.rows() {
-            if !row.could(self.facts.spec, &ask.shape) {
-                continue;
-            }
-            let open = match row.place {
-                Place::Open => true,
-                Place::Promised(request) => request == ask.request || self.ends_before(ask, request),
-                Place::Cordoned => matches!(ask.change, Change::Restored(node) if row.nodes.contains(&node)),
-                Place::Held(_) | Place::Down => false,
-            };
-            if !open {
-                continue;
-            }
-            let fits = |node: &NodeIx| row.lack(&self.facts, *node, &ask.shape) == Lack::Nothing;
-            match (row.place, ask.change, ask.shape.gpus) {
-                (Place::Cordoned, Change::Restored(node), _) => nodes.extend(Some(node).filter(fits)),
-                (_, _, Gpus::Slice(_)) => nodes.extend(row.nodes.iter().copied().filter(fits)),
-                _ if fits(&row.nodes[0]) => nodes.extend(&row.nodes),
-                _ => {}
-            }
-        }
+        self.each_candidate(ask, |some| nodes.extend_from_slice(some));
         nodes.sort_unstable();
         nodes
+    }
+
+    /// How many they are.
+    pub(super) fn free_count(&self, ask: &Ask) -> u32 {
+        let mut count = 0;
+        self.each_candidate(ask, |some| count += narrow(some.len()));
+        count
+    }
+
+    /// Such nodes, some at a time, in no order that means anything.
+    pub(super) fn each_candidate(&self, ask: &Ask, mut each: impl FnMut(&[NodeIx])) {
+        let shape = &ask.shape;
+        for stand in self.census.suited(self.facts.spec, shape).filter(|stand| self.is_open(ask, stand)) {
+            for row in self.census.with_gpus(stand, shape) {
+                let fits = |node: NodeIx| stand.lack(row, &self.facts, node, shape) == Lack::Nothing;
+                if stand.place == Place::Cordoned {
+                    let restored = |node: &&NodeIx| matches!(ask.change, Change::Restored(other) if other == **node);
+                    row.nodes.iter().filter(restored).filter(|node| fits(**node)).for_each(|node| each(&[*node]));
+                } else if matches!(shape.gpus, Gpus::Slice(_)) {
+                    row.nodes.iter().filter(|node| fits(**node)).for_each(|node| each(&[*node]));
+                } else if fits(row.nodes[0]) {
+                    each(&row.nodes);
+                }
+            }
+        }
+    }
+
+    fn is_open(&self, ask: &Ask, stand: &Stand) -> bool {
+        match stand.place {
+            Place::Open => true,
+            Place::Promised(request) => request == ask.request || self.ends_before(ask, request),
+            Place::Cordoned => matches!(ask.change, Change::Restored(_)),
+            Place::Held(_) | Place::Down => false,
+        }
+    }
+
+    /// Whether enough nodes are free and have power, as far as can be told without a look at domains.
+    fn starts_somewhere(&mut self, ask: &Ask) -> bool {
+        let needed = ask.needed() as usize;
+        if ask.shape.within.is_some() {
+            return false;
+        }
+        if ask.shape.peak_watts == 0 {
+            return true;
+        }
+        // Of equal members as many have power, whichever come first.
+        let mut some = Vec::with_capacity(needed);
+        self.each_candidate(ask, |nodes| some.extend(nodes.iter().take(needed - some.len())));
+        self.powered_first(ask, &some, needed).0 == needed
     }
 
     fn ends_before(&self, ask: &Ask, request: RequestId) -> bool {
@@ -186,15 +220,14 @@ impl Explainer<'_> {
 
     /// Nodes of the fleet that could hold a member when empty, whatever they do now.
     pub(super) fn could(&self, ask: &Ask) -> u32 {
-        let rows = self.census.rows().filter(|row| row.could(self.facts.spec, &ask.shape));
-        rows.map(|row| narrow(row.nodes.len())).sum()
+        self.census.suited(self.facts.spec, &ask.shape).map(|stand| stand.nodes).sum()
     }
 
     /// The nodes by domain of the required level, those without one left out; the whole fleet where none is required.
-    pub(super) fn domains(&self, ask: &Ask, nodes: &[NodeIx]) -> Vec<Best> {
+    pub(super) fn domains(&self, ask: &Ask, nodes: Vec<NodeIx>) -> Vec<Best> {
         let topology = &self.facts.state.topology;
         let Some(level) = ask.shape.within else {
-            return vec![Best { domain: 0, nodes: nodes.to_vec() }];
+            return vec![Best { domain: 0, nodes }];
         };
         let Some(table) = topology.table_of(level) else { return Vec::new() };
         let domain_of = &topology.tables()[table].domain_of;

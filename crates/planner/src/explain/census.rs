@@ -1,6 +1,7 @@
 //! Nodes by what they have free: equal ones in one row, so that a question about all nodes looks at rows.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use super::{Facts, Taken};
 use crate::fleet::{FleetSpec, Health};
@@ -9,8 +10,8 @@ use crate::plan::GpuGrant;
 use crate::request::{Gpus, Shape};
 use crate::state::State;
 use crate::state::nodes::gpus_touched;
-use crate::state::topology::NodeIx;
-use crate::units::{At, GPU_MILLI, ModelId, RequestId, ResidencyId};
+use crate::state::topology::{NodeIx, narrow};
+use crate::units::{At, GPU_MILLI, MAX_GPUS, ModelId, RequestId, ResidencyId};
 
 /// Whether a node takes work, and whose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -46,22 +47,45 @@ struct Key {
     before: Option<Free>,
 }
 
-/// Nodes that are alike.
+/// Nodes that are alike, and have the same free.
 #[derive(Debug, Clone)]
 pub(super) struct Row {
+    /// Its stand, and its shelf there.
+    stand: usize,
+    shelf: usize,
+    pub(super) free: Free,
+    /// What was free before this pass, where that was more.
+    before: Option<Free>,
+    /// In order.
+    pub(super) nodes: Vec<NodeIx>,
+}
+
+/// Nodes that are alike when they are empty, and take work alike: their rows, by the GPUs that they have free.
+#[derive(Debug, Clone)]
+pub(super) struct Stand {
     pub(super) model: ModelId,
     pub(super) residency: ResidencyId,
     /// GPUs in each.
-    pub(super) gpus: u8,
+    gpus: u8,
     /// Everything of each.
     cpu_milli: u32,
     memory_mib: u32,
     pub(super) place: Place,
-    pub(super) free: Free,
-    /// What was free before this pass, where that was more.
-    before: Option<Free>,
-    /// In order; never empty.
-    pub(super) nodes: Vec<NodeIx>,
+    /// Nodes in all rows.
+    pub(super) nodes: u32,
+    /// First those with nothing of a GPU free, then those with a part of one, then by whole ones.
+    shelves: Vec<Shelf>,
+}
+
+/// Rows with as many GPUs free, counted together: a question that GPUs decide asks no row.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Shelf {
+    /// Nodes of `rows`, and the thousandths free on all of them.
+    pub(super) nodes: u32,
+    pub(super) free_milli: i64,
+    rows: Vec<usize>,
+    /// Rows whose nodes had more before this pass; they stand in no sum.
+    given: Vec<usize>,
 }
 
 /// What keeps a member from a node.
@@ -79,80 +103,231 @@ pub(super) enum Lack {
 /// All rows, kept from pass to pass.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Census {
+    stands: Vec<Stand>,
     rows: Vec<Row>,
     /// Only looked up in: its order would be chance.
-    places: HashMap<Key, usize>,
+    places: HashMap<Key, usize, BuildHasherDefault<Mixer>>,
     /// By node: its row.
     row_of: Vec<usize>,
-    /// Nodes that had more before the last pass gave to others.
-    gave: Vec<NodeIx>,
+    /// Nodes that had more before the last pass gave to others, and what they had.
+    gave: Vec<(NodeIx, NodeFree)>,
+    /// By node: its place in `gave`; only while it is filled.
+    gave_at: Vec<u32>,
 }
 
 /// One changed node in so many, and all are counted anew: that costs less than moving each.
 const RECOUNTED_PART: usize = 8;
 /// Empty rows that are kept for nodes to come back to.
 const EMPTY_ROWS: usize = 1024;
+const NOWHERE: u32 = u32::MAX;
 
 impl Census {
     /// Takes over what changed since it was last asked, and what the last pass gave.
     pub(crate) fn refresh(&mut self, state: &mut State, taken: &[Taken<'_>]) {
         let mut changed = state.take_touched();
-        changed.append(&mut self.gave);
-        changed.extend(taken.iter().map(|taken| taken.node));
-        changed.sort_unstable();
-        changed.dedup();
-        let before = before(state, taken);
-        self.gave = before.iter().map(|(node, _)| *node).collect();
+        changed.extend(self.gave.iter().map(|(node, _)| *node));
+        self.gave_at.resize(state.nodes.len(), NOWHERE);
+        self.count_given(state, taken);
+        changed.extend(self.gave.iter().map(|(node, _)| *node));
         let is_new = self.row_of.len() != state.nodes.len();
         if is_new || changed.len() > state.nodes.len() / RECOUNTED_PART || self.rows.len() > EMPTY_ROWS + changed.len()
         {
-            self.rows.clear();
-            self.places.clear();
-            self.row_of.clear();
-            changed = (0..state.nodes.len()).map(NodeIx::new).collect();
+            self.recount(state);
+        } else {
+            changed.sort_unstable();
+            changed.dedup();
+            for node in changed {
+                self.moved(state, node);
+            }
         }
-        let is_fresh = self.row_of.is_empty();
-        let mut before = before.into_iter().peekable();
-        for node in changed {
-            let was = before.next_if(|(taken, _)| *taken == node).map(|(_, free)| Free::of(&free));
-            let key = key(state, node, was);
-            let place = *self.places.entry(key).or_insert_with(|| {
-                self.rows.push(Row::new(&key));
-                self.rows.len() - 1
-            });
-            if is_fresh {
-                self.row_of.push(place);
-                self.rows[place].nodes.push(node);
-                continue;
-            }
-            let old = std::mem::replace(&mut self.row_of[node.at()], place);
-            if old != place {
-                self.rows[old].nodes.retain(|other| *other != node);
-                let at = self.rows[place].nodes.partition_point(|other| *other < node);
-                self.rows[place].nodes.insert(at, node);
-            }
+        for (node, _) in &self.gave {
+            self.gave_at[node.at()] = NOWHERE;
         }
     }
 
-    pub(super) fn rows(&self) -> impl Iterator<Item = &Row> {
-        self.rows.iter().filter(|row| !row.nodes.is_empty())
-    }
-}
-
-/// What nodes had before the last pass gave to others, by node.
-fn before(state: &State, taken: &[Taken<'_>]) -> Vec<(NodeIx, NodeFree)> {
-    let mut before: Vec<(NodeIx, NodeFree)> = Vec::new();
-    let mut sorted: Vec<&Taken<'_>> = taken.iter().collect();
-    sorted.sort_by_key(|taken| taken.node);
-    for taken in sorted {
-        if before.last().is_none_or(|(node, _)| *node != taken.node) {
-            before.push((taken.node, state.nodes.free[taken.node.at()]));
-        }
-        if let Some((_, free)) = before.last_mut() {
+    /// What nodes had before the last pass gave to others.
+    fn count_given(&mut self, state: &State, taken: &[Taken<'_>]) {
+        self.gave.clear();
+        for taken in taken {
+            let place = &mut self.gave_at[taken.node.at()];
+            if *place == NOWHERE {
+                *place = narrow(self.gave.len());
+                self.gave.push((taken.node, state.nodes.free[taken.node.at()]));
+            }
+            let (_, free) = &mut self.gave[*place as usize];
             free.give(taken.gpus, taken.request.shape.cpu_milli, taken.request.shape.memory_mib);
         }
     }
-    before
+
+    fn recount(&mut self, state: &State) {
+        self.stands.clear();
+        self.rows.clear();
+        self.places.clear();
+        self.row_of.clear();
+        for node in (0..state.nodes.len()).map(NodeIx::new) {
+            let row = self.row_for(&key(state, node, self.before(node)));
+            self.row_of.push(row);
+            self.rows[row].nodes.push(node);
+            self.count(row, 1);
+        }
+    }
+
+    fn moved(&mut self, state: &State, node: NodeIx) {
+        let row = self.row_for(&key(state, node, self.before(node)));
+        let old = std::mem::replace(&mut self.row_of[node.at()], row);
+        if old == row {
+            return;
+        }
+        let place = self.rows[old].nodes.partition_point(|other| *other < node);
+        self.rows[old].nodes.remove(place);
+        let place = self.rows[row].nodes.partition_point(|other| *other < node);
+        self.rows[row].nodes.insert(place, node);
+        self.count(old, -1);
+        self.count(row, 1);
+    }
+
+    /// One node more or less in a row.
+    fn count(&mut self, row: usize, by: i32) {
+        let row = &self.rows[row];
+        let stand = &mut self.stands[row.stand];
+        stand.nodes = stand.nodes.saturating_add_signed(by);
+        if row.before.is_none() {
+            let shelf = &mut stand.shelves[row.shelf];
+            shelf.nodes = shelf.nodes.saturating_add_signed(by);
+            shelf.free_milli += i64::from(by) * i64::from(row.free.total_milli);
+        }
+    }
+
+    fn before(&self, node: NodeIx) -> Option<Free> {
+        let place = self.gave_at[node.at()];
+        (place != NOWHERE).then(|| Free::of(&self.gave[place as usize].1))
+    }
+
+    fn row_for(&mut self, key: &Key) -> usize {
+        if let Some(known) = self.places.get(key) {
+            return *known;
+        }
+        let stand = self.stands.iter().position(|stand| stand.is_of(key)).unwrap_or_else(|| {
+            self.stands.push(Stand::new(key));
+            self.stands.len() - 1
+        });
+        let (shelf, row) = (key.free.shelf(), self.rows.len());
+        let on = &mut self.stands[stand].shelves[shelf];
+        if key.before.is_none() {
+            on.rows.push(row)
+        } else {
+            on.given.push(row)
+        }
+        self.rows.push(Row { stand, shelf, free: key.free, before: key.before, nodes: Vec::new() });
+        self.places.insert(*key, row);
+        row
+    }
+
+    /// All nodes.
+    pub(super) fn stands(&self) -> impl Iterator<Item = &Stand> {
+        self.stands.iter().filter(|stand| stand.nodes > 0)
+    }
+
+    /// Nodes that could hold a member of a shape when empty.
+    pub(super) fn suited<'a>(&'a self, spec: &'a FleetSpec, shape: &'a Shape) -> impl Iterator<Item = &'a Stand> {
+        self.stands().filter(move |stand| stand.could(spec, shape))
+    }
+
+    /// A stand's rows in which GPUs alone keep no member away, as far as all of a shelf are alike.
+    pub(super) fn with_gpus<'a>(&'a self, stand: &'a Stand, shape: &Shape) -> impl Iterator<Item = &'a Row> {
+        let shape = *shape;
+        let shelves =
+            stand.shelves.iter().enumerate().filter(move |(place, _)| short_of_gpus(*place, &shape).is_none());
+        self.filled(shelves.flat_map(|(_, shelf)| shelf.rows.iter().chain(&shelf.given)))
+    }
+
+    /// A stand's shelves on which every node lacks GPUs, whether some are free there, and their rows with nodes that had
+    /// more before this pass.
+    pub(super) fn without_gpus<'a>(
+        &'a self,
+        stand: &'a Stand,
+        shape: &Shape,
+    ) -> impl Iterator<Item = (usize, &'a Shelf, Lack)> {
+        let shape = *shape;
+        let shelves = stand.shelves.iter().enumerate();
+        shelves.filter_map(move |(place, shelf)| Some((place, shelf, short_of_gpus(place, &shape)?)))
+    }
+
+    /// Rows of a shelf whose nodes had more before this pass.
+    pub(super) fn given<'a>(&'a self, shelf: &'a Shelf) -> impl Iterator<Item = &'a Row> {
+        self.filled(shelf.given.iter())
+    }
+
+    /// All nodes of a stand, in no order that means anything.
+    pub(super) fn nodes<'a>(&'a self, stand: &'a Stand) -> impl Iterator<Item = NodeIx> {
+        let rows = stand.shelves.iter().flat_map(|shelf| shelf.rows.iter().chain(&shelf.given));
+        self.filled(rows).flat_map(|row| row.nodes.iter().copied())
+    }
+
+    fn filled<'a>(&'a self, rows: impl Iterator<Item = &'a usize>) -> impl Iterator<Item = &'a Row> {
+        rows.map(|row| &self.rows[*row]).filter(|row| !row.nodes.is_empty())
+    }
+}
+
+/// Whole GPUs free on all nodes of a shelf; on the first two none.
+pub(super) const fn whole_on(shelf: usize) -> usize {
+    shelf.saturating_sub(1)
+}
+
+/// What every node of a shelf lacks, where its place says so.
+fn short_of_gpus(shelf: usize, shape: &Shape) -> Option<Lack> {
+    let whole = whole_on(shelf);
+    match shape.gpus {
+        Gpus::Whole(count) => (whole < usize::from(count)).then_some(Lack::Gpus { partly: whole > 0 }),
+        Gpus::Milli(_) => (shelf == 0).then_some(Lack::Gpus { partly: false }),
+        Gpus::Slice(_) => None,
+    }
+}
+
+/// Mixes the words of a key: keys are small, and come from the fleet.
+#[derive(Debug, Clone, Copy, Default)]
+struct Mixer(u64);
+
+impl Mixer {
+    const fn mix(&mut self, word: u64) {
+        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+}
+
+impl Hasher for Mixer {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.mix(u64::from(*byte));
+        }
+    }
+
+    fn write_u8(&mut self, word: u8) {
+        self.mix(u64::from(word));
+    }
+
+    fn write_u16(&mut self, word: u16) {
+        self.mix(u64::from(word));
+    }
+
+    fn write_u32(&mut self, word: u32) {
+        self.mix(u64::from(word));
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.mix(word);
+    }
+
+    fn write_i64(&mut self, word: i64) {
+        self.mix(word.cast_unsigned());
+    }
+
+    fn write_isize(&mut self, word: isize) {
+        self.mix(word.cast_unsigned() as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0.rotate_left(26)
+    }
 }
 
 fn key(state: &State, node: NodeIx, before: Option<Free>) -> Key {
@@ -189,6 +364,11 @@ impl Free {
         sum
     }
 
+    /// Where its row stands.
+    fn shelf(&self) -> usize {
+        if self.whole > 0 { usize::from(self.whole) + 1 } else { usize::from(self.largest_milli > 0) }
+    }
+
     /// Most that one member of this form could have on the node, in thousandths.
     pub(super) fn largest(&self, shape: &Shape) -> u32 {
         match shape.gpus {
@@ -211,7 +391,7 @@ impl Free {
     }
 }
 
-impl Row {
+impl Stand {
     fn new(key: &Key) -> Self {
         Self {
             model: key.model,
@@ -220,14 +400,22 @@ impl Row {
             cpu_milli: key.cpu_milli,
             memory_mib: key.memory_mib,
             place: key.place,
-            free: key.free,
-            before: key.before,
-            nodes: Vec::new(),
+            nodes: 0,
+            shelves: vec![Shelf::default(); MAX_GPUS + 2],
         }
     }
 
+    fn is_of(&self, key: &Key) -> bool {
+        self.place == key.place
+            && self.model == key.model
+            && self.residency == key.residency
+            && self.gpus == key.gpus
+            && self.cpu_milli == key.cpu_milli
+            && self.memory_mib == key.memory_mib
+    }
+
     /// Whether the shape allows these nodes.
-    pub(super) const fn allowed(&self, shape: &Shape) -> bool {
+    const fn allowed(&self, shape: &Shape) -> bool {
         (shape.models == 0 || shape.models >> (self.model.0 & 63) & 1 == 1)
             && (shape.residencies == 0 || shape.residencies >> (self.residency.0 & 63) & 1 == 1)
     }
@@ -247,23 +435,26 @@ impl Row {
             && self.memory_mib >= shape.memory_mib
     }
 
-    /// What keeps a member from this node of the row, which could hold one when empty.
-    pub(super) fn lack(&self, facts: &Facts<'_>, node: NodeIx, shape: &Shape) -> Lack {
+    /// What keeps a member from this node of a row of this stand, which could hold one when empty.
+    pub(super) fn lack(&self, row: &Row, facts: &Facts<'_>, node: NodeIx, shape: &Shape) -> Lack {
+        let free = &row.free;
         let has_gpus = match shape.gpus {
             Gpus::Slice(_) => has_slice(facts.spec, self.model, &facts.state.nodes.free[node.at()], shape),
-            Gpus::Whole(_) | Gpus::Milli(_) => self.free.has_gpus(shape),
+            Gpus::Whole(_) | Gpus::Milli(_) => free.has_gpus(shape),
         };
         if !has_gpus {
-            Lack::Gpus { partly: self.free.largest(shape) > 0 }
-        } else if self.free.cpu_milli < shape.cpu_milli {
+            Lack::Gpus { partly: free.largest(shape) > 0 }
+        } else if free.cpu_milli < shape.cpu_milli {
             Lack::Cpu
-        } else if self.free.memory_mib < shape.memory_mib {
+        } else if free.memory_mib < shape.memory_mib {
             Lack::Memory
         } else {
             Lack::Nothing
         }
     }
+}
 
+impl Row {
     /// Whether a member fitted before this pass gave to others.
     pub(super) fn fitted_before(&self, shape: &Shape) -> bool {
         self.before.is_some_and(|before| before.has_all(shape))
@@ -271,16 +462,11 @@ impl Row {
 }
 
 /// Whether a GPU of a node has a place for the slice that a shape asks for.
-fn has_slice(spec: &FleetSpec, model: ModelId, free: &NodeFree, shape: &Shape) -> bool {
+pub(super) fn has_slice(spec: &FleetSpec, model: ModelId, free: &NodeFree, shape: &Shape) -> bool {
     let Gpus::Slice(slice) = shape.gpus else { return true };
     let profile = spec.models.get(usize::from(model.0)).and_then(|model| model.slices.get(usize::from(slice.0)));
     let fits = |slots: u8| profile.is_some_and(|profile| profile.positions.iter().any(|at| at & !slots == 0));
     free.gpus.iter().any(|gpu| fits(gpu.free_slots()))
-}
-
-/// Whether a member fits into what is free on a node of this model.
-pub(super) fn holds(spec: &FleetSpec, model: ModelId, free: &NodeFree, shape: &Shape) -> bool {
-    free.could_hold(shape) && has_slice(spec, model, free, shape)
 }
 
 /// What a node has with a grant given back.

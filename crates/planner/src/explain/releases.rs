@@ -1,22 +1,25 @@
 //! What ends when, as far as was said: by it the time is found at which nothing is in the way any more.
+//!
+//! Ends are written down once for a pass, in order, each with what its nodes have free from then on. More nodes, more
+//! of a quota and more watts only ever help: so the first instant at which all is there is the latest of those at which
+//! each is, and where watts are short it lies between two that are halved.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::Explainer;
-use super::ask::Ask;
-use super::census::{Place, holds, with_back};
-use crate::fleet::{Amount, Lease};
+use super::ask::{Ask, Change};
+use super::census::{Free, Place, has_slice, with_back};
+use crate::fleet::{Amount, Health};
 use crate::pack::NodeFree;
 use crate::planner::amount;
 use crate::reason::{Awaited, Cause, ENDS_COUNTED};
-use crate::request::Request;
+use crate::request::{Gpus, Request, Shape};
 use crate::state::topology::{NO_DOMAIN, NodeIx, narrow};
-use crate::units::{At, LeaseId, QueueId};
+use crate::units::{At, LeaseId, ModelId, QueueId, ResidencyId, TenantClass};
 
-/// Ends that are looked at for one shape, and in one pass. A look is some hundred nanoseconds, and the first in line
-/// have a promise in any case: the limits keep a pass within its milliseconds, and what they leave out is not said.
-const LOOKS_EACH: usize = 512;
-const LOOKS: usize = 4096;
+/// Ends that are looked at in one pass; the first in line have a promise in any case. The limit keeps a pass within its
+/// milliseconds, and what it leaves out is not said.
+const LOOKS: usize = 512;
 /// Leases without an end that are looked at for one shape.
 const ENDLESS_LOOKS: usize = 512;
 
@@ -30,35 +33,69 @@ enum What {
     Taken(usize),
 }
 
-/// What ends beside leases that end as they said, in order; those stand in the state.
-#[derive(Debug)]
-pub(super) struct Releases {
-    others: Vec<(At, What)>,
-    looks_left: usize,
+/// Something ends.
+#[derive(Debug, Clone)]
+struct Release {
+    at: At,
+    what: What,
+    /// Its freed nodes: a range of `Timeline::freed`.
+    freed: std::ops::Range<usize>,
+    /// What its queue gets back.
+    back: Option<(QueueId, Amount)>,
+    /// What each node draws less.
+    watts: i64,
+    class: TenantClass,
 }
 
-/// What is free once some of it has ended.
-struct Future {
-    at: At,
-    free: BTreeMap<NodeIx, NodeFree>,
-    served: BTreeSet<NodeIx>,
-    /// How many of them are in each domain of the required level, and the most.
-    domains: BTreeMap<u32, u32>,
+/// What a node has free from some end on.
+#[derive(Debug, Clone, Copy)]
+struct Freed {
+    node: NodeIx,
+    model: ModelId,
+    residency: ResidencyId,
+    free: Free,
+    gpus: NodeFree,
+}
+
+/// What ends, in order.
+#[derive(Debug, Default)]
+pub(super) struct Timeline {
+    releases: Vec<Release>,
+    freed: Vec<Freed>,
+    /// By node: one more than the place of what it has free last; zero: nothing has ended there.
+    last: Vec<u32>,
+    marks: Marks,
+}
+
+/// What one walk has seen, by its number: nothing is cleared between walks.
+#[derive(Debug, Default)]
+struct Marks {
+    walk: u32,
+    /// By node: the last walk in which it would take a member.
+    served: Vec<u32>,
+    /// By domain: the last walk that counted, and nodes in it that would take a member.
+    domains: Vec<(u32, u32)>,
+}
+
+/// Nodes that would take a member, in the order in which they come to that.
+#[derive(Debug, Default)]
+struct Served {
+    nodes: Vec<NodeIx>,
+    /// Most in one domain.
     most: u32,
-    freed: BTreeMap<QueueId, Amount>,
-    /// What was given back to the power tree, to be committed again.
-    watts: Vec<(crate::units::PowerId, crate::units::TenantClass, i64)>,
 }
 
 impl Explainer<'_> {
     /// When nothing is in the way any more if everything ends when it said, and the last end that it takes.
-    pub(super) fn wait(&mut self, ask: &Ask, obstacles: &[Cause]) -> Option<(At, Awaited)> {
-        let mut releases = match self.releases.take() {
-            Some(releases) => releases,
+    pub(super) fn wait(&mut self, ask: &Ask) -> Option<(At, Awaited)> {
+        // A run that would end before a promised start when it began now does not when it begins later.
+        let ask = &Ask { run_seconds: None, ..*ask };
+        let mut timeline = match self.timeline.take() {
+            Some(timeline) => timeline,
             None => self.list_releases(),
         };
-        let found = self.walk(ask, obstacles, &mut releases);
-        self.releases = Some(releases);
+        let found = self.walk(ask, &mut timeline);
+        self.timeline = Some(timeline);
         found
     }
 
@@ -80,70 +117,192 @@ impl Explainer<'_> {
 
     /// Whether nothing is in the way once this lease has ended.
     pub(super) fn starts_without(&mut self, ask: &Ask, lease: LeaseId) -> bool {
-        let mut future = self.future(ask);
-        self.pass(ask, &mut future, self.facts.now, What::Lease(lease));
-        let starts = self.starts_in(ask, &future);
-        self.present(future);
-        starts
+        self.starts_after(ask, self.facts.now, What::Lease(lease))
     }
 
-    fn list_releases(&self) -> Releases {
+    fn list_releases(&self) -> Timeline {
         let (now, state) = (self.facts.now, self.facts.state);
         let overdue = state.leases.ending(At(i64::MIN), now);
         let overdue =
             overdue.filter_map(|(_, lease)| Some((state.leases.find(lease)?.expected_end(now), What::Lease(lease))));
-        let mut others: Vec<(At, What)> = overdue.collect();
+        let said = state.leases.ending(now.plus(1), At(At::NEVER.0 - 1)).take(LOOKS);
+        let mut ends: Vec<(At, What)> = overdue.chain(said.map(|(at, lease)| (at, What::Lease(lease)))).collect();
         for (place, taken) in self.facts.taken.iter().enumerate() {
             if let Some(seconds) = taken.request.run_seconds {
-                others.push((now.plus(i64::from(seconds)), What::Taken(place)));
+                ends.push((now.plus(i64::from(seconds)), What::Taken(place)));
             }
         }
-        for row in self.census.rows() {
-            if let Place::Held(until) = row.place {
-                others.extend(row.nodes.iter().map(|node| (until, What::Hold(*node))));
+        for stand in self.census.stands() {
+            if let Place::Held(until) = stand.place {
+                ends.extend(self.census.nodes(stand).map(|node| (until, What::Hold(node))));
             }
         }
-        others.sort_unstable();
-        Releases { others, looks_left: LOOKS }
+        if ends.len() > LOOKS {
+            ends.select_nth_unstable(LOOKS - 1);
+            ends.truncate(LOOKS);
+        }
+        ends.sort_unstable();
+        let nodes = state.nodes.len();
+        let mut timeline = Timeline { last: vec![0; nodes], ..Timeline::default() };
+        timeline.marks.served = vec![0; nodes];
+        for (at, what) in ends {
+            self.release(&mut timeline, at, what);
+        }
+        timeline
     }
 
-    fn walk(&mut self, ask: &Ask, obstacles: &[Cause], releases: &mut Releases) -> Option<(At, Awaited)> {
-        let (now, state) = (self.facts.now, self.facts.state);
-        let last = At(At::NEVER.0 - 1);
-        let mut leases = state.leases.ending(now.plus(1), last).map(|(at, lease)| (at, What::Lease(lease))).peekable();
-        let mut others = releases.others.iter().copied().peekable();
-        let mut following = || match (leases.peek(), others.peek()) {
-            (Some(lease), Some(other)) if other < lease => others.next(),
-            (Some(_), _) => leases.next(),
-            (None, _) => others.next(),
+    /// Writes down one end and what is free after it.
+    fn release(&self, timeline: &mut Timeline, at: At, what: What) {
+        let first = timeline.freed.len();
+        let mut release =
+            Release { at, what, freed: first..first, back: None, watts: 0, class: TenantClass::default() };
+        let mut of = |request: &Request, nodes: usize| {
+            let amount = amount(self.facts.spec, &request.shape, i64::from(narrow(nodes)));
+            release.back = Some((request.queue, amount));
+            (release.watts, release.class) = (i64::from(request.shape.peak_watts), request.class);
         };
-        let mut future = self.future(ask);
-        let by_power = obstacles.iter().any(|cause| matches!(cause, Cause::Power { .. }));
-        let (mut found, mut helps) = (None, false);
-        let mut looks = LOOKS_EACH.min(releases.looks_left);
-        let mut next = following();
-        while let Some((end, what)) = next.filter(|_| looks > 0) {
-            looks -= 1;
-            releases.looks_left -= 1;
-            helps |= self.pass(ask, &mut future, end, what) | by_power;
-            next = following();
-            // All that ends in the same second ends together.
-            if next.is_some_and(|(other, _)| other == end) || !helps {
-                continue;
+        match what {
+            What::Hold(node) => self.free_more(timeline, node, |free| *free),
+            What::Lease(lease) => {
+                let Some(held) = self.facts.state.leases.find(lease) else { return };
+                let request = &held.lease.request;
+                of(request, held.nodes.len());
+                for (grant, node) in held.lease.grants.iter().zip(&held.nodes) {
+                    self.free_more(timeline, *node, |free| with_back(free, grant.gpus, &request.shape));
+                }
             }
-            helps = false;
-            if self.starts_in(ask, &future) {
-                found = Some((end, what));
-                break;
+            What::Taken(place) => {
+                let taken = self.facts.taken[place];
+                of(taken.request, 1);
+                self.free_more(timeline, taken.node, |free| with_back(free, taken.gpus, &taken.request.shape));
             }
         }
-        self.present(future);
-        let (end, what) = found?;
-        let mut alone = self.future(ask);
-        self.pass(ask, &mut alone, end, what);
-        let is_enough = self.starts_in(ask, &alone);
-        self.present(alone);
-        Some((end, self.awaited(what, is_enough)))
+        release.freed = first..timeline.freed.len();
+        timeline.releases.push(release);
+    }
+
+    fn free_more(&self, timeline: &mut Timeline, node: NodeIx, more: impl FnOnce(&NodeFree) -> NodeFree) {
+        let nodes = &self.facts.state.nodes;
+        let last = timeline.last[node.at()];
+        let before = if last == 0 { nodes.free[node.at()] } else { timeline.freed[last as usize - 1].gpus };
+        let gpus = more(&before);
+        let (model, residency) = (nodes.model[node.at()], nodes.residency[node.at()]);
+        timeline.freed.push(Freed { node, model, residency, free: Free::of(&gpus), gpus });
+        timeline.last[node.at()] = narrow(timeline.freed.len());
+    }
+
+    fn walk(&mut self, ask: &Ask, timeline: &mut Timeline) -> Option<(At, Awaited)> {
+        let Timeline { releases, freed, marks, .. } = timeline;
+        let mut served = self.serving_now(ask, marks);
+        let quota = self.quotas_of(ask);
+        let mut returned: BTreeMap<QueueId, Amount> = BTreeMap::new();
+        let is_last = |place: usize| releases.get(place + 1).is_none_or(|next| next.at != releases[place].at);
+        // By release: nodes served from then on. Where watts matter, the instants after the first are needed too.
+        let mut reach: Vec<usize> = Vec::new();
+        let (mut first, mut is_powered) = (None, false);
+        for (place, release) in releases.iter().enumerate() {
+            self.give_back(ask, release, &quota, &mut returned);
+            for freed in &freed[release.freed.clone()] {
+                self.serve(ask, release.at, freed, marks, &mut served);
+            }
+            reach.push(served.nodes.len());
+            let is_enough = served.most >= ask.needed() && fits(&quota, &returned);
+            if first.is_none() && is_enough && is_last(place) {
+                first = Some(place);
+                is_powered = ask.shape.peak_watts == 0 || self.has_power(ask, &served.nodes);
+                if is_powered {
+                    break;
+                }
+            }
+        }
+        let mut place = first?;
+        if !is_powered {
+            place = self.powered_from(ask, releases, freed, &served.nodes, &reach, place)?;
+        }
+        let Release { at, what, .. } = releases[place];
+        let is_enough = self.starts_after(ask, at, what);
+        Some((at, self.awaited(what, is_enough)))
+    }
+
+    /// The first instant, from that of `first` on, at which enough of the nodes served by then have power: halved
+    /// between those known not to be and to be so.
+    fn powered_from(
+        &mut self,
+        ask: &Ask,
+        releases: &[Release],
+        freed: &[Freed],
+        nodes: &[NodeIx],
+        reach: &[usize],
+        first: usize,
+    ) -> Option<usize> {
+        let mut ended = 0;
+        let mut powered = |this: &mut Self, place: usize| {
+            this.end_until(releases, freed, &mut ended, place + 1);
+            this.has_power(ask, &nodes[..reach[place]])
+        };
+        let is_last = |place: &usize| releases.get(place + 1).is_none_or(|next| next.at != releases[*place].at);
+        let instants: Vec<usize> = (first..releases.len()).filter(is_last).collect();
+        // Doubling steps first: most that wait, wait for something near.
+        let (mut low, mut high) = (0, 0);
+        while !powered(self, instants[high]) {
+            low = high + 1;
+            if low == instants.len() {
+                break;
+            }
+            high = (2 * high + 1).min(instants.len() - 1);
+        }
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if powered(self, instants[middle]) { high = middle } else { low = middle + 1 }
+        }
+        self.end_until(releases, freed, &mut ended, 0);
+        instants.get(low).copied()
+    }
+
+    /// Gives the watts of the first so many ends back to the power tree, or commits those after them again.
+    fn end_until(&mut self, releases: &[Release], freed: &[Freed], ended: &mut usize, until: usize) {
+        let (from, to, is_back) = if *ended < until { (*ended, until, true) } else { (until, *ended, false) };
+        for release in releases[from..to].iter().filter(|release| release.watts > 0) {
+            for freed in &freed[release.freed.clone()] {
+                let leaf = self.facts.state.nodes.power[freed.node.at()];
+                if is_back {
+                    self.facts.power.remove(leaf, release.class, release.watts);
+                } else {
+                    self.facts.power.add(leaf, release.class, release.watts);
+                }
+            }
+        }
+        *ended = until;
+    }
+
+    /// Whether it starts when this alone has ended by then.
+    fn starts_after(&mut self, ask: &Ask, at: At, what: What) -> bool {
+        let nodes = self.facts.state.nodes.len();
+        let mut alone = self.spare.take().unwrap_or_default();
+        alone.last.resize(nodes, 0);
+        alone.marks.served.resize(nodes, 0);
+        self.release(&mut alone, at, what);
+        let Timeline { releases, freed, marks, last } = &mut alone;
+        let mut served = self.serving_now(ask, marks);
+        let quota = self.quotas_of(ask);
+        let mut returned = BTreeMap::new();
+        for release in &*releases {
+            self.give_back(ask, release, &quota, &mut returned);
+        }
+        for freed in &*freed {
+            self.serve(ask, at, freed, marks, &mut served);
+        }
+        let mut starts = served.most >= ask.needed() && fits(&quota, &returned);
+        if starts && ask.shape.peak_watts > 0 && !self.has_power(ask, &served.nodes) {
+            let mut ended = 0;
+            self.end_until(releases, freed, &mut ended, releases.len());
+            starts = self.has_power(ask, &served.nodes);
+            self.end_until(releases, freed, &mut ended, 0);
+        }
+        freed.drain(..).for_each(|freed| last[freed.node.at()] = 0);
+        releases.clear();
+        self.spare = Some(alone);
+        starts
     }
 
     fn awaited(&self, what: What, is_enough: bool) -> Awaited {
@@ -161,143 +320,94 @@ impl Explainer<'_> {
         ends_at.is_some_and(|at| at <= self.facts.now)
     }
 
-    /// Nothing has ended yet.
-    fn future(&self, ask: &Ask) -> Future {
-        let mut future = Future {
-            at: self.facts.now,
-            free: BTreeMap::new(),
-            served: BTreeSet::new(),
-            domains: BTreeMap::new(),
-            most: 0,
-            freed: BTreeMap::new(),
-            watts: Vec::new(),
-        };
-        for node in self.candidates(ask) {
-            self.take_in(ask, &mut future, node);
-        }
-        future
-    }
-
-    /// Commits again what was given back.
-    fn present(&mut self, future: Future) {
-        for (leaf, class, watts) in future.watts {
-            self.facts.power.add(leaf, class, watts);
-        }
-    }
-
-    /// Something ends; whether that could matter to this ask.
-    fn pass(&mut self, ask: &Ask, future: &mut Future, end: At, what: What) -> bool {
-        future.at = end;
-        let state = self.facts.state;
-        match what {
-            What::Hold(node) => self.serve(ask, future, node),
-            What::Lease(lease) => {
-                let Some(held) = state.leases.find(lease) else { return false };
-                let Lease { request, grants, .. } = &held.lease;
-                let mut helps = self.refund(ask, future, request, grants.len());
-                for (grant, node) in grants.iter().zip(&held.nodes) {
-                    helps |= self.give(ask, future, *node, grant.gpus, request);
-                }
-                helps
+    /// Nodes that would take a member before anything ends; a new walk begins.
+    fn serving_now(&self, ask: &Ask, marks: &mut Marks) -> Served {
+        marks.walk += 1;
+        let mut served = Served::default();
+        self.each_candidate(ask, |nodes| {
+            for node in nodes {
+                self.take_in(ask, *node, marks, &mut served);
             }
-            What::Taken(place) => {
-                let taken = self.facts.taken[place];
-                let helps = self.refund(ask, future, taken.request, 1);
-                helps | self.give(ask, future, taken.node, taken.gpus, taken.request)
-            }
-        }
-    }
-
-    fn refund(&self, ask: &Ask, future: &mut Future, request: &Request, nodes: usize) -> bool {
-        let amount = amount(self.facts.spec, &request.shape, i64::from(narrow(nodes)));
-        let queues = &self.facts.spec.queues;
-        let above = |queue: QueueId| {
-            let up = |queue: &QueueId| queues.get(queue.0 as usize).and_then(|spec| spec.parent);
-            std::iter::successors(Some(queue), up).take(queues.len())
-        };
-        let mut helps = false;
-        for queue in above(request.queue) {
-            if ask.queue.is_some_and(|own| above(own).any(|own| own == queue)) {
-                let freed = future.freed.entry(queue).or_default();
-                *freed = freed.plus(&amount);
-                helps = true;
-            }
-        }
-        helps
-    }
-
-    fn give(
-        &mut self,
-        ask: &Ask,
-        future: &mut Future,
-        node: NodeIx,
-        gpus: crate::plan::GpuGrant,
-        request: &Request,
-    ) -> bool {
-        let state = self.facts.state;
-        if request.shape.peak_watts > 0 && ask.shape.peak_watts > 0 {
-            let (leaf, watts) = (state.nodes.power[node.at()], i64::from(request.shape.peak_watts));
-            self.facts.power.remove(leaf, request.class, watts);
-            future.watts.push((leaf, request.class, watts));
-        }
-        let free = future.free.entry(node).or_insert_with(|| state.nodes.free[node.at()]);
-        *free = with_back(free, gpus, &request.shape);
-        self.serve(ask, future, node)
+        });
+        served
     }
 
     /// Notes that a node would take a member from now on, if it does.
-    fn serve(&self, ask: &Ask, future: &mut Future, node: NodeIx) -> bool {
-        let state = self.facts.state;
-        let at = node.at();
-        let promised_away = state.nodes.reserved[at].is_some_and(|request| request != ask.request);
-        let in_service = state.nodes.health[at] == crate::fleet::Health::Ready
-            && state.nodes.held_until[at].is_none_or(|until| until <= future.at);
-        if promised_away || !in_service || future.served.contains(&node) || !state.nodes.allowed(node, &ask.shape) {
-            return false;
+    fn serve(&self, ask: &Ask, at: At, freed: &Freed, marks: &mut Marks, served: &mut Served) {
+        let nodes = &self.facts.state.nodes;
+        let place = freed.node.at();
+        let shape = &ask.shape;
+        let is_allowed = (shape.models == 0 || shape.models >> (freed.model.0 & 63) & 1 == 1)
+            && (shape.residencies == 0 || shape.residencies >> (freed.residency.0 & 63) & 1 == 1);
+        if !is_allowed || !self.holds(freed, shape) || marks.served[place] == marks.walk {
+            return;
         }
-        let free = future.free.get(&node).unwrap_or(&state.nodes.free[at]);
-        let fits = holds(self.facts.spec, state.nodes.model[at], free, &ask.shape);
-        if fits {
-            self.take_in(ask, future, node);
+        let is_promised_away = nodes.reserved[place].is_some_and(|request| request != ask.request);
+        let is_restored = matches!(ask.change, Change::Restored(node) if node == freed.node);
+        let is_ready = nodes.health[place] == Health::Ready || is_restored && nodes.health[place] == Health::Cordoned;
+        if !is_promised_away && is_ready && nodes.held_until[place].is_none_or(|until| until <= at) {
+            self.take_in(ask, freed.node, marks, served);
         }
-        fits
     }
 
-    fn take_in(&self, ask: &Ask, future: &mut Future, node: NodeIx) {
-        future.served.insert(node);
+    fn holds(&self, freed: &Freed, shape: &Shape) -> bool {
+        if let Gpus::Slice(_) = shape.gpus {
+            return freed.gpus.could_hold(shape) && has_slice(self.facts.spec, freed.model, &freed.gpus, shape);
+        }
+        freed.free.has_all(shape)
+    }
+
+    fn take_in(&self, ask: &Ask, node: NodeIx, marks: &mut Marks, served: &mut Served) {
+        marks.served[node.at()] = marks.walk;
+        let Some(domain) = self.domain_of(ask, node) else { return };
+        if marks.domains.len() <= domain {
+            marks.domains.resize(domain + 1, (0, 0));
+        }
+        let (walk, count) = &mut marks.domains[domain];
+        *count = if *walk == marks.walk { *count + 1 } else { 1 };
+        *walk = marks.walk;
+        served.most = served.most.max(*count);
+        served.nodes.push(node);
+    }
+
+    /// The domain of the required level that a node lies in; the whole fleet where none is required.
+    fn domain_of(&self, ask: &Ask, node: NodeIx) -> Option<usize> {
+        let Some(level) = ask.shape.within else { return Some(0) };
         let topology = &self.facts.state.topology;
-        let domain = match ask.shape.within.map(|level| topology.table_of(level)) {
-            None => 0,
-            Some(None) => return,
-            Some(Some(table)) => topology.tables()[table].domain_of[node.at()],
-        };
-        if domain != NO_DOMAIN {
-            let count = future.domains.entry(domain).or_default();
-            *count += 1;
-            future.most = future.most.max(*count);
+        let domain = topology.tables()[topology.table_of(level)?].domain_of[node.at()];
+        (domain != NO_DOMAIN).then_some(domain as usize)
+    }
+
+    /// Whether enough of these nodes have power together, within one domain where that is required.
+    fn has_power(&mut self, ask: &Ask, nodes: &[NodeIx]) -> bool {
+        let needed = ask.needed() as usize;
+        if ask.shape.within.is_none() {
+            return self.powered_first(ask, nodes, needed).0 == needed;
+        }
+        let domains = self.domains(ask, nodes.to_vec());
+        let mut enough = domains.iter().filter(|best| best.nodes.len() >= needed);
+        enough.any(|best| self.powered_first(ask, &best.nodes, needed).0 == needed)
+    }
+
+    /// What a release gives back to queues that the ask is counted in.
+    fn give_back(&self, ask: &Ask, release: &Release, quota: &[Cause], returned: &mut BTreeMap<QueueId, Amount>) {
+        let Some((queue, amount)) = release.back.filter(|_| !quota.is_empty() && ask.queue.is_some()) else { return };
+        for queue in self.facts.shares.above(queue) {
+            let sum = returned.entry(queue).or_default();
+            *sum = sum.plus(&amount);
         }
     }
 
-    fn starts_in(&mut self, ask: &Ask, future: &Future) -> bool {
-        let needed = ask.needed() as usize;
-        if (future.most as usize) < needed {
-            return false;
-        }
-        let within_quota = self.quotas(ask).all(|(queue, cause)| {
-            let Cause::Quota { resource, limit, used, asked, .. } = cause else { return true };
-            let freed = future.freed.get(&queue).copied().unwrap_or_default();
-            used - freed.of(resource) + asked <= limit
-        });
-        if !within_quota {
-            return false;
-        }
-        let nodes: Vec<NodeIx> = future.served.iter().copied().collect();
-        let domains = self.domains(ask, &nodes);
-        let enough = domains.iter().filter(|best| best.nodes.len() >= needed);
-        let mut enough = enough.map(|best| best.nodes.as_slice());
-        if ask.shape.peak_watts == 0 {
-            return enough.next().is_some();
-        }
-        enough.any(|nodes| self.powered_first(ask, nodes, needed).0 == needed)
+    fn quotas_of(&self, ask: &Ask) -> Vec<Cause> {
+        if ask.queue.is_none() { Vec::new() } else { self.quotas(ask).map(|(_, cause)| cause).collect() }
     }
+}
+
+/// Whether limits allow what is asked once so much has been returned.
+fn fits(quota: &[Cause], returned: &BTreeMap<QueueId, Amount>) -> bool {
+    quota.iter().all(|cause| {
+        let Cause::Quota { queue, resource, limit, used, asked } = *cause else { return true };
+        let back = returned.get(&queue).copied().unwrap_or_default();
+        used - back.of(resource) + asked <= limit
+    })
 }

@@ -2,7 +2,7 @@
 
 use super::Explainer;
 use super::ask::{Ask, Change};
-use super::census::{Lack, Place};
+use super::census::{Lack, Place, Row};
 use crate::fleet::Level;
 use crate::reason::{Awaited, Cause, Next, Resource, Step, Then};
 use crate::request::{Gpus, Nodes, Shape};
@@ -66,7 +66,7 @@ impl Explainer<'_> {
         for cause in obstacles {
             steps.extend(self.raise(ask, obstacles, cause));
         }
-        steps.extend(self.await_ends(ask, obstacles));
+        steps.extend(self.await_ends(ask));
         if scope == Scope::All && !steps.iter().any(|next| next.then == Then::Starts) {
             steps.extend(self.end_one(ask));
         }
@@ -91,9 +91,9 @@ impl Explainer<'_> {
         Some(Next { step, then })
     }
 
-    fn await_ends(&mut self, ask: &Ask, obstacles: &[Cause]) -> Option<Next> {
+    fn await_ends(&mut self, ask: &Ask) -> Option<Next> {
         // A promise is of nodes; power and quota may keep it from starting then, so that it is walked to like any other.
-        let (until, on) = self.wait(ask, obstacles)?;
+        let (until, on) = self.wait(ask)?;
         Some(Next { step: Step::Wait { until, on }, then: Then::Starts })
     }
 
@@ -107,14 +107,18 @@ impl Explainer<'_> {
             .map(|lease| Next { step: Step::End { lease }, then: Then::Starts })
     }
 
-    /// The longest run that fits before promised starts.
+    /// The longest run that fits before promised starts; only where it starts then: whoever waits for something else as
+    /// well is told of the promised nodes whatever its run time, as others that ask the same are.
     fn say_run_time(&mut self, ask: &Ask, obstacles: &[Cause]) -> Option<Next> {
         let now = self.facts.now;
         let mut starts: Vec<At> = Vec::new();
-        for row in self.census.rows() {
-            let Place::Promised(request) = row.place else { continue };
-            let fits = |node: &NodeIx| row.lack(&self.facts, *node, &ask.shape) == Lack::Nothing;
-            if request == ask.request || !row.could(self.facts.spec, &ask.shape) || !row.nodes.iter().any(fits) {
+        for stand in self.census.suited(self.facts.spec, &ask.shape) {
+            let Place::Promised(request) = stand.place else { continue };
+            let mut rows = self.census.with_gpus(stand, &ask.shape);
+            let fits = |row: &Row| {
+                row.nodes.iter().any(|node| stand.lack(row, &self.facts, *node, &ask.shape) == Lack::Nothing)
+            };
+            if request == ask.request || !rows.any(fits) {
                 continue;
             }
             starts.extend(self.facts.promises.get(request).map(|promise| promise.starts_at).filter(|at| *at > now));
@@ -129,9 +133,9 @@ impl Explainer<'_> {
             let seconds = u32::try_from(starts[middle].since(now)).unwrap_or(u32::MAX);
             let shorter = Ask { run_seconds: Some(seconds), ..*ask };
             match self.tried(&shorter, obstacles, Step::SayRunTime { seconds }) {
-                None if found.is_none() => return None,
-                None => longest = middle + 1,
-                helps => (found, shortest) = (helps, middle),
+                Some(next) if next.then == Then::Starts => (found, shortest) = (Some(next), middle),
+                _ if found.is_none() => return None,
+                _ => longest = middle + 1,
             }
         }
         found
@@ -160,7 +164,7 @@ impl Explainer<'_> {
         let mut found: Vec<(u32, Next)> = Vec::new();
         for bit in models.collect::<Vec<u8>>() {
             let only = ask.with(Shape { models: 1 << bit, ..ask.shape });
-            let free = narrow(self.candidates(&only).len());
+            let free = self.free_count(&only);
             if free == 0 {
                 continue;
             }
@@ -177,14 +181,14 @@ impl Explainer<'_> {
         if ask.shape.residencies == 0 {
             return None;
         }
-        let mut excluded: Vec<u8> = self.census.rows().map(|row| row.residency.0).collect();
+        let mut excluded: Vec<u8> = self.census.stands().map(|stand| stand.residency.0).collect();
         excluded.sort_unstable();
         excluded.dedup();
         excluded.retain(|bit| ask.shape.residencies >> (bit & 63) & 1 == 0);
         let all = excluded.iter().fold(0, |set, bit| set | 1 << (bit & 63));
         let mut best: Option<(Then, std::cmp::Reverse<u32>, Next)> = None;
         for residencies in excluded.iter().map(|bit| 1 << (bit & 63)) {
-            let free = narrow(self.candidates(&ask.with(Shape { residencies, ..ask.shape })).len());
+            let free = self.free_count(&ask.with(Shape { residencies, ..ask.shape }));
             let found = self.with_residencies(ask, obstacles, residencies, free);
             let found = found.map(|next| (next.then, std::cmp::Reverse(free), next));
             best = best.into_iter().chain(found).min();
@@ -192,7 +196,7 @@ impl Explainer<'_> {
         if let Some((_, _, next)) = best {
             return Some(next);
         }
-        let free = narrow(self.candidates(&ask.with(Shape { residencies: all, ..ask.shape })).len());
+        let free = self.free_count(&ask.with(Shape { residencies: all, ..ask.shape }));
         self.with_residencies(ask, obstacles, all, free)
     }
 
@@ -206,9 +210,9 @@ impl Explainer<'_> {
 
     /// A cordoned node that is missing.
     fn restore(&mut self, ask: &Ask, obstacles: &[Cause]) -> Option<Next> {
-        let cordoned = self.census.rows().filter(|row| row.place == Place::Cordoned);
-        let cordoned = cordoned.filter(|row| row.could(self.facts.spec, &ask.shape));
-        let mut nodes: Vec<NodeIx> = cordoned.flat_map(|row| row.nodes.iter().copied()).collect();
+        let suited = self.census.suited(self.facts.spec, &ask.shape);
+        let cordoned = suited.filter(|stand| stand.place == Place::Cordoned);
+        let mut nodes: Vec<NodeIx> = cordoned.flat_map(|stand| self.census.nodes(stand)).collect();
         nodes.sort_unstable();
         nodes.into_iter().take(RESTORED_TRIED).find_map(|node| {
             let restored = Ask { change: Change::Restored(node), ..*ask };
@@ -268,7 +272,7 @@ impl Explainer<'_> {
     /// The most that as many nodes of one domain have as the ask needs.
     fn kth_most(&self, ask: &Ask, amount: impl Fn(&Self, NodeIx) -> u32) -> Option<u32> {
         let needed = usize::from(ask.shape.nodes.min).max(1);
-        let domains = self.domains(ask, &self.candidates(ask));
+        let domains = self.domains(ask, self.candidates(ask));
         let kth = domains.iter().filter(|best| best.nodes.len() >= needed).map(|best| {
             let mut amounts: Vec<u32> = best.nodes.iter().map(|node| amount(self, *node)).collect();
             let (_, kth, _) = amounts.select_nth_unstable_by(needed - 1, |left, right| right.cmp(left));
@@ -315,7 +319,7 @@ impl Explainer<'_> {
         }
         let nodes = self.candidates(ask);
         let mut most = 0;
-        for best in self.domains(ask, &nodes) {
+        for best in self.domains(ask, nodes) {
             if best.nodes.len() > most {
                 most = most.max(self.powered_first(ask, &best.nodes, usize::from(min) - 1).0);
             }

@@ -7,7 +7,9 @@ mod truth;
 
 use std::path::{Path, PathBuf};
 
-use scene::Scene;
+use crate::reason::{ADVISED, Awaited, Cause, Mark, Next, Step, Why};
+use crate::request::Shape;
+use scene::{BOXES, HOUR, NOW, Scene, WHOLE, request};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/why")
@@ -97,4 +99,79 @@ fn every_step_helps_whatever_the_fleet() {
     assert!(tried > 20, "{tried} steps are tried");
 }
 
-const RANDOM_SITES: u64 = 21;
+/// A request asked about alone has the tree that a plan has for it, be it after the plan or after a step.
+#[test]
+fn one_request_is_told_what_a_plan_tells() {
+    let mut told = 0;
+    for seed in 0..RANDOM_SITES {
+        let (mut planner, plan) = random::scene(seed).planned();
+        let mut stepped = random::scene(seed).told();
+        stepped.step(NOW);
+        for (request, reason) in &plan.waiting {
+            let why = Some(&plan.reasons[*reason as usize]);
+            assert_eq!(planner.why(*request, NOW).as_ref(), why, "site {seed}, {request:?}, after a plan");
+            assert_eq!(stepped.why(*request, NOW).as_ref(), why, "site {seed}, {request:?}, after a step");
+            told += 1;
+        }
+        for placement in &plan.placements {
+            assert_eq!(planner.why(placement.request, NOW), None, "site {seed}: it starts");
+        }
+    }
+    assert!(told > 60, "{told} are asked about");
+}
+
+/// A step tells what is in the way as a plan does, and leaves what would help to be asked for.
+#[test]
+fn a_step_tells_the_obstacles_of_a_plan() {
+    let mut told = 0;
+    for seed in 0..RANDOM_SITES {
+        let scene = random::scene(seed);
+        let plan = scene.planned().1;
+        let step = scene.told().step(NOW);
+        assert_eq!(step.waiting.len(), plan.waiting.len(), "site {seed}: all are new");
+        for (request, reason) in &step.waiting {
+            let why = &step.reasons[*reason as usize];
+            let planned = scene::find(&plan, *request).unwrap();
+            assert_eq!(*why, without_advice(planned), "site {seed}, {request:?}");
+            told += why.obstacles().count();
+        }
+    }
+    assert!(told > 60, "{told} obstacles are told");
+}
+
+/// What is found by looking for steps: the steps, and what is said of ends and gaps after it.
+fn without_advice(mut why: Why) -> Why {
+    let waits_to_begin = |next: &Next| matches!(next.step, Step::Wait { on: Awaited::Begin | Awaited::Stop(_), .. });
+    why.next.retain(|next| {
+        waits_to_begin(next) && why.because.iter().filter(|part| part.mark == Mark::Blocks).count() == 1
+    });
+    why.because.retain(|part| !matches!(part.cause, Cause::EndsUnknown { .. } | Cause::Gap { .. }));
+    why.because = why.because.into_iter().map(without_advice).collect();
+    why
+}
+
+/// The more shapes differ, the fewer are advised: what a pass costs has a limit. Each can still be asked about.
+#[test]
+fn only_so_many_shapes_are_advised_in_one_plan() {
+    let mut scene = Scene::new("many shapes", &[BOXES]).busy(1_000, &[1, 2, 3, 4], Some(HOUR));
+    let count = ADVISED as u64 + 6;
+    for id in 1..=count {
+        let cpu_milli = 8_000 + u32::try_from(id).unwrap();
+        scene = scene.also(request(id, Shape { cpu_milli, ..WHOLE }));
+    }
+    let (mut planner, plan) = scene.planned();
+    assert_eq!(plan.reasons.len(), plan.waiting.len());
+    let advised = plan.reasons.iter().filter(|why| !why.next.is_empty()).count();
+    assert_eq!(advised, ADVISED);
+    assert!(plan.reasons.iter().all(|why| why.obstacles().count() == 1));
+    for (request, reason) in &plan.waiting {
+        let mut why = planner.why(*request, NOW).unwrap();
+        assert_eq!(why.next.len(), 1, "{why:?}");
+        if plan.reasons[*reason as usize].next.is_empty() {
+            why = without_advice(why);
+        }
+        assert_eq!(why, plan.reasons[*reason as usize]);
+    }
+}
+
+const RANDOM_SITES: u64 = 60;

@@ -26,6 +26,13 @@ pub(crate) struct Key {
     id: RequestId,
 }
 
+impl Key {
+    /// Whose it is.
+    pub(crate) const fn id(&self) -> RequestId {
+        self.id
+    }
+}
+
 /// A request that waits.
 #[derive(Debug, Clone)]
 pub(crate) struct Waiting {
@@ -103,6 +110,16 @@ impl Requests {
     /// All, by number.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Waiting> {
         self.by_id.values().map(|slot| self.get(*slot))
+    }
+
+    /// How many.
+    pub(crate) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Places are below this.
+    pub(crate) const fn slots(&self) -> usize {
+        self.slots.len()
     }
 
     /// Those that may wait for a better hour, by number.
