@@ -23,7 +23,7 @@ mod site;
 mod speed;
 mod workload;
 
-use fleet::{Layout, S2, S3};
+use fleet::{Layout, S1, S2, S3};
 use speed::Variety;
 
 /// The load at which gangs must lie compactly.
@@ -73,9 +73,23 @@ pub(crate) fn times(what: &str) -> Result<Table> {
     Ok(table)
 }
 
+/// The figures of one replay alone: `FLEET:LOAD:SCHEDULER`, or `FLEET:LOAD:SCHEDULER:DAYS`.
+pub(crate) fn one_replay(which: &str) -> Result<Table> {
+    let parts: Vec<&str> = which.split(':').collect();
+    let (fleet, load, scheduler, days) = match parts[..] {
+        [fleet, load, scheduler] => (fleet, load, scheduler, "14"),
+        [fleet, load, scheduler, days] => (fleet, load, scheduler, days),
+        _ => bail!("`{which}` is no replay\nhint: FLEET:LOAD:SCHEDULER:DAYS, as S1:0.85:galerne:14"),
+    };
+    let layout = layout_of(fleet)?;
+    let load: f64 = load.parse().with_context(|| format!("`{load}` is no load"))?;
+    let days: i64 = days.parse().with_context(|| format!("`{days}` is no number of days"))?;
+    replay::alone(layout, load, scheduler, days)
+}
+
 fn layout_of(fleet: &str) -> Result<Layout> {
-    let known = [S2, S3].into_iter().find(|layout| layout.name == fleet);
-    known.with_context(|| format!("there is no fleet `{fleet}`\nhint: S2 and S3 are all there are"))
+    let known = [S1, S2, S3].into_iter().find(|layout| layout.name == fleet);
+    known.with_context(|| format!("there is no fleet `{fleet}`\nhint: S1, S2 and S3 are all there are"))
 }
 
 /// What a process that does nothing else needs for one full pass; called by the child that `memory` starts.

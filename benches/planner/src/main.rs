@@ -44,6 +44,9 @@ struct Arguments {
     /// `S2:preemption` print a part of them, for a profiler.
     #[arg(long, hide = true)]
     speed_of: Option<String>,
+    /// Prints the figures of one of b5's replays, `FLEET:LOAD:SCHEDULER` or `FLEET:LOAD:SCHEDULER:DAYS`, and nothing else.
+    #[arg(long, hide = true)]
+    replay_of: Option<String>,
 }
 
 /// One benchmark: reads the data folder, writes into the out folder.
@@ -64,16 +67,18 @@ const ALL: [Benchmark; 5] = [
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let missed = match (&arguments.memory_of, &arguments.speed_of) {
-        (Some(fleet), _) => b5::resident_memory(fleet).map(|mib| {
+    let shown = |table: Table| {
+        println!("{}", table.text());
+        table.missed()
+    };
+    let missed = match (&arguments.memory_of, &arguments.speed_of, &arguments.replay_of) {
+        (Some(fleet), ..) => b5::resident_memory(fleet).map(|mib| {
             println!("{mib:.1}");
             Vec::new()
         }),
-        (None, Some(fleet)) => b5::times(fleet).map(|table| {
-            println!("{}", table.text());
-            table.missed()
-        }),
-        (None, None) => run(&arguments),
+        (None, Some(fleet), _) => b5::times(fleet).map(shown),
+        (None, None, Some(which)) => b5::one_replay(which).map(shown),
+        (None, None, None) => run(&arguments),
     };
     match missed {
         Ok(missed) if missed.is_empty() => ExitCode::SUCCESS,

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, ensure};
 
 use super::fleet::{Layout, S1, S2, S3};
 use super::galerne::Galerne;
@@ -46,7 +46,7 @@ pub(crate) fn all() -> Result<Vec<Run>> {
     let work = || -> Result<Vec<Run>> {
         let mut runs = Vec::new();
         while let Some((layout, load, peer)) = next() {
-            runs.push(one(layout, load, peer)?);
+            runs.push(one(layout, load, peer, DAYS)?);
         }
         Ok(runs)
     };
@@ -65,11 +65,11 @@ pub(crate) fn all() -> Result<Vec<Run>> {
     Ok(runs)
 }
 
-fn one(layout: Layout, load: f64, peer: Option<usize>) -> Result<Run> {
+fn one(layout: Layout, load: f64, peer: Option<usize>, days: i64) -> Result<Run> {
     let begun = Instant::now();
-    let jobs = Generator::new(layout, SEED).jobs(load, DAYS);
+    let jobs = Generator::new(layout, SEED).jobs(load, days);
     let count = jobs.len();
-    let mut site = Site::new(layout, jobs, DAYS, SEED);
+    let mut site = Site::new(layout, jobs, days, SEED);
     let scheduler = match peer.and_then(|peer| peers::all().into_iter().nth(peer)) {
         Some(mut peer) => {
             site.run(&mut peer)?;
@@ -82,6 +82,23 @@ fn one(layout: Layout, load: f64, peer: Option<usize>) -> Result<Run> {
     };
     let seconds = begun.elapsed().as_secs_f64();
     Ok(Run { layout, load, scheduler, jobs: count, measures: site.measures, seconds })
+}
+
+/// One run and its figures, those of the CSV file.
+pub(crate) fn alone(layout: Layout, load: f64, scheduler: &str, days: i64) -> Result<Table> {
+    let peer = peers::all().iter().position(|peer| peer.name == scheduler);
+    ensure!(peer.is_some() || scheduler == "galerne", "there is no scheduler `{scheduler}`");
+    let run = one(layout, load, peer, days)?;
+    let mut table = Table::new(&format!("B5  one replay: {} load {load}, {scheduler}, {days} days", layout.name));
+    for figure in figures(&run) {
+        table.push(Row {
+            what: figure.metric,
+            ours: format!("{:.4} / {:.4} {}", figure.p50, figure.p99, figure.unit),
+            ..Row::default()
+        });
+    }
+    table.note(format!("took {:.1} s", run.seconds));
+    Ok(table)
 }
 
 fn find<'a>(runs: &'a [Run], fleet: &str, load: f64, scheduler: &str) -> Option<&'a Run> {
@@ -143,37 +160,55 @@ fn gang_wait(measures: &Measures) -> f64 {
 /// Lines of the CSV file: every figure of every run.
 pub(crate) fn lines(runs: &[Run], csv: &mut Csv) {
     for run in runs {
-        let m = &run.measures;
-        let suffix = format!("{}_load_{}", run.scheduler, run.load);
         let fleet = run.layout.name;
-        let mut spread = |metric: &str, values: &[f64], unit: &str| {
-            let (p50, p99) = (quantile(values, 0.5), quantile(values, 0.99));
-            csv.line(&[&fleet, &format!("{metric}_{suffix}"), &format!("{p50:.4}"), &format!("{p99:.4}"), &unit]);
-        };
-        spread("allocation", &m.allocation, "part");
-        spread("largest_gang_of_free", &m.largest, "part");
-        spread("largest_gang_in_unit", &m.largest_in_unit, "part");
-        spread("share_error", &m.share_error, "part");
-        for (class, waits) in CLASSES.iter().zip(&m.waits) {
-            spread(&format!("wait_{class}_gpus"), waits, "s");
+        for Spread { metric, p50, p99, unit } in figures(run) {
+            let metric = format!("{metric}_{}_load_{}", run.scheduler, run.load);
+            csv.line(&[&fleet, &metric, &format!("{p50:.4}"), &format!("{p99:.4}"), &unit]);
         }
-        for (level, spans) in [
-            ("unit", &m.units),
-            ("unit_at_85_percent_in_use", &m.units_with_room),
-            ("unit_of_fewest_then", &m.units_then),
-            ("rack", &m.racks),
-        ] {
-            let ratios: Vec<f64> =
-                spans.iter().map(|(spanned, fewest)| f64::from(*spanned) / f64::from(*fewest)).collect();
-            spread(&format!("{level}s_spanned_per_gang"), &ratios, "ratio");
-            spread(&format!("{level}s_spanned_all"), &[Measures::spanned(spans)], "ratio");
-        }
-        spread("stops", &[f64::from(m.stops)], "stops");
-        spread("lost_per_gained", &[m.lost_per_gained()], "ratio");
-        spread("starts_over_cap", &[f64::from(m.over_cap)], "starts");
-        spread("never_started", &[f64::from(m.backlog)], "jobs");
-        spread("jobs", &[run.jobs as f64], "jobs");
     }
+}
+
+/// One metric of one run.
+struct Spread {
+    metric: String,
+    p50: f64,
+    p99: f64,
+    unit: &'static str,
+}
+
+fn figures(run: &Run) -> Vec<Spread> {
+    let m = &run.measures;
+    let spread = |metric: &str, values: &[f64], unit| Spread {
+        metric: metric.to_owned(),
+        p50: quantile(values, 0.5),
+        p99: quantile(values, 0.99),
+        unit,
+    };
+    let mut all = vec![
+        spread("allocation", &m.allocation, "part"),
+        spread("largest_gang_of_free", &m.largest, "part"),
+        spread("largest_gang_in_unit", &m.largest_in_unit, "part"),
+        spread("share_error", &m.share_error, "part"),
+    ];
+    for (class, waits) in CLASSES.iter().zip(&m.waits) {
+        all.push(spread(&format!("wait_{class}_gpus"), waits, "s"));
+    }
+    for (level, spans) in [
+        ("unit", &m.units),
+        ("unit_at_85_percent_in_use", &m.units_with_room),
+        ("unit_of_fewest_then", &m.units_then),
+        ("rack", &m.racks),
+    ] {
+        let ratios: Vec<f64> = spans.iter().map(|(spanned, fewest)| f64::from(*spanned) / f64::from(*fewest)).collect();
+        all.push(spread(&format!("{level}s_spanned_per_gang"), &ratios, "ratio"));
+        all.push(spread(&format!("{level}s_spanned_all"), &[Measures::spanned(spans)], "ratio"));
+    }
+    all.push(spread("stops", &[f64::from(m.stops)], "stops"));
+    all.push(spread("lost_per_gained", &[m.lost_per_gained()], "ratio"));
+    all.push(spread("starts_over_cap", &[f64::from(m.over_cap)], "starts"));
+    all.push(spread("never_started", &[f64::from(m.backlog)], "jobs"));
+    all.push(spread("jobs", &[run.jobs as f64], "jobs"));
+    all
 }
 
 /// Mean wait of each size class under each scheduler, at the load at which somebody always waits.
