@@ -1,7 +1,7 @@
 //! B5: gangs, topology, sharing and speed, on generated fleets and jobs.
 //!
-//! Speed is measured first and alone; then fourteen days are replayed under the planner and under peers that were
-//! written again from their descriptions.
+//! Speed is measured first and alone; then days are replayed under the planner and under peers that were written again
+//! from their descriptions.
 
 use std::path::Path;
 use std::process::Command;
@@ -43,8 +43,13 @@ pub(crate) fn run(_data: &Path, out: &Path) -> Result<Table> {
         speed_of(&layout, &mut table, &mut csv)?;
     }
     growth(out, &mut table, &mut csv)?;
-    eprintln!("b5: fourteen days, three fleets, three loads, five schedulers");
+    eprintln!("b5: replays, three fleets, three loads, five schedulers");
+    let begun = Instant::now();
     let runs = replay::all()?;
+    table.note(format!(
+        "Replays took {:.1} s on as many threads as there are processors.",
+        begun.elapsed().as_secs_f64()
+    ));
     replay::rows(&runs, &mut table);
     replay::lines(&runs, &mut csv);
     replay::draw(&runs, out)?;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow};
 use plotters::coord::Shift;
-use plotters::coord::ranged1d::ValueFormatter;
+use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
 
 /// What surrounds the curves.
@@ -62,34 +62,23 @@ fn colour(place: usize) -> RGBColor {
 
 /// Curves.
 pub(crate) fn lines(path: &Path, axes: &Axes, series: &[Series]) -> Result<()> {
+    let (x, y) = ranges(axes, series);
     let drawn = match axes.scale {
-        Scale::Linear => linear(path, axes, series),
-        Scale::Logarithmic => logarithmic(path, axes, series),
+        Scale::Linear => draw_lines(path, axes, series, x.0..x.1, y.0..y.1),
+        Scale::Logarithmic => draw_lines(path, axes, series, (x.0..x.1).log_scale(), (y.0..y.1).log_scale()),
     };
     drawn.with_context(|| format!("cannot draw `{}`", path.display()))
 }
 
-fn linear(path: &Path, axes: &Axes, series: &[Series]) -> Result<()> {
+/// Curves over axes that are values or factors of ten.
+fn draw_lines<X, Y>(path: &Path, axes: &Axes, series: &[Series], x: X, y: Y) -> Result<()>
+where
+    X: AsRangedCoord<Value = f64>,
+    Y: AsRangedCoord<Value = f64>,
+    X::CoordDescType: Ranged<ValueType = f64> + ValueFormatter<f64>,
+    Y::CoordDescType: Ranged<ValueType = f64> + ValueFormatter<f64>,
+{
     let root = canvas(path)?;
-    let (x, y) = ranges(axes, series);
-    let mut chart = around(&root, axes).build_cartesian_2d(x.0..x.1, y.0..y.1).map_err(drawing)?;
-    chart
-        .configure_mesh()
-        .x_desc(axes.x.clone())
-        .y_desc(axes.y.clone())
-        .light_line_style(WHITE)
-        .label_style(("sans-serif", 15))
-        .axis_desc_style(("sans-serif", 17))
-        .draw()
-        .map_err(drawing)?;
-    curves(&mut chart, series)?;
-    root.present().map_err(drawing)
-}
-
-fn logarithmic(path: &Path, axes: &Axes, series: &[Series]) -> Result<()> {
-    let root = canvas(path)?;
-    let (x, y) = ranges(axes, series);
-    let (x, y) = ((x.0..x.1).log_scale(), (y.0..y.1).log_scale());
     let mut chart = around(&root, axes).build_cartesian_2d(x, y).map_err(drawing)?;
     chart
         .configure_mesh()

@@ -301,8 +301,8 @@ fn report(case: &Case, hour: &Hour, seconds: f64, table: &mut Table, csv: &mut C
         what: what("one allocation, ms p50 / p99 (nvPAX)"),
         peer: format!("{PEER_MS}"),
         ours: format!("{p50:.3} / {p99:.3}"),
-        // Promised for 45,000 GPUs.
-        bound: (case.gpus <= 45_000).then(|| Bound::new("p50 <= 5 ms", p50 <= 5.0)),
+        // Promised for 45,000 GPUs; of the p99, as in B5.
+        bound: (case.gpus <= 45_000).then(|| Bound::new("<= 5 ms", p99 <= 5.0)),
         ..Row::default()
     });
     if let Some(first) = hour.breaches.first() {

@@ -1,5 +1,7 @@
 //! Our planner on the simulated site: what happens becomes events, what it plans is carried out at once.
 
+use std::collections::HashMap;
+
 use anyhow::{Context as _, Result};
 use galerne_planner::event::Event;
 use galerne_planner::fleet::{Health, Policy};
@@ -14,17 +16,19 @@ use super::workload::request;
 pub(crate) struct Galerne {
     pub(crate) planner: Planner,
     leases: Vec<Option<LeaseId>>,
+    jobs: HashMap<LeaseId, usize>,
     next_lease: u64,
 }
 
 impl Galerne {
     pub(crate) fn new(layout: &Layout, jobs: usize) -> Result<Self> {
         let planner = Planner::new(layout.spec(Policy::default()))?;
-        Ok(Self { planner, leases: vec![None; jobs], next_lease: 0 })
+        Ok(Self { planner, leases: vec![None; jobs], jobs: HashMap::new(), next_lease: 0 })
     }
 
     fn end(&mut self, job: usize) -> Result<()> {
         let lease = self.leases[job].take().context("a job ended that has no lease")?;
+        self.jobs.remove(&lease);
         Ok(self.planner.apply(Event::LeaseEnded(lease))?)
     }
 }
@@ -67,11 +71,12 @@ impl Scheduler for Galerne {
         })?;
         self.next_lease = next;
         for (placement, lease) in plan.placements.iter().zip(first..) {
-            self.leases[usize::try_from(placement.request.0)?] = Some(LeaseId(lease));
+            let job = usize::try_from(placement.request.0)?;
+            self.leases[job] = Some(LeaseId(lease));
+            self.jobs.insert(LeaseId(lease), job);
         }
         for preemption in &plan.preemptions {
-            let job = self.leases.iter().position(|lease| *lease == Some(preemption.lease));
-            let job = job.context("the plan stops a lease that no job has")?;
+            let job = *self.jobs.get(&preemption.lease).context("the plan stops a lease that no job has")?;
             self.end(job)?;
             site.stop(job, usize::try_from(preemption.for_request.0)?, now)?;
         }

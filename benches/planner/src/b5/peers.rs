@@ -83,16 +83,17 @@ impl Scheduler for Peer {
 
     fn decide(&mut self, site: &mut Site, now: i64) -> Result<()> {
         let mut promise: Option<Promise> = None;
-        let mut failed: Vec<Size> = Vec::new();
+        // Sizes that found no room: anywhere, and on nodes that the head does not need. Within a pass room only shrinks.
+        let (mut failed, mut failed_beside): (Vec<Size>, Vec<Size>) = (Vec::new(), Vec::new());
         let line: Vec<(i16, i64, usize)> = self.waiting.iter().take(DEPTH).copied().collect();
         for key in line {
             let size = site.jobs[key.2].size;
-            if failed.contains(&size) {
-                continue;
-            }
             let ends_at = now + site.progress[key.2].said_left_seconds.unwrap_or(UNSAID_SECONDS);
             let may_use = |node: u32| promise.as_ref().is_none_or(|promise| promise.allows(node, ends_at));
             let is_free_to_choose = promise.as_ref().is_none_or(|promise| ends_at <= promise.starts_at);
+            if failed.contains(&size) || !is_free_to_choose && failed_beside.contains(&size) {
+                continue;
+            }
             if let Some(grants) = self.grants(&site.occupancy, size, is_free_to_choose, &may_use) {
                 site.start(key.2, grants, now)?;
                 self.waiting.remove(&key);
@@ -103,9 +104,7 @@ impl Scheduler for Peer {
                 Line::Easy if promise.is_none() => promise = Some(Promise::of(site, size, now)),
                 Line::Easy | Line::BestEffort => {}
             }
-            if is_free_to_choose {
-                failed.push(size);
-            }
+            if is_free_to_choose { failed.push(size) } else { failed_beside.push(size) }
         }
         Ok(())
     }
