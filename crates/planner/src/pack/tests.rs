@@ -247,6 +247,33 @@ fn who_may_use_any_model_leaves_the_one_that_others_insist_on() {
 }
 
 #[test]
+fn of_two_models_that_some_insist_on_the_one_there_is_less_of_is_left() {
+    let nodes: Vec<_> = (0..11).map(|number| box_of(8, u8::from(number > 0), 8000)).collect();
+    let (any, first, second) =
+        (wants(Gpus::Whole(1), 0, 0), wants(Gpus::Whole(1), 0b01, 0), wants(Gpus::Whole(1), 0b10, 0));
+    let mut packer = site(&nodes, &[(any, 50), (first, 50), (second, 50)]);
+    assert_eq!(packer.best(&any, |_| true).map(|(node, _)| node), Some(1));
+}
+
+#[test]
+fn a_node_that_is_in_use_is_filled_before_an_empty_one() {
+    let mut nodes = [box_of(8, 1, 80_000), box_of(8, 1, 80_000)];
+    nodes[1].1.gpus[..4].fill(GpuFree::NONE);
+    let mut packer = site(&nodes, &[]);
+    assert_eq!(packer.best(&wants(Gpus::Whole(1), 0, 1000), |_| true).map(|(node, _)| node), Some(1));
+}
+
+#[test]
+fn a_slice_goes_where_the_fewest_others_lose_their_place() {
+    // The upper half is broken already: the lower one stays whole.
+    let (kind, mut free) = box_of(1, 0, 10_000);
+    free.gpus[0] = GpuFree::sliced(0b1110_1111);
+    let mut packer = site(&[(kind, free)], &[]);
+    let place = packer.best(&wants(Gpus::Slice(SliceId(0)), 1, 100), |_| true);
+    assert!(matches!(place, Some((0, GpuGrant::Slice { gpu: 0, slots: 0b10_0000..=0b1000_0000 }))), "{place:?}");
+}
+
+#[test]
 fn work_that_needs_only_cpu_goes_where_no_gpu_loses_it() {
     // The first has just the CPU that its GPUs need, the second twice that.
     let nodes = [box_of(8, 1, 80_000), box_of(8, 1, 160_000)];

@@ -277,6 +277,16 @@ fn a_forecast_that_says_nothing_about_now_holds_nobody() {
 }
 
 #[test]
+fn an_answer_holds_until_somebody_may_begin_or_a_forecast_does() {
+    let costs = forecast(&[9, 1, 5, 5], 8);
+    let asked = [Deferrable { not_before: Some(At(1000)), ..request(1, 8, 1, 4) }, request(2, 8, 1, 4)];
+    assert_eq!(holds(&costs, &asked, &[], At(600)).valid_until, At(1000), "in the middle of the hour");
+    assert_eq!(holds(&costs, &asked, &[], At(1000)).valid_until, At(3600));
+    assert_eq!(holds(&costs, &asked, &[], At(-5)).valid_until, At(0));
+    assert_eq!(holds(&costs, &asked, &[], At(4 * 3600)).valid_until, At::NEVER);
+}
+
+#[test]
 fn holds_always_leave_a_schedule_that_keeps_every_deadline() {
     let mut random = Random(5);
     for case in 0..200 {

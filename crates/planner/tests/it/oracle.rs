@@ -24,7 +24,7 @@ use case::Case;
 
 const NOW: At = At(10_000);
 const CASES: u64 = 500;
-/// Reached: 500 of 500; the aim is 495.
+/// Reached: 500 of 500; the aim is 495. Without making room (`planner/repair.rs`) it is 454.
 const MATCHED: u64 = 500;
 const SEED: u64 = 0x6A1E_0001;
 

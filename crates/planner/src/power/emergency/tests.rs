@@ -39,6 +39,9 @@ fn over_the_first_low_priorities_are_capped_as_far_as_needed() {
     // Lease 2 is worth less for each watt than lease 1; lease 3 has the higher priority.
     assert_eq!(response.reliefs, [cap(2, 60), cap(1, 150)]);
     assert_eq!(response.expected_watts, 800);
+    // The latest lease comes first only among those worth the same for each watt.
+    let cheap_first = [work(1, 0, 200, 10, SAVED), work(2, 0, 200, 50, SAVED)];
+    assert_eq!(respond(THRESHOLDS, 1000, 890, &cheap_first).reliefs, [cap(1, 120), cap(2, 190)]);
     // What the low priorities cannot free is left: the protected are not touched yet.
     let draws_more = work(4, 9, 700, 900, Stop::Never);
     let response = respond(THRESHOLDS, 1000, 890, &[work(1, 0, 100, 5, SAVED), draws_more]);
