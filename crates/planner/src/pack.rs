@@ -261,8 +261,9 @@ impl Packer {
         let judge = Judge { outlook, models };
         let table = memo.table(ask, states.slots().len());
         let mut best: Option<(Harm, u32, Pick)> = None;
-        for ((slot, judgement), fragmented) in states.slots().iter().zip(table.judgements).zip(table.fragmented) {
-            let Some(first) = slot.members.first() else { continue };
+        for (place, (judgement, fragmented)) in (0..).zip(table.judgements.iter_mut().zip(table.fragmented)) {
+            let Some(first) = states.first(place) else { continue };
+            let slot = &states.slots()[place as usize];
             if judgement.stamp != Some(slot.stamp) {
                 let known = || match *fragmented {
                     Some((stamp, value)) if stamp == slot.stamp => value,
@@ -275,13 +276,11 @@ impl Packer {
                 *judgement = Judgement { stamp: Some(slot.stamp), found: judge.best(&slot.state, known, ask) };
             }
             let Some((harm, pick)) = judgement.found else { continue };
-            if best.is_none_or(|(least, node, _)| (harm, *first) < (least, node)) {
-                let lowest = slot.members.iter().copied().find(|node| usable(*node));
-                if let Some(node) = lowest
-                    && best.is_none_or(|(least, other, _)| (harm, node) < (least, other))
-                {
-                    best = Some((harm, node, pick));
-                }
+            if best.is_none_or(|(least, node, _)| (harm, first) < (least, node))
+                && let Some(node) = states.first_usable(place, &mut usable)
+                && best.is_none_or(|(least, other, _)| (harm, node) < (least, other))
+            {
+                best = Some((harm, node, pick));
             }
         }
         let (_, node, pick) = best?;

@@ -64,6 +64,15 @@ pub(crate) enum Blocked {
     Power(PowerBlock),
 }
 
+impl From<NoPlace> for Blocked {
+    fn from(missing: NoPlace) -> Self {
+        match missing {
+            NoPlace::Room => Self::Room,
+            NoPlace::Power(block) => Self::Power(block),
+        }
+    }
+}
+
 impl Entry {
     /// Whether it asks for more than one node.
     pub(crate) const fn is_gang(&self) -> bool {

@@ -1,6 +1,7 @@
 //! Distinct states of nodes, each once, with the nodes that are in it.
 
-use std::collections::BTreeSet;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::hash::{Hash, Hasher};
 
 use rustc_hash::FxHashMap;
@@ -149,10 +150,14 @@ pub(super) enum Pick {
 #[derive(Debug, Clone, Default)]
 pub(super) struct States {
     slots: Vec<Slot>,
+    /// By node: its slot; `NOWHERE` while it is in none.
+    slot_by_node: Vec<u32>,
     /// Only looked up in, never walked: its order would be chance.
     slot_of: FxHashMap<State, u32>,
     vacant: Vec<u32>,
 }
+
+const NOWHERE: u32 = u32::MAX;
 
 /// One state.
 #[derive(Debug, Clone)]
@@ -161,8 +166,14 @@ pub(super) struct Slot {
     /// How often this slot got another state: what is known of it holds for one stamp.
     pub(super) stamp: u32,
     /// Nodes in this state; none in a vacant slot.
-    pub(super) members: BTreeSet<u32>,
+    count: usize,
+    /// Those, the lowest on top, among others that have left since: most come and go before somebody asks.
+    members: BinaryHeap<Reverse<u32>>,
 }
+
+/// So many nodes that have left may stand in a slot for each that is there, and some more.
+const LEFT_PART: usize = 2;
+const LEFT_MORE: usize = 64;
 
 impl States {
     pub(super) fn at(&self, slot: u32) -> &State {
@@ -174,24 +185,75 @@ impl States {
         &self.slots
     }
 
-    /// `node` is in `state` now.
+    /// `node` is in `state` now; it was in none.
     pub(super) fn enter(&mut self, state: State, node: u32) -> u32 {
-        let slot = match self.slot_of.get(&state) {
+        let place = match self.slot_of.get(&state) {
             Some(slot) => *slot,
             None => self.open(state),
         };
-        self.slots[slot as usize].members.insert(node);
-        slot
+        let at = node as usize;
+        if self.slot_by_node.len() <= at {
+            self.slot_by_node.resize(at + 1, NOWHERE);
+        }
+        self.slot_by_node[at] = place;
+        let slot = &mut self.slots[place as usize];
+        slot.count += 1;
+        if slot.members.len() > LEFT_PART * slot.count + LEFT_MORE {
+            let by_node = &self.slot_by_node;
+            let mut members: Vec<Reverse<u32>> = slot.members.drain().collect();
+            members.retain(|Reverse(node)| by_node[*node as usize] == place);
+            members.sort_unstable();
+            members.dedup();
+            slot.members = BinaryHeap::from(members);
+        }
+        slot.members.push(Reverse(node));
+        place
     }
 
     /// `node` is in `slot` no longer.
     pub(super) fn leave(&mut self, slot: u32, node: u32) {
-        let Slot { state, members, .. } = &mut self.slots[slot as usize];
-        members.remove(&node);
-        if members.is_empty() {
+        self.slot_by_node[node as usize] = NOWHERE;
+        let Slot { state, members, count, .. } = &mut self.slots[slot as usize];
+        *count -= 1;
+        if *count == 0 {
+            members.clear();
             self.slot_of.remove(state);
             self.vacant.push(slot);
         }
+    }
+
+    /// The lowest node in a slot.
+    pub(super) fn first(&mut self, place: u32) -> Option<u32> {
+        let slot = &mut self.slots[place as usize];
+        if slot.count == 0 {
+            return None;
+        }
+        while let Some(Reverse(node)) = slot.members.peek().copied() {
+            if self.slot_by_node[node as usize] == place {
+                return Some(node);
+            }
+            slot.members.pop();
+        }
+        None
+    }
+
+    /// The lowest node in a slot that the caller lets be used.
+    pub(super) fn first_usable(&mut self, place: u32, mut usable: impl FnMut(u32) -> bool) -> Option<u32> {
+        let mut set_aside = Vec::new();
+        let mut found = None;
+        while let Some(node) = self.first(place) {
+            if usable(node) {
+                found = Some(node);
+                break;
+            }
+            set_aside.push(Reverse(node));
+            let members = &mut self.slots[place as usize].members;
+            while members.peek() == Some(&Reverse(node)) {
+                members.pop();
+            }
+        }
+        self.slots[place as usize].members.extend(set_aside);
+        found
     }
 
     fn open(&mut self, state: State) -> u32 {
@@ -203,7 +265,7 @@ impl States {
                 slot
             }
             None => {
-                self.slots.push(Slot { state, stamp: 0, members: BTreeSet::new() });
+                self.slots.push(Slot { state, stamp: 0, count: 0, members: BinaryHeap::new() });
                 u32::try_from(self.slots.len() - 1).expect("there are no more states than nodes")
             }
         };

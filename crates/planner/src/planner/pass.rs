@@ -146,32 +146,34 @@ impl Planner {
         }
     }
 
-    /// Finds for every shape whether it may be placed at all: room only shrinks in a round, so that what has none when
-    /// it begins has none when its turn comes.
+    /// Finds for every shape whether it may be placed at all: room and watts only shrink in a round, so that what has
+    /// none when it begins has none when its turn comes.
     fn ask_shapes(&mut self) {
         for shape in self.shapes.all() {
             if !self.shapes.get(shape).is_used() {
                 continue;
             }
-            if self.shapes.get(shape).verdict(&self.state, self.stamps.power).is_none() && !self.has_room(shape) {
-                self.shapes.set_verdict(shape, &self.state, self.stamps.power, Blocked::Room);
+            if self.shapes.get(shape).verdict(&self.state, self.stamps.power).is_none()
+                && let Err(missing) = self.could_start(shape)
+            {
+                self.shapes.set_verdict(shape, &self.state, self.stamps.power, Blocked::from(missing));
             }
             let below = self.useful_below(shape);
             self.shapes.set_useful_below(shape, below);
         }
     }
 
-    /// Whether there are nodes for a shape's least gang, as far as counts say; power is not asked.
-    fn has_room(&mut self, shape: ShapeIx) -> bool {
+    /// Whether one request of a shape may have a place: exact for one node, for gangs as far as counts say.
+    fn could_start(&mut self, shape: ShapeIx) -> Result<(), NoPlace> {
         let entry = self.shapes.get(shape);
-        let (shape, ask) = (entry.kind.shape, entry.ask);
+        let (shape, class, ask) = (entry.kind.shape, entry.kind.class, entry.ask);
         if !entry.is_gang() {
-            return self.state.packer.best(&ask, |_| true).is_some();
+            return self.find_single(&ask, &shape, class, None).map(|_| ());
         }
-        let Some(view) = entry.view else { return true };
+        let Some(view) = entry.view else { return Ok(()) };
         let mut tables = self.state.topology.order(shape.within, shape.prefer).tables.iter().copied();
         let most = |table: u8| self.state.views.largest(view, usize::from(table)).map_or(0, |(_, count)| count);
-        tables.any(|table| most(table) >= u32::from(shape.nodes.min))
+        if tables.any(|table| most(table) >= u32::from(shape.nodes.min)) { Ok(()) } else { Err(NoPlace::Room) }
     }
 
     /// Runs of at least so many seconds find no place now; `None`: any may.
@@ -314,13 +316,7 @@ impl Planner {
         let found = self.place(item.slot);
         match self.make_room(item.slot, found) {
             Ok(()) => self.requests.list_mut(ix).cursor += 1,
-            Err(missing) => {
-                let blocked = match missing {
-                    NoPlace::Room => Blocked::Room,
-                    NoPlace::Power(block) => Blocked::Power(block),
-                };
-                self.shapes.set_verdict(shape, &self.state, self.stamps.power, blocked);
-            }
+            Err(missing) => self.shapes.set_verdict(shape, &self.state, self.stamps.power, Blocked::from(missing)),
         }
     }
 

@@ -21,6 +21,19 @@ impl Planner {
         class: TenantClass,
         near: Option<NodeIx>,
     ) -> Result<(NodeIx, GpuGrant), NoPlace> {
+        let (node, gpus) = self.find_single(ask, shape, class, near)?;
+        self.power.add(self.state.nodes.power[node.at()], class, i64::from(shape.peak_watts));
+        Ok((node, gpus))
+    }
+
+    /// Finds a place for one member.
+    pub(super) fn find_single(
+        &mut self,
+        ask: &SingleAsk,
+        shape: &Shape,
+        class: TenantClass,
+        near: Option<NodeIx>,
+    ) -> Result<(NodeIx, GpuGrant), NoPlace> {
         let watts = i64::from(shape.peak_watts);
         let (nodes, power) = (&self.state.nodes, &self.power);
         let feeder = self.state.feeder();
@@ -40,9 +53,7 @@ impl Planner {
         let placed = near.and_then(|near| self.state.near(near, shape, &mut powered));
         let placed =
             placed.or_else(|| self.state.packer.best(ask, &mut powered).map(|(node, gpus)| (NodeIx(node), gpus)));
-        let Some((node, gpus)) = placed else { return Err(blocked.map_or(NoPlace::Room, NoPlace::Power)) };
-        self.power.add(self.state.nodes.power[node.at()], class, watts);
-        Ok((node, gpus))
+        placed.ok_or_else(|| blocked.map_or(NoPlace::Room, NoPlace::Power))
     }
 }
 
