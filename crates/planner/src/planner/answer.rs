@@ -59,9 +59,9 @@ impl Planner {
     }
 
     /// Why one request waits, with all that would help, as the last plan or step and the events since have left
-    /// things; `None`: it does not wait, or would start. Nothing is decided and no pass is run; what a plan
-    /// proposed and was not told back is counted, so that it costs least after that. Of requests alike in queue and shape it tells what holds back the first in
-    /// line, as a plan does.
+    /// things; `None`: it does not wait, or would start. Nothing is decided and no pass is run; placements that were
+    /// proposed and not told back are counted first, so that it costs more while there are many. Of requests alike in
+    /// queue and shape it tells what holds back the first in line, as a plan does.
     pub fn why(&mut self, request: RequestId, now: At) -> Option<Why> {
         let slot = self.requests.find(request)?;
         if self.requests.get(slot).proposal.is_some() {
