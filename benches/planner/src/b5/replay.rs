@@ -104,7 +104,7 @@ pub(crate) fn alone(layout: Layout, load: f64, scheduler: &str, days: i64) -> Re
     let peer = peers::all().iter().position(|peer| peer.name == scheduler);
     ensure!(peer.is_some() || scheduler == "galerne", "there is no scheduler `{scheduler}`");
     let run = one(layout, load, peer, days)?;
-    let mut table = Table::new(&format!("B5  one replay: {} load {load}, {scheduler}, {days} days", layout.name));
+    let mut table = Table::new(format!("B5  one replay: {} load {load}, {scheduler}, {days} days", layout.name));
     for figure in figures(&run) {
         table.push(Row {
             what: figure.metric,
