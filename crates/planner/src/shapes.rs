@@ -38,7 +38,7 @@ pub(crate) struct Entry {
     users: u32,
     verdict: Option<Verdict>,
     /// In this round, runs of at least so many seconds find no place; `None`: any may.
-    pub(crate) useful_below: Option<u32>,
+    useful_below: Option<u32>,
 }
 
 /// Found to have no room.
@@ -82,6 +82,11 @@ impl Entry {
     /// Whether somebody waits with it.
     pub(crate) const fn is_used(&self) -> bool {
         self.users > 0
+    }
+
+    /// Whether no run of so many seconds or more finds a place in this round.
+    pub(crate) fn is_useless(&self, shortest_run: u32) -> bool {
+        self.useful_below.is_some_and(|limit| shortest_run >= limit)
     }
 
     /// What was found, while it still holds.

@@ -5,7 +5,6 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::collections::binary_heap::{BinaryHeap, PeekMut};
 
 use crate::fair::QuotaBlock;
 use crate::gang::{self, NoPlace};
@@ -40,8 +39,8 @@ pub(super) struct Pass {
     /// Such nodes by their domain, and until when.
     gap_ends: Vec<(u32, Reverse<At>)>,
     grants: Vec<(NodeIx, GpuGrant)>,
-    /// By queue: its lists in which something might be placed, by the next request of each.
-    heads: Vec<BinaryHeap<Reverse<(Key, ListIx)>>>,
+    /// By queue: its lists in which something might be placed, that with the next request of all at the end.
+    heads: Vec<Vec<(Key, ListIx)>>,
     /// Leases that give way.
     pub(super) preemptions: Vec<Preemption>,
     /// Nodes of promises that were made good in this round, kept from others until it ends.
@@ -127,19 +126,20 @@ impl Planner {
     fn wake_lists(&mut self) {
         self.notice_taken();
         self.ask_shapes();
-        self.pass.heads.resize_with(self.requests.queues(), BinaryHeap::new);
+        self.pass.heads.resize_with(self.requests.queues(), Vec::new);
         for queue in 0..self.requests.queues() {
             self.pass.heads[queue].clear();
             let id = QueueId(narrow(queue));
             for at in 0..self.requests.lists_of(id).len() {
                 let ix = self.requests.lists_of(id)[at];
                 let list = self.requests.list_mut(ix);
-                let is_dead = self.shapes.get(list.shape).useful_below.is_some_and(|limit| list.shortest_run >= limit);
                 list.quota = None;
-                list.cursor = if is_dead { list.items.len() } else { 0 };
-                let next = list.items.get(list.cursor).map(|item| Reverse((item.key, ix)));
-                self.pass.heads[queue].extend(next);
+                list.cursor = 0;
+                if !self.shapes.get(list.shape).is_useless(list.shortest_run) {
+                    self.pass.heads[queue].extend(list.items.front().map(|item| (item.key, ix)));
+                }
             }
+            self.pass.heads[queue].sort_unstable_by(|left, right| right.cmp(left));
             if !self.pass.heads[queue].is_empty() {
                 self.shares.wake(id);
             }
@@ -272,22 +272,32 @@ impl Planner {
         self.propose(slot, grants.into_iter());
     }
 
-    /// The list whose next request comes first in its queue.
-    fn head(&self, queue: QueueId) -> Option<ListIx> {
-        self.pass.heads[queue.0 as usize].peek().map(|Reverse((_, list))| *list)
+    /// The list whose next request comes first in its queue. Lists of shapes for which nothing is left go out.
+    fn head(&mut self, queue: QueueId) -> Option<ListIx> {
+        let heads = &mut self.pass.heads[queue.0 as usize];
+        while let Some((_, ix)) = heads.last() {
+            let list = self.requests.list(*ix);
+            if !self.shapes.get(list.shape).is_useless(list.shortest_run) {
+                return Some(*ix);
+            }
+            heads.pop();
+        }
+        None
     }
 
     /// The first list of a queue has moved on, or was not changed.
     fn mend_head(&mut self, queue: QueueId) {
-        let Some(mut top) = self.pass.heads[queue.0 as usize].peek_mut() else { return };
-        let Reverse((key, list)) = *top;
-        let list = self.requests.list(list);
-        match list.items.get(list.cursor) {
-            Some(item) if item.key == key => {}
-            Some(item) => top.0.0 = item.key,
-            None => {
-                PeekMut::pop(top);
-            }
+        let heads = &mut self.pass.heads[queue.0 as usize];
+        let Some((key, ix)) = heads.last().copied() else { return };
+        let list = self.requests.list(ix);
+        let next = list.items.get(list.cursor).map(|item| item.key);
+        if next == Some(key) {
+            return;
+        }
+        heads.pop();
+        if let Some(next) = next {
+            let place = heads.partition_point(|other| *other > (next, ix));
+            heads.insert(place, (next, ix));
         }
     }
 
@@ -316,7 +326,11 @@ impl Planner {
         let found = self.place(item.slot);
         match self.make_room(item.slot, found) {
             Ok(()) => self.requests.list_mut(ix).cursor += 1,
-            Err(missing) => self.shapes.set_verdict(shape, &self.state, self.stamps.power, Blocked::from(missing)),
+            Err(missing) => {
+                self.shapes.set_verdict(shape, &self.state, self.stamps.power, Blocked::from(missing));
+                let below = self.useful_below(shape);
+                self.shapes.set_useful_below(shape, below);
+            }
         }
     }
 
