@@ -213,9 +213,9 @@ impl Explainer<'_> {
     }
 
     fn ends_before(&self, ask: &Ask, request: RequestId) -> bool {
-        let starts_at = self.facts.promises.get(request).map(|promise| promise.starts_at);
-        let ends_at = ask.run_seconds.map(|seconds| self.facts.now.plus(i64::from(seconds)));
-        ends_at.zip(starts_at).is_some_and(|(ends_at, starts_at)| ends_at <= starts_at)
+        let Some(seconds) = ask.run_seconds else { return false };
+        let ends_at = self.facts.now.plus(i64::from(seconds));
+        self.facts.promises.get(request).is_some_and(|promise| ends_at <= promise.starts_at)
     }
 
     /// Nodes of the fleet that could hold a member when empty, whatever they do now.

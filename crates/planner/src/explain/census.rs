@@ -75,6 +75,8 @@ pub(super) struct Stand {
     pub(super) nodes: u32,
     /// First those with nothing of a GPU free, then those with a part of one, then by whole ones.
     shelves: Vec<Shelf>,
+    /// By place: the shelves with a node on them; few are, where each promise has a stand.
+    filled: u32,
 }
 
 /// Rows with as many GPUs free, counted together: a question that GPUs decide asks no row.
@@ -86,6 +88,8 @@ pub(super) struct Shelf {
     rows: Vec<usize>,
     /// Rows whose nodes had more before this pass; they stand in no sum.
     given: Vec<usize>,
+    /// Nodes of all of these.
+    all: u32,
 }
 
 /// What keeps a member from a node.
@@ -125,10 +129,13 @@ impl Census {
     /// Takes over what changed since it was last asked, and what the last pass gave.
     pub(crate) fn refresh(&mut self, state: &mut State, taken: &[Taken<'_>]) {
         let mut changed = state.take_touched();
-        changed.extend(self.gave.iter().map(|(node, _)| *node));
+        let gave = std::mem::take(&mut self.gave);
         self.gave_at.resize(state.nodes.len(), NOWHERE);
         self.count_given(state, taken);
-        changed.extend(self.gave.iter().map(|(node, _)| *node));
+        // Whoever asks again without a pass between finds the same gifts.
+        if gave != self.gave {
+            changed.extend(gave.iter().chain(&self.gave).map(|(node, _)| *node));
+        }
         let is_new = self.row_of.len() != state.nodes.len();
         if is_new || changed.len() > state.nodes.len() / RECOUNTED_PART || self.rows.len() > EMPTY_ROWS + changed.len()
         {
@@ -164,8 +171,15 @@ impl Census {
         self.rows.clear();
         self.places.clear();
         self.row_of.clear();
+        // Neighbours are often equal.
+        let mut last: Option<(Key, usize)> = None;
         for node in (0..state.nodes.len()).map(NodeIx::new) {
-            let row = self.row_for(&key(state, node, self.before(node)));
+            let key = key(state, node, self.before(state, node));
+            let row = match last {
+                Some((same, row)) if same == key => row,
+                _ => self.row_for(&key),
+            };
+            last = Some((key, row));
             self.row_of.push(row);
             self.rows[row].nodes.push(node);
             self.count(row, 1);
@@ -173,7 +187,7 @@ impl Census {
     }
 
     fn moved(&mut self, state: &State, node: NodeIx) {
-        let row = self.row_for(&key(state, node, self.before(node)));
+        let row = self.row_for(&key(state, node, self.before(state, node)));
         let old = std::mem::replace(&mut self.row_of[node.at()], row);
         if old == row {
             return;
@@ -191,16 +205,18 @@ impl Census {
         let row = &self.rows[row];
         let stand = &mut self.stands[row.stand];
         stand.nodes = stand.nodes.saturating_add_signed(by);
+        let shelf = &mut stand.shelves[row.shelf];
+        shelf.all = shelf.all.saturating_add_signed(by);
+        stand.filled = stand.filled & !(1 << row.shelf) | u32::from(shelf.all > 0) << row.shelf;
         if row.before.is_none() {
-            let shelf = &mut stand.shelves[row.shelf];
             shelf.nodes = shelf.nodes.saturating_add_signed(by);
             shelf.free_milli += i64::from(by) * i64::from(row.free.total_milli);
         }
     }
 
-    fn before(&self, node: NodeIx) -> Option<Free> {
+    fn before(&self, state: &State, node: NodeIx) -> Option<Free> {
         let place = self.gave_at[node.at()];
-        (place != NOWHERE).then(|| Free::of(&self.gave[place as usize].1))
+        (place != NOWHERE).then(|| Free::of(&self.gave[place as usize].1, state.nodes.gpus[node.at()]))
     }
 
     fn row_for(&mut self, key: &Key) -> usize {
@@ -235,10 +251,8 @@ impl Census {
 
     /// A stand's rows in which GPUs alone keep no member away, as far as all of a shelf are alike.
     pub(super) fn with_gpus<'a>(&'a self, stand: &'a Stand, shape: &Shape) -> impl Iterator<Item = &'a Row> {
-        let shape = *shape;
-        let shelves =
-            stand.shelves.iter().enumerate().filter(move |(place, _)| short_of_gpus(*place, &shape).is_none());
-        self.filled(shelves.flat_map(|(_, shelf)| shelf.rows.iter().chain(&shelf.given)))
+        let shelves = places(stand.filled & !short_shelves(shape)).map(|place| &stand.shelves[place]);
+        self.filled(shelves.flat_map(|shelf| shelf.rows.iter().chain(&shelf.given)))
     }
 
     /// A stand's shelves on which every node lacks GPUs, whether some are free there, and their rows with nodes that had
@@ -248,9 +262,10 @@ impl Census {
         stand: &'a Stand,
         shape: &Shape,
     ) -> impl Iterator<Item = (usize, &'a Shelf, Lack)> {
-        let shape = *shape;
-        let shelves = stand.shelves.iter().enumerate();
-        shelves.filter_map(move |(place, shelf)| Some((place, shelf, short_of_gpus(place, &shape)?)))
+        places(stand.filled & short_shelves(shape)).map(|place| {
+            let partly = whole_on(place) > 0;
+            (place, &stand.shelves[place], Lack::Gpus { partly })
+        })
     }
 
     /// Rows of a shelf whose nodes had more before this pass.
@@ -274,15 +289,27 @@ pub(super) const fn whole_on(shelf: usize) -> usize {
     shelf.saturating_sub(1)
 }
 
-/// What every node of a shelf lacks, where its place says so.
-fn short_of_gpus(shelf: usize, shape: &Shape) -> Option<Lack> {
-    let whole = whole_on(shelf);
+/// The shelves whose place says that every node on them has too few GPUs, by place.
+const fn short_shelves(shape: &Shape) -> u32 {
     match shape.gpus {
-        Gpus::Whole(count) => (whole < usize::from(count)).then_some(Lack::Gpus { partly: whole > 0 }),
-        Gpus::Milli(_) => (shelf == 0).then_some(Lack::Gpus { partly: false }),
-        Gpus::Slice(_) => None,
+        Gpus::Whole(0) | Gpus::Slice(_) => 0,
+        // More than the last shelf has: all.
+        Gpus::Whole(count) if count as usize > MAX_GPUS => u32::MAX,
+        Gpus::Whole(count) => (1 << (count + 1)) - 1,
+        Gpus::Milli(_) => 1,
     }
 }
+
+/// The places in a set.
+fn places(mut set: u32) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let place = set.trailing_zeros();
+        set &= set.wrapping_sub(1);
+        (place < u32::BITS).then_some(place as usize)
+    })
+}
+
+const _: () = assert!(MAX_GPUS + 2 <= u32::BITS as usize);
 
 /// Mixes the words of a key: keys are small, and come from the fleet.
 #[derive(Debug, Clone, Copy, Default)]
@@ -346,16 +373,17 @@ fn key(state: &State, node: NodeIx, before: Option<Free>) -> Key {
         cpu_milli: nodes.capacity[at].cpu_milli,
         memory_mib: nodes.capacity[at].memory_mib,
         place,
-        free: Free::of(&nodes.free[at]),
+        free: Free::of(&nodes.free[at], nodes.gpus[at]),
         before,
     }
 }
 
 impl Free {
-    pub(super) fn of(free: &NodeFree) -> Self {
+    /// Of a node with so many GPUs.
+    pub(super) fn of(free: &NodeFree, gpus: u8) -> Self {
         let mut sum =
             Self { whole: 0, largest_milli: 0, total_milli: 0, cpu_milli: free.cpu_milli, memory_mib: free.memory_mib };
-        for gpu in &free.gpus {
+        for gpu in &free.gpus[..usize::from(gpus).min(MAX_GPUS)] {
             let milli = gpu.free_milli();
             sum.whole += u8::from(gpu.is_whole());
             sum.largest_milli = sum.largest_milli.max(milli);
@@ -402,6 +430,7 @@ impl Stand {
             place: key.place,
             nodes: 0,
             shelves: vec![Shelf::default(); MAX_GPUS + 2],
+            filled: 0,
         }
     }
 

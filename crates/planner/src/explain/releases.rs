@@ -7,15 +7,15 @@
 use std::collections::BTreeMap;
 
 use super::Explainer;
-use super::ask::{Ask, Change};
+use super::ask::Ask;
 use super::census::{Free, Place, has_slice, with_back};
 use crate::fleet::{Amount, Health};
 use crate::pack::NodeFree;
 use crate::planner::amount;
 use crate::reason::{Awaited, Cause, ENDS_COUNTED};
-use crate::request::{Gpus, Request, Shape};
+use crate::request::{Gpus, Request};
 use crate::state::topology::{NO_DOMAIN, NodeIx, narrow};
-use crate::units::{At, LeaseId, ModelId, QueueId, ResidencyId, TenantClass};
+use crate::units::{At, LeaseId, ModelId, QueueId, RequestId, ResidencyId, TenantClass};
 
 /// Ends that are looked at in one pass; the first in line have a promise in any case. The limit keeps a pass within its
 /// milliseconds, and what it leaves out is not said.
@@ -44,6 +44,8 @@ struct Release {
     back: Option<(QueueId, Amount)>,
     /// What each node draws less.
     watts: i64,
+    /// What all draw less from here on.
+    watts_back: i64,
     class: TenantClass,
 }
 
@@ -51,10 +53,14 @@ struct Release {
 #[derive(Debug, Clone, Copy)]
 struct Freed {
     node: NodeIx,
+    /// The place of what ends.
+    release: u32,
     model: ModelId,
     residency: ResidencyId,
     free: Free,
-    gpus: NodeFree,
+    /// Whether it is in service by then.
+    is_ready: bool,
+    promised: Option<RequestId>,
 }
 
 /// What ends, in order.
@@ -62,6 +68,8 @@ struct Freed {
 pub(super) struct Timeline {
     releases: Vec<Release>,
     freed: Vec<Freed>,
+    /// GPU by GPU, by the place in `freed`.
+    after: Vec<NodeFree>,
     /// By node: one more than the place of what it has free last; zero: nothing has ended there.
     last: Vec<u32>,
     marks: Marks,
@@ -81,12 +89,15 @@ struct Marks {
 #[derive(Debug, Default)]
 struct Served {
     nodes: Vec<NodeIx>,
+    /// The end from which on each would.
+    from: Vec<u32>,
     /// Most in one domain.
     most: u32,
 }
 
 impl Explainer<'_> {
-    /// When nothing is in the way any more if everything ends when it said, and the last end that it takes.
+    /// When nothing is in the way any more if everything ends when it said, and the last end that it takes. Nothing is
+    /// imagined beside.
     pub(super) fn wait(&mut self, ask: &Ask) -> Option<(At, Awaited)> {
         // A run that would end before a promised start when it began now does not when it begins later.
         let ask = &Ask { run_seconds: None, ..*ask };
@@ -154,74 +165,110 @@ impl Explainer<'_> {
     /// Writes down one end and what is free after it.
     fn release(&self, timeline: &mut Timeline, at: At, what: What) {
         let first = timeline.freed.len();
-        let mut release =
-            Release { at, what, freed: first..first, back: None, watts: 0, class: TenantClass::default() };
+        let mut release = Release {
+            at,
+            what,
+            freed: first..first,
+            back: None,
+            watts: 0,
+            watts_back: timeline.releases.last().map_or(0, |last| last.watts_back),
+            class: TenantClass::default(),
+        };
         let mut of = |request: &Request, nodes: usize| {
             let amount = amount(self.facts.spec, &request.shape, i64::from(narrow(nodes)));
             release.back = Some((request.queue, amount));
             (release.watts, release.class) = (i64::from(request.shape.peak_watts), request.class);
         };
         match what {
-            What::Hold(node) => self.free_more(timeline, node, |free| *free),
+            What::Hold(node) => self.free_more(timeline, at, node, |free| *free),
             What::Lease(lease) => {
                 let Some(held) = self.facts.state.leases.find(lease) else { return };
                 let request = &held.lease.request;
                 of(request, held.nodes.len());
                 for (grant, node) in held.lease.grants.iter().zip(&held.nodes) {
-                    self.free_more(timeline, *node, |free| with_back(free, grant.gpus, &request.shape));
+                    self.free_more(timeline, at, *node, |free| with_back(free, grant.gpus, &request.shape));
                 }
             }
             What::Taken(place) => {
                 let taken = self.facts.taken[place];
                 of(taken.request, 1);
-                self.free_more(timeline, taken.node, |free| with_back(free, taken.gpus, &taken.request.shape));
+                self.free_more(timeline, at, taken.node, |free| with_back(free, taken.gpus, &taken.request.shape));
             }
         }
         release.freed = first..timeline.freed.len();
+        release.watts_back += release.watts * i64::from(narrow(release.freed.len()));
         timeline.releases.push(release);
     }
 
-    fn free_more(&self, timeline: &mut Timeline, node: NodeIx, more: impl FnOnce(&NodeFree) -> NodeFree) {
+    fn free_more(&self, timeline: &mut Timeline, at: At, node: NodeIx, more: impl FnOnce(&NodeFree) -> NodeFree) {
         let nodes = &self.facts.state.nodes;
-        let last = timeline.last[node.at()];
-        let before = if last == 0 { nodes.free[node.at()] } else { timeline.freed[last as usize - 1].gpus };
-        let gpus = more(&before);
-        let (model, residency) = (nodes.model[node.at()], nodes.residency[node.at()]);
-        timeline.freed.push(Freed { node, model, residency, free: Free::of(&gpus), gpus });
-        timeline.last[node.at()] = narrow(timeline.freed.len());
+        let place = node.at();
+        let last = timeline.last[place];
+        let gpus = more(if last == 0 { &nodes.free[place] } else { &timeline.after[last as usize - 1] });
+        timeline.freed.push(Freed {
+            node,
+            release: narrow(timeline.releases.len()),
+            model: nodes.model[place],
+            residency: nodes.residency[place],
+            free: Free::of(&gpus, nodes.gpus[place]),
+            is_ready: nodes.health[place] == Health::Ready && nodes.held_until[place].is_none_or(|until| until <= at),
+            promised: nodes.reserved[place],
+        });
+        timeline.after.push(gpus);
+        timeline.last[place] = narrow(timeline.freed.len());
     }
 
     fn walk(&mut self, ask: &Ask, timeline: &mut Timeline) -> Option<(At, Awaited)> {
-        let Timeline { releases, freed, marks, .. } = timeline;
+        let Timeline { releases, freed, after, marks, .. } = timeline;
         let mut served = self.serving_now(ask, marks);
-        let quota = self.quotas_of(ask);
-        let mut returned: BTreeMap<QueueId, Amount> = BTreeMap::new();
-        let is_last = |place: usize| releases.get(place + 1).is_none_or(|next| next.at != releases[place].at);
-        // By release: nodes served from then on. Where watts matter, the instants after the first are needed too.
-        let mut reach: Vec<usize> = Vec::new();
-        let (mut first, mut is_powered) = (None, false);
-        for (place, release) in releases.iter().enumerate() {
-            self.give_back(ask, release, &quota, &mut returned);
-            for freed in &freed[release.freed.clone()] {
-                self.serve(ask, release.at, freed, marks, &mut served);
-            }
-            reach.push(served.nodes.len());
-            let is_enough = served.most >= ask.needed() && fits(&quota, &returned);
-            if first.is_none() && is_enough && is_last(place) {
-                first = Some(place);
-                is_powered = ask.shape.peak_watts == 0 || self.has_power(ask, &served.nodes);
-                if is_powered {
-                    break;
-                }
-            }
+        let mut next = 0;
+        while served.most < ask.needed() {
+            self.serve(ask, freed.get(next)?, &after[next], marks, &mut served);
+            next += 1;
         }
-        let mut place = first?;
-        if !is_powered {
-            place = self.powered_from(ask, releases, freed, &served.nodes, &reach, place)?;
+        let by_nodes = next.checked_sub(1).map_or(0, |last| freed[last].release as usize);
+        let by_quota = self.allowed_from(ask, releases)?;
+        let mut place = last_of_instant(releases, by_nodes.max(by_quota))?;
+        if ask.shape.peak_watts > 0 {
+            while let Some(one) = freed.get(next).filter(|freed| freed.release as usize <= place) {
+                self.serve(ask, one, &after[next], marks, &mut served);
+                next += 1;
+            }
+            if !self.has_power(ask, &served.nodes) {
+                let from = self.watts_from(ask, releases, place)?;
+                for (one, gpus) in freed[next..].iter().zip(&after[next..]) {
+                    self.serve(ask, one, gpus, marks, &mut served);
+                }
+                place = self.powered_from(ask, releases, freed, &served, from)?;
+            }
         }
         let Release { at, what, .. } = releases[place];
-        let is_enough = self.starts_after(ask, at, what);
+        let is_enough =
+            matches!(what, What::Lease(lease) if !self.is_overdue(lease) && self.starts_after(ask, at, what));
         Some((at, self.awaited(what, is_enough)))
+    }
+
+    /// The first end from which on limits allow what is asked.
+    fn allowed_from(&self, ask: &Ask, releases: &[Release]) -> Option<usize> {
+        let quota = self.quotas_of(ask);
+        if quota.is_empty() {
+            return Some(0);
+        }
+        let mut returned = BTreeMap::new();
+        releases.iter().position(|release| {
+            self.give_back(ask, release, &quota, &mut returned);
+            fits(&quota, &returned)
+        })
+    }
+
+    /// The first end, from that of `first` on, at which the point above all others could have the watts; what ends gives
+    /// it no more room than its own watts.
+    fn watts_from(&self, ask: &Ask, releases: &[Release], first: usize) -> Option<usize> {
+        let Some(root) = self.facts.state.feeder() else { return Some(first) };
+        let asked = i64::from(ask.shape.peak_watts) * i64::from(ask.needed());
+        let missing = asked - self.facts.power.room(root, ask.class);
+        let from = first.max(releases.partition_point(|release| release.watts_back < missing));
+        (from < releases.len()).then_some(from)
     }
 
     /// The first instant, from that of `first` on, at which enough of the nodes served by then have power: halved
@@ -231,32 +278,32 @@ impl Explainer<'_> {
         ask: &Ask,
         releases: &[Release],
         freed: &[Freed],
-        nodes: &[NodeIx],
-        reach: &[usize],
+        served: &Served,
         first: usize,
     ) -> Option<usize> {
         let mut ended = 0;
         let mut powered = |this: &mut Self, place: usize| {
+            let place = last_of_instant(releases, place).unwrap_or(place);
             this.end_until(releases, freed, &mut ended, place + 1);
-            this.has_power(ask, &nodes[..reach[place]])
+            let reach = served.from.partition_point(|from| *from as usize <= place);
+            this.has_power(ask, &served.nodes[..reach])
         };
-        let is_last = |place: &usize| releases.get(place + 1).is_none_or(|next| next.at != releases[*place].at);
-        let instants: Vec<usize> = (first..releases.len()).filter(is_last).collect();
         // Doubling steps first: most that wait, wait for something near.
-        let (mut low, mut high) = (0, 0);
-        while !powered(self, instants[high]) {
+        let (mut low, mut high, mut step) = (first, first, 1);
+        while !powered(self, high) {
             low = high + 1;
-            if low == instants.len() {
+            if low == releases.len() {
                 break;
             }
-            high = (2 * high + 1).min(instants.len() - 1);
+            high = (high + step).min(releases.len() - 1);
+            step *= 2;
         }
         while low < high {
             let middle = low + (high - low) / 2;
-            if powered(self, instants[middle]) { high = middle } else { low = middle + 1 }
+            if powered(self, middle) { high = middle } else { low = middle + 1 }
         }
         self.end_until(releases, freed, &mut ended, 0);
-        instants.get(low).copied()
+        last_of_instant(releases, low)
     }
 
     /// Gives the watts of the first so many ends back to the power tree, or commits those after them again.
@@ -282,15 +329,15 @@ impl Explainer<'_> {
         alone.last.resize(nodes, 0);
         alone.marks.served.resize(nodes, 0);
         self.release(&mut alone, at, what);
-        let Timeline { releases, freed, marks, last } = &mut alone;
+        let Timeline { releases, freed, after, marks, last } = &mut alone;
         let mut served = self.serving_now(ask, marks);
         let quota = self.quotas_of(ask);
         let mut returned = BTreeMap::new();
         for release in &*releases {
             self.give_back(ask, release, &quota, &mut returned);
         }
-        for freed in &*freed {
-            self.serve(ask, at, freed, marks, &mut served);
+        for (freed, gpus) in freed.iter().zip(&*after) {
+            self.serve(ask, freed, gpus, marks, &mut served);
         }
         let mut starts = served.most >= ask.needed() && fits(&quota, &returned);
         if starts && ask.shape.peak_watts > 0 && !self.has_power(ask, &served.nodes) {
@@ -301,6 +348,7 @@ impl Explainer<'_> {
         }
         freed.drain(..).for_each(|freed| last[freed.node.at()] = 0);
         releases.clear();
+        after.clear();
         self.spare = Some(alone);
         starts
     }
@@ -326,38 +374,32 @@ impl Explainer<'_> {
         let mut served = Served::default();
         self.each_candidate(ask, |nodes| {
             for node in nodes {
-                self.take_in(ask, *node, marks, &mut served);
+                self.take_in(ask, *node, 0, marks, &mut served);
             }
         });
         served
     }
 
     /// Notes that a node would take a member from now on, if it does.
-    fn serve(&self, ask: &Ask, at: At, freed: &Freed, marks: &mut Marks, served: &mut Served) {
-        let nodes = &self.facts.state.nodes;
-        let place = freed.node.at();
+    fn serve(&self, ask: &Ask, freed: &Freed, gpus: &NodeFree, marks: &mut Marks, served: &mut Served) {
         let shape = &ask.shape;
+        let is_enough = match shape.gpus {
+            Gpus::Slice(_) => gpus.could_hold(shape) && has_slice(self.facts.spec, freed.model, gpus, shape),
+            Gpus::Whole(_) | Gpus::Milli(_) => freed.free.has_all(shape),
+        };
         let is_allowed = (shape.models == 0 || shape.models >> (freed.model.0 & 63) & 1 == 1)
             && (shape.residencies == 0 || shape.residencies >> (freed.residency.0 & 63) & 1 == 1);
-        if !is_allowed || !self.holds(freed, shape) || marks.served[place] == marks.walk {
-            return;
-        }
-        let is_promised_away = nodes.reserved[place].is_some_and(|request| request != ask.request);
-        let is_restored = matches!(ask.change, Change::Restored(node) if node == freed.node);
-        let is_ready = nodes.health[place] == Health::Ready || is_restored && nodes.health[place] == Health::Cordoned;
-        if !is_promised_away && is_ready && nodes.held_until[place].is_none_or(|until| until <= at) {
-            self.take_in(ask, freed.node, marks, served);
+        if is_enough
+            && is_allowed
+            && freed.is_ready
+            && freed.promised.is_none_or(|request| request == ask.request)
+            && marks.served[freed.node.at()] != marks.walk
+        {
+            self.take_in(ask, freed.node, freed.release, marks, served);
         }
     }
 
-    fn holds(&self, freed: &Freed, shape: &Shape) -> bool {
-        if let Gpus::Slice(_) = shape.gpus {
-            return freed.gpus.could_hold(shape) && has_slice(self.facts.spec, freed.model, &freed.gpus, shape);
-        }
-        freed.free.has_all(shape)
-    }
-
-    fn take_in(&self, ask: &Ask, node: NodeIx, marks: &mut Marks, served: &mut Served) {
+    fn take_in(&self, ask: &Ask, node: NodeIx, from: u32, marks: &mut Marks, served: &mut Served) {
         marks.served[node.at()] = marks.walk;
         let Some(domain) = self.domain_of(ask, node) else { return };
         if marks.domains.len() <= domain {
@@ -368,6 +410,7 @@ impl Explainer<'_> {
         *walk = marks.walk;
         served.most = served.most.max(*count);
         served.nodes.push(node);
+        served.from.push(from);
     }
 
     /// The domain of the required level that a node lies in; the whole fleet where none is required.
@@ -401,6 +444,12 @@ impl Explainer<'_> {
     fn quotas_of(&self, ask: &Ask) -> Vec<Cause> {
         if ask.queue.is_none() { Vec::new() } else { self.quotas(ask).map(|(_, cause)| cause).collect() }
     }
+}
+
+/// The last end at the instant of this one.
+fn last_of_instant(releases: &[Release], place: usize) -> Option<usize> {
+    let at = releases.get(place)?.at;
+    Some(releases.partition_point(|release| release.at <= at) - 1)
 }
 
 /// Whether limits allow what is asked once so much has been returned.

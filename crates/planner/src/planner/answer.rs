@@ -24,6 +24,9 @@ impl Planner {
         plan.moves = self.moves(now);
         self.write(now, Depth::Advice, &mut plan, |answer| {
             answer.plan.waiting.reserve_exact(answer.requests.len());
+            let lists =
+                (0..answer.requests.queues()).map(|queue| answer.requests.lists_of(QueueId(narrow(queue))).len());
+            answer.plan.reasons.reserve(lists.sum::<usize>() + answer.promises.len());
             let is_marked = answer.marked();
             for queue in 0..answer.requests.queues() {
                 for list in answer.requests.lists_of(QueueId(narrow(queue))) {
