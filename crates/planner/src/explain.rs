@@ -108,7 +108,11 @@ impl<'a> Explainer<'a> {
     /// Why a request that the pass did not start waits.
     pub(crate) fn why(&mut self, request: &Request, own: Own) -> Why {
         let mut ask = Ask::new(request);
-        let over: Vec<Cause> = self.over_quota(&ask);
+        let mut over: Vec<Cause> = self.quotas(&ask).map(|(_, cause)| cause).collect();
+        let is_own = |cause: &Cause| matches!(cause, Cause::Quota { queue, .. } if *queue == request.queue);
+        // Told where it holds, all of it.
+        let own_quota = over.iter().find(|cause| is_own(cause)).copied();
+        over.retain(Cause::is_over);
         let mut why = Why::blocks(Cause::Waits);
         match own {
             Own::Preempting { leases, lease } => {
@@ -134,9 +138,9 @@ impl<'a> Explainer<'a> {
             }
             None => self.place(&ask),
         };
-        let is_own = |cause: &Cause| matches!(cause, Cause::Quota { queue, .. } if *queue == request.queue);
+        why.because.reserve_exact(found.parts.len() + over.len() + 1);
         if !over.iter().any(is_own) {
-            why.because.extend(self.own_quota(&ask));
+            why.because.extend(own_quota.map(Why::holds));
         }
         if over.is_empty() {
             // Parts that are rounded up may take more of a quota than the whole.
@@ -238,12 +242,6 @@ impl<'a> Explainer<'a> {
             self.wait(ask).map(|(ends_at, _)| ends_at)
         };
         ends_at.is_some_and(|ends_at| ends_at <= until)
-    }
-
-    /// The quota of its own queue, where that is limited and holds.
-    fn own_quota(&self, ask: &Ask) -> Option<Why> {
-        let mut quotas = self.quotas(ask);
-        quotas.find(|(queue, _)| Some(*queue) == ask.queue).map(|(_, cause)| Why::holds(cause))
     }
 
     /// That enough nodes are free, as a part that holds.

@@ -126,8 +126,7 @@ impl Explainer<'_> {
     }
 
     pub(super) fn over_quota(&self, ask: &Ask) -> Vec<Cause> {
-        let over = |cause: &Cause| matches!(cause, Cause::Quota { limit, used, asked, .. } if used + asked > *limit);
-        self.quotas(ask).map(|(_, cause)| cause).filter(over).collect()
+        self.quotas(ask).map(|(_, cause)| cause).filter(Cause::is_over).collect()
     }
 
     fn limits(&self, ask: &Ask, asked: Amount) -> Vec<(QueueId, Resource, i64, i64)> {
@@ -366,3 +365,10 @@ impl Explainer<'_> {
 
 /// Limits from here on are none: a queue that limits one resource leaves the others at the largest number.
 const UNLIMITED: i64 = i64::MAX;
+
+impl Cause {
+    /// Whether it is a limit that has too little left.
+    pub(super) const fn is_over(&self) -> bool {
+        matches!(self, Self::Quota { limit, used, asked, .. } if *used + *asked > *limit)
+    }
+}

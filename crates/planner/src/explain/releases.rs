@@ -22,6 +22,8 @@ use crate::units::{At, LeaseId, ModelId, QueueId, RequestId, ResidencyId, Tenant
 const LOOKS: usize = 512;
 /// Leases without an end that are looked at for one shape.
 const ENDLESS_LOOKS: usize = 512;
+/// Room for so many nodes at first.
+const SERVED_USUAL: usize = 256;
 
 /// What ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,6 +72,8 @@ pub(super) struct Timeline {
     freed: Vec<Freed>,
     /// GPU by GPU, by the place in `freed`.
     after: Vec<NodeFree>,
+    /// Those of `freed` that may serve: of one node at one instant the last.
+    open: Vec<u32>,
     /// By node: one more than the place of what it has free last; zero: nothing has ended there.
     last: Vec<u32>,
     marks: Marks,
@@ -159,6 +163,15 @@ impl Explainer<'_> {
         for (at, what) in ends {
             self.release(&mut timeline, at, what);
         }
+        let Timeline { releases, freed, open, .. } = &mut timeline;
+        let mut later = vec![None; nodes];
+        for (place, one) in freed.iter().enumerate().rev().filter(|(_, one)| one.is_ready) {
+            let at = Some(releases[one.release as usize].at);
+            if std::mem::replace(&mut later[one.node.at()], at) != at {
+                open.push(narrow(place));
+            }
+        }
+        open.reverse();
         timeline
     }
 
@@ -219,24 +232,24 @@ impl Explainer<'_> {
     }
 
     fn walk(&mut self, ask: &Ask, timeline: &mut Timeline) -> Option<(At, Awaited)> {
-        let Timeline { releases, freed, after, marks, .. } = timeline;
+        let Timeline { releases, freed, after, open, marks, .. } = timeline;
         let mut served = self.serving_now(ask, marks);
-        let mut next = 0;
+        let mut ends = open.iter().map(|place| (&freed[*place as usize], &after[*place as usize])).peekable();
+        let mut by_nodes = 0;
         while served.most < ask.needed() {
-            self.serve(ask, freed.get(next)?, &after[next], marks, &mut served);
-            next += 1;
+            let (one, gpus) = ends.next()?;
+            self.serve(ask, one, gpus, marks, &mut served);
+            by_nodes = one.release as usize;
         }
-        let by_nodes = next.checked_sub(1).map_or(0, |last| freed[last].release as usize);
         let by_quota = self.allowed_from(ask, releases)?;
         let mut place = last_of_instant(releases, by_nodes.max(by_quota))?;
         if ask.shape.peak_watts > 0 {
-            while let Some(one) = freed.get(next).filter(|freed| freed.release as usize <= place) {
-                self.serve(ask, one, &after[next], marks, &mut served);
-                next += 1;
+            while let Some((one, gpus)) = ends.next_if(|(one, _)| one.release as usize <= place) {
+                self.serve(ask, one, gpus, marks, &mut served);
             }
             if !self.has_power(ask, &served.nodes) {
                 let from = self.watts_from(ask, releases, place)?;
-                for (one, gpus) in freed[next..].iter().zip(&after[next..]) {
+                for (one, gpus) in ends {
                     self.serve(ask, one, gpus, marks, &mut served);
                 }
                 place = self.powered_from(ask, releases, freed, &served, from)?;
@@ -284,8 +297,8 @@ impl Explainer<'_> {
         let mut ended = 0;
         let mut powered = |this: &mut Self, place: usize| {
             let place = last_of_instant(releases, place).unwrap_or(place);
-            this.end_until(releases, freed, &mut ended, place + 1);
             let reach = served.from.partition_point(|from| *from as usize <= place);
+            this.end_until(releases, freed, &mut ended, place + 1);
             this.has_power(ask, &served.nodes[..reach])
         };
         // Doubling steps first: most that wait, wait for something near.
@@ -329,7 +342,7 @@ impl Explainer<'_> {
         alone.last.resize(nodes, 0);
         alone.marks.served.resize(nodes, 0);
         self.release(&mut alone, at, what);
-        let Timeline { releases, freed, after, marks, last } = &mut alone;
+        let Timeline { releases, freed, after, marks, last, .. } = &mut alone;
         let mut served = self.serving_now(ask, marks);
         let quota = self.quotas_of(ask);
         let mut returned = BTreeMap::new();
@@ -371,7 +384,8 @@ impl Explainer<'_> {
     /// Nodes that would take a member before anything ends; a new walk begins.
     fn serving_now(&self, ask: &Ask, marks: &mut Marks) -> Served {
         marks.walk += 1;
-        let mut served = Served::default();
+        let mut served =
+            Served { nodes: Vec::with_capacity(SERVED_USUAL), from: Vec::with_capacity(SERVED_USUAL), most: 0 };
         self.each_candidate(ask, |nodes| {
             for node in nodes {
                 self.take_in(ask, *node, 0, marks, &mut served);
@@ -381,6 +395,7 @@ impl Explainer<'_> {
     }
 
     /// Notes that a node would take a member from now on, if it does.
+    #[inline]
     fn serve(&self, ask: &Ask, freed: &Freed, gpus: &NodeFree, marks: &mut Marks, served: &mut Served) {
         let shape = &ask.shape;
         let is_enough = match shape.gpus {

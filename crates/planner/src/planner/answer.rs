@@ -187,6 +187,7 @@ impl Answer<'_, '_> {
     }
 
     /// Whose reason an item's request has. Most are neither marked nor special: only their item is read.
+    #[inline]
     fn of(&self, item: &Item, is_marked: bool) -> Of {
         if !is_marked && !item.is_special {
             return Of::List;
