@@ -54,6 +54,7 @@ pub struct Planner {
     gang_scratch: gang::Scratch,
     reserve_scratch: reserve::Scratch,
     pass: pass::Pass,
+    marks: stopping::Marks,
     /// Nodes by what they have free, for reasons.
     memory: crate::explain::Census,
 }
@@ -65,8 +66,6 @@ struct Stamps {
     power: u64,
     /// A lease ends earlier than thought, or a promise was dropped.
     promises: u64,
-    /// Anything but a request that came or left.
-    events: u64,
 }
 
 impl Planner {
@@ -93,6 +92,7 @@ impl Planner {
             gang_scratch: gang::Scratch::default(),
             reserve_scratch: reserve::Scratch::default(),
             pass: pass::Pass::default(),
+            marks: stopping::Marks::default(),
             memory: crate::explain::Census::default(),
         })
     }
@@ -103,11 +103,24 @@ impl Planner {
         self.pass.forget_holds();
         self.settle();
         self.run_pass(now);
-        self.full_answer(now)
+        self.preempt(now);
+        let moves = self.moves(now);
+        Plan { moves, ..self.full_answer(now) }
     }
 
     /// What changed since the last answer, at `now`: the same decisions as `plan`, and of what waits only requests
-    /// that are new or changed, with what is in the way of each; what would help tells `why`.
+    /// that are new or changed, with what is in their way but without advice (`why` has it).
+    pub fn tick(&mut self, now: At) -> Plan {
+        self.settle();
+        self.run_pass(now);
+        self.preempt(now);
+        let moves = self.moves(now);
+        Plan { moves, ..self.short_answer(now) }
+    }
+
+    /// The same in microseconds, for after each event: what starts and what is promised. Who gives way to whom and
+    /// what moves is decided by `tick` and `plan` only: it undoes the work of others and takes milliseconds, so that
+    /// a caller asks for it now and then, as often as stopping is worth.
     pub fn step(&mut self, now: At) -> Plan {
         self.settle();
         self.run_pass(now);
@@ -140,7 +153,8 @@ impl Planner {
     }
 
     /// Promises that are kept, by request; those of the last plan that were not told back included, and those that it
-    /// would make good until it is told that they were.
+    /// would make good until it is told that they were. Where it would replace one that was told, that one stands until
+    /// the other is told.
     pub fn reservations(&self) -> Vec<Reservation> {
         let proposed = self.proposals.placed.iter().filter(|proposal| !proposal.told);
         let starting = proposed.filter_map(|proposal| {
@@ -148,6 +162,14 @@ impl Planner {
             Some(self.reservation(request, proposal.promise.as_ref()?))
         });
         let mut all: Vec<Reservation> = self.promised().into_iter().chain(starting).collect();
+        for reservation in &mut all {
+            let is_told = self.promises.get(reservation.request).is_some_and(|promise| promise.told);
+            let mut replaced = self.proposals.promised.iter().filter(|(request, _)| *request == reservation.request);
+            let before = replaced.find_map(|(_, before)| before.as_ref()).filter(|before| before.told && !is_told);
+            if let Some(before) = before {
+                *reservation = self.reservation(reservation.request, before);
+            }
+        }
         all.sort_by_key(|reservation| reservation.request);
         all
     }

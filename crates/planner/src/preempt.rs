@@ -29,7 +29,7 @@ mod cover;
 /// Longest time for which a gain is counted: beyond a day, who knows what had ended.
 pub const HORIZON_SECONDS: i64 = 24 * 3600;
 
-/// Nodes and what runs on them, gathered once for all decisions of a pass; moves (`defrag`) look at the same.
+/// Nodes and what runs on them: those that matter for one decision, or all for moves (`defrag`).
 #[derive(Debug, Clone, Default)]
 pub struct Ground {
     sites: Vec<Site>,
@@ -65,7 +65,15 @@ struct Run {
     shape: Shape,
     stop: Stop,
     nodes: Vec<u32>,
-    is_gone: bool,
+}
+
+/// What a lease is to a decision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It may be asked to give way, if somebody has the right to.
+    Asked,
+    /// It only lies there, or is stopping already.
+    InTheWay,
 }
 
 /// A lease's part of a node.
@@ -90,6 +98,9 @@ pub struct Asked<'a> {
 
 /// A node in no domain of a level.
 pub const NO_DOMAIN: u32 = u32::MAX;
+
+/// A node of a lease that is not on the ground: nobody asks for it.
+pub const OUTSIDE: u32 = u32::MAX;
 
 /// Who gives way, and what that costs and brings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,23 +136,25 @@ pub enum Declined {
     Quota(QuotaBlock),
     /// Room can be made, but there is no power for it.
     Power(PowerBlock),
-    /// More would be lost than the gain allows.
+    /// More would be lost than the gain allows, at least so much, whoever stops.
     Loss { lost_gpu_seconds: i64, gained_gpu_seconds: i64 },
+    /// The cheapest set found loses more than the gain allows; that there is none cheaper is not proved.
+    FoundLoss { lost_gpu_seconds: i64, gained_gpu_seconds: i64 },
 }
 
 impl Ground {
-    /// Nodes by their place, and leases in any order with the places of their grants' nodes. `amount` is what a lease's
+    /// Nodes by their place, and leases in any order with the places of their grants' nodes, or `OUTSIDE`. `amount` is what a lease's
     /// queue is charged for it.
     pub fn new<'a>(
         sites: Vec<Site>,
-        leases: impl Iterator<Item = (&'a Lease, Vec<u32>)>,
+        leases: impl Iterator<Item = (&'a Lease, Vec<u32>, Role)>,
         amount: impl Fn(&Lease) -> Amount,
         now: At,
     ) -> Self {
-        let mut leases: Vec<(&Lease, Vec<u32>)> = leases.collect();
-        leases.sort_unstable_by_key(|(lease, _)| lease.id);
+        let mut leases: Vec<(&Lease, Vec<u32>, Role)> = leases.collect();
+        leases.sort_unstable_by_key(|(lease, ..)| lease.id);
         let mut offsets = vec![0_u32; sites.len() + 1];
-        for node in leases.iter().flat_map(|(_, nodes)| nodes) {
+        for node in leases.iter().flat_map(|(_, nodes, _)| nodes).filter(|node| **node != OUTSIDE) {
             offsets[*node as usize + 1] += 1;
         }
         for node in 0..sites.len() {
@@ -150,33 +163,16 @@ impl Ground {
         let mut next = offsets.clone();
         let mut held = vec![Hold { run: 0, gpus: GpuGrant::Whole(0) }; offsets[sites.len()] as usize];
         let mut runs = Vec::with_capacity(leases.len());
-        for (run, (lease, nodes)) in (0_u32..).zip(leases) {
-            for (node, grant) in nodes.iter().zip(&lease.grants) {
+        for (run, (lease, nodes, role)) in (0_u32..).zip(leases) {
+            for (node, grant) in nodes.iter().zip(&lease.grants).filter(|(node, _)| **node != OUTSIDE) {
                 held[next[*node as usize] as usize] = Hold { run, gpus: grant.gpus };
                 next[*node as usize] += 1;
             }
-            runs.push(Run::new(lease, nodes, amount(lease), now));
+            let mut run = Run::new(lease, nodes, amount(lease), now);
+            run.lost = run.lost.filter(|_| role == Role::Asked);
+            runs.push(run);
         }
         Self { sites, runs, held, offsets }
-    }
-
-    /// Carries a decision out on the ground: its victims are gone, its nodes kept. Later decisions of the pass start from
-    /// there.
-    pub fn commit(&mut self, decision: &Decision) {
-        for victim in &decision.victims {
-            let Ok(run) = self.runs.binary_search_by_key(&victim.lease, |run| run.id) else { continue };
-            self.runs[run].is_gone = true;
-            let gone = u32::try_from(run).unwrap_or(u32::MAX);
-            for node in self.runs[run].nodes.clone() {
-                self.sites[node as usize].free = clear::freed(self, node, &[gone]);
-                let (from, to) = (self.offsets[node as usize] as usize, self.offsets[node as usize + 1] as usize);
-                let holds = self.held[from..to].iter_mut().filter(|hold| hold.run == gone);
-                holds.for_each(|hold| hold.gpus = GpuGrant::Whole(0));
-            }
-        }
-        for node in &decision.nodes {
-            self.sites[*node as usize].is_kept = true;
-        }
     }
 
     /// Nodes, by place.
@@ -184,10 +180,9 @@ impl Ground {
         &self.sites
     }
 
-    /// Runs that are still there with a part of a node, and which.
+    /// Runs with a part of a node, and which.
     pub(crate) fn holds(&self, node: u32) -> Vec<(u32, GpuGrant)> {
-        let there = |hold: &&Hold| !self.runs[hold.run as usize].is_gone;
-        self.on_node(node).iter().filter(there).map(|hold| (hold.run, hold.gpus)).collect()
+        self.on_node(node).iter().map(|hold| (hold.run, hold.gpus)).collect()
     }
 
     /// What a run needs of each node, what stopping it costs, and its nodes.
@@ -226,8 +221,7 @@ impl Run {
             lost: lost(lease, amount.gpu_milli, now),
             shape: request.shape,
             stop: request.stop,
-            nodes,
-            is_gone: false,
+            nodes: nodes.into_iter().filter(|node| *node != OUTSIDE).collect(),
         }
     }
 }
@@ -265,15 +259,25 @@ pub fn decide(
 ) -> Result<Decision, Declined> {
     let gained = gained(asked, now);
     let allowed = u128::from(gained) * u128::from(fleet.loss_milli) / 1000;
-    let causes = causes(ground, asked, fleet.shares);
+    let (shares, pending) = (fleet.shares, fleet.pending);
+    let causes = causes(ground, asked, shares, pending);
     if causes.iter().all(Option::is_none) {
         return Err(Declined::NoVictims);
     }
-    let found = cover::cheapest(ground, asked, fleet, &causes, usable, u64::try_from(allowed).unwrap_or(u64::MAX))?;
-    let refused =
-        |lost: u64| Declined::Loss { lost_gpu_seconds: seconds_up(lost), gained_gpu_seconds: seconds_down(gained) };
+    let found = cover::cheapest(
+        ground,
+        asked,
+        fleet,
+        Rights { causes: &causes, pending },
+        usable,
+        u64::try_from(allowed).unwrap_or(u64::MAX),
+    )?;
+    let (lost_gpu_seconds, gained_gpu_seconds) = (seconds_up(found.lost), seconds_down(gained));
+    if u128::from(found.bound) > allowed {
+        return Err(Declined::Loss { lost_gpu_seconds: seconds_up(found.bound), gained_gpu_seconds });
+    }
     if u128::from(found.lost) > allowed {
-        return Err(refused(found.lost));
+        return Err(Declined::FoundLoss { lost_gpu_seconds, gained_gpu_seconds });
     }
     let mut victims: Vec<Victim> = found
         .victims
@@ -287,8 +291,8 @@ pub fn decide(
     Ok(Decision {
         victims,
         nodes: found.nodes,
-        lost_gpu_seconds: seconds_up(found.lost),
-        gained_gpu_seconds: seconds_down(gained),
+        lost_gpu_seconds,
+        gained_gpu_seconds,
         bound_gpu_seconds: seconds_down(found.bound),
     })
 }
@@ -298,25 +302,35 @@ pub fn decide(
 pub struct Fleet<'a> {
     pub models: &'a [ModelSpec],
     pub shares: &'a Shares,
+    /// By queue: what it is charged for beside leases that stay: promises, starts of this pass, and what is stopping
+    /// already. Nothing of it can be given back, so a queue borrows only what its leases have beyond its guarantee.
+    pub pending: &'a [Amount],
     /// Changed only to count on, and left as it was.
     pub power: &'a mut PowerTree,
     /// The policy's `preemption_loss_milli`: lost GPU-seconds allowed for each gained, in thousandths.
     pub loss_milli: u32,
 }
 
+/// Which runs may be stopped, and what their queues have beside them.
+#[derive(Debug, Clone, Copy)]
+struct Rights<'a> {
+    /// By run.
+    causes: &'a [Option<PreemptionCause>],
+    /// By queue.
+    pending: &'a [Amount],
+}
+
 /// By run: why it may be stopped for the request, or `None`.
-fn causes(ground: &Ground, asked: &Asked<'_>, shares: &Shares) -> Vec<Option<PreemptionCause>> {
+fn causes(ground: &Ground, asked: &Asked<'_>, shares: &Shares, pending: &[Amount]) -> Vec<Option<PreemptionCause>> {
     let request = asked.request;
     let mut lenders: Vec<Option<bool>> = vec![None; shares.len()];
     let cause = |run: &Run| {
-        if run.is_gone || run.lost.is_none() {
-            return None;
-        }
+        run.lost?;
         if run.queue == request.queue {
             return (run.priority < request.priority).then_some(PreemptionCause::Priority);
         }
         let known = &mut lenders[run.queue.0 as usize];
-        let lends = *known.get_or_insert_with(|| may_reclaim(shares, request.queue, &asked.amount, run.queue));
+        let lends = *known.get_or_insert_with(|| may_reclaim(shares, request.queue, &asked.amount, run.queue, pending));
         lends.then_some(PreemptionCause::Reclaim)
     };
     ground.runs.iter().map(cause).collect()
@@ -324,15 +338,15 @@ fn causes(ground: &Ground, asked: &Asked<'_>, shares: &Shares) -> Vec<Option<Pre
 
 /// Whether `asker` may take from `holder`: below the queue where they part, the asker's side stays within its guarantee
 /// and every queue of the holder's side uses more than its own.
-fn may_reclaim(shares: &Shares, asker: QueueId, asked: &Amount, holder: QueueId) -> bool {
+fn may_reclaim(shares: &Shares, asker: QueueId, asked: &Amount, holder: QueueId, pending: &[Amount]) -> bool {
     shares.fork(asker, holder).is_some_and(|(asking, _)| {
         shares.is_guaranteed(asking, asked)
-            && lenders(shares, asker, holder).all(|queue| shares.is_borrowing(queue, &Amount::default()))
+            && lenders(shares, asker, holder).all(|queue| shares.is_borrowing(queue, &pending[queue.0 as usize]))
     })
 }
 
 /// The holder's queue and those above it, up to where it parts from the asker's.
-fn lenders(shares: &Shares, asker: QueueId, holder: QueueId) -> impl Iterator<Item = QueueId> {
+pub(crate) fn lenders(shares: &Shares, asker: QueueId, holder: QueueId) -> impl Iterator<Item = QueueId> {
     let top = shares.fork(asker, holder).map(|(_, holding)| holding);
     let mut past_top = top.is_none();
     shares.above(holder).take_while(move |queue| {

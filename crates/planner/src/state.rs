@@ -53,6 +53,25 @@ struct Touched {
     is_touched: Vec<bool>,
 }
 
+impl Touched {
+    fn new(nodes: usize) -> Self {
+        Self { nodes: Vec::new(), is_touched: vec![false; nodes] }
+    }
+
+    fn note(&mut self, node: NodeIx) {
+        if !std::mem::replace(&mut self.is_touched[node.at()], true) {
+            self.nodes.push(node);
+        }
+    }
+
+    fn take(&mut self) -> Vec<NodeIx> {
+        for node in &self.nodes {
+            self.is_touched[node.at()] = false;
+        }
+        std::mem::take(&mut self.nodes)
+    }
+}
+
 /// Nodes that are kept for a request and have a part of a GPU free in the meantime.
 #[derive(Debug, Clone, Default)]
 struct Gaps {
@@ -110,8 +129,8 @@ impl State {
             packer: Packer::new(&spec.models),
             models: spec.models.clone(),
             gaps: Gaps::default(),
-            touched: Touched { nodes: Vec::new(), is_touched: vec![false; nodes.len()] },
             journal: Journal::new(nodes.len()),
+            touched: Touched::new(nodes.len()),
             feeder: feeder(spec),
             rises: Rises { clock: 1, falls: 0, at: vec![[0; crate::units::MAX_GPUS + 1]; nodes.classes.len().max(1)] },
             holds: std::collections::BTreeSet::new(),
@@ -355,17 +374,12 @@ impl State {
 
     /// Nodes that changed since this was last asked, in no order that means anything.
     pub(crate) fn take_touched(&mut self) -> Vec<NodeIx> {
-        for node in &self.touched.nodes {
-            self.touched.is_touched[node.at()] = false;
-        }
-        std::mem::take(&mut self.touched.nodes)
+        self.touched.take()
     }
 
     fn touch(&mut self, node: NodeIx) {
         self.journal.note(node);
-        if !std::mem::replace(&mut self.touched.is_touched[node.at()], true) {
-            self.touched.nodes.push(node);
-        }
+        self.touched.note(node);
     }
 
     /// Changes what decides whether a node is open, and the counters when it changed.

@@ -300,7 +300,7 @@ fn averages(
         best.map(|policy| (policy.saving(fgd, to), policy.name.clone()))
     };
     for (to, is_promised) in [(FULL, true), (LAST, false)] {
-        let (mine, name) = best(ours, to).unwrap_or((0.0, "none loses so little".to_owned()));
+        let (mine, name) = best(ours, to).unwrap_or_else(|| (0.0, "none loses so little".to_owned()));
         let own = best(peers, to).map_or_else(
             || format!("none of ours of it loses <= {MAX_LOSS}"),
             |(saving, name)| format!("own run {saving:.1} % ({name})"),

@@ -59,7 +59,7 @@ impl Scheduler for Galerne {
     }
 
     fn decide(&mut self, site: &mut Site, now: i64) -> Result<()> {
-        let plan = self.planner.step(At(now));
+        let plan = self.planner.tick(At(now));
         for placement in &plan.placements {
             site.start(usize::try_from(placement.request.0)?, placement.grants.clone(), now)?;
         }

@@ -228,7 +228,7 @@ pub(crate) fn preemption(layout: &Layout) -> Result<(Samples, usize)> {
         };
         planner.apply(Event::RequestAdded(request(9_000_000 + run, &job, 100, job.said_seconds)))?;
         let begun = Instant::now();
-        let plan = planner.step(At(100));
+        let plan = planner.tick(At(100));
         samples.push(begun.elapsed());
         stopped += usize::from(!plan.preemptions.is_empty());
     }

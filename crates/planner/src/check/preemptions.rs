@@ -46,9 +46,36 @@ fn has_right(
     match preemption.cause {
         PreemptionCause::Priority => own == other && victim.request.priority < asking.priority,
         PreemptionCause::Reclaim => {
-            let has = |queue| used.get(&queue).map_or(0, |used: &Amount| used.gpu_milli);
-            let guaranteed = |queue| queues::spec(facts, queue).map_or(0, |spec| spec.guaranteed.gpu_milli);
-            own != other && has(other) > guaranteed(other) && has(own) < guaranteed(own)
+            let has = |queue| used.get(&queue).copied().unwrap_or_default();
+            let (own, other) = (path(facts, own), path(facts, other));
+            let shared = own.iter().rev().zip(other.iter().rev()).take_while(|(one, two)| one == two).count();
+            let Some(asking) = own.iter().rev().nth(shared) else { return false };
+            let lends = |queue: &QueueId| borrows(facts, *queue, &has(*queue));
+            other.len() > shared
+                && other[..other.len() - shared].iter().all(lends)
+                && is_owed(facts, *asking, &has(*asking))
         }
     }
+}
+
+/// A queue and those above it.
+fn path(facts: &Facts<'_>, queue: QueueId) -> Vec<QueueId> {
+    let above = |queue: &QueueId| queues::spec(facts, *queue).and_then(|spec| spec.parent);
+    std::iter::successors(Some(queue), above).collect()
+}
+
+/// Whether a queue has more than its guarantee of something guaranteed; one without any borrows all it has.
+fn borrows(facts: &Facts<'_>, queue: QueueId, has: &Amount) -> bool {
+    let guaranteed = queues::guaranteed(facts, queue);
+    let is_promised_nothing = guaranteed == Amount::default();
+    queues::pairs(has, &guaranteed)
+        .into_iter()
+        .any(|(has, guaranteed)| (is_promised_nothing || guaranteed > 0) && has > guaranteed)
+}
+
+/// Whether a queue has less than its guarantee of all that is guaranteed to it, and something is.
+fn is_owed(facts: &Facts<'_>, queue: QueueId, has: &Amount) -> bool {
+    let guaranteed = queues::guaranteed(facts, queue);
+    guaranteed != Amount::default()
+        && queues::pairs(has, &guaranteed).into_iter().all(|(has, guaranteed)| guaranteed == 0 || has < guaranteed)
 }

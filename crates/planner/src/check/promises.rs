@@ -27,8 +27,10 @@ pub(super) fn check(facts: &Facts<'_>, plan: &Plan, found: &mut Vec<Violation>) 
     }
     let most = facts.before.fleet.policy.reservations;
     let old = facts.before.reservations.len();
-    if plan.reservations.len() > old.max(usize::from(most)) {
-        found.push(Violation::TooManyPromises { promises: plan.reservations.len(), most });
+    // Those that begin at once are made by leases that give way, not by waiting.
+    let later = plan.reservations.iter().filter(|promise| promise.starts_at > plan.at).count();
+    if later > old.max(usize::from(most)) {
+        found.push(Violation::TooManyPromises { promises: later, most });
     }
     for old in facts.before.reservations {
         let Some(asked) = facts.requests.get(&old.request).filter(|_| !starting.contains(&old.request)) else {
@@ -54,8 +56,11 @@ fn check_promise(facts: &Facts<'_>, plan: &Plan, promise: &Reservation, asked: &
         found.push(Violation::PromiseOfWrongNodes { request });
         return;
     }
-    // Where the start has passed, whoever still stays has overrun: that is not the plan's doing.
-    let mut rooms = still_there(facts, plan, plan.at.min(starts_at), starts_at);
+    // Where the start of a promise that stood has passed, whoever still stays is stopping or has overrun: that is not
+    // this plan's doing.
+    let stopped = plan.preemptions.iter().map(|preemption| preemption.lease).collect();
+    let has_begun = starts_at <= plan.at && facts.before.reservations.contains(promise);
+    let mut rooms = if has_begun { Rooms::new(facts) } else { still_there(facts, &stopped, plan.at, starts_at) };
     for placement in &plan.placements {
         let Some(other) = facts.requests.get(&placement.request) else { continue };
         if end(plan.at, other) > starts_at {
@@ -80,7 +85,8 @@ fn check_promise(facts: &Facts<'_>, plan: &Plan, promise: &Reservation, asked: &
 /// Whether an old promise could still be held if nothing new started: the request is as it was, its nodes are in
 /// service, and the leases on them end in time.
 fn stands(facts: &Facts<'_>, plan: &Plan, promise: &Reservation, asked: &Request) -> bool {
-    let mut rooms = still_there(facts, plan, plan.at, promise.starts_at);
+    // Whom this plan stops was in the way of a promise that should have begun.
+    let mut rooms = still_there(facts, &BTreeSet::new(), plan.at, promise.starts_at);
     facts.could_be(asked, &promise.nodes)
         && asked.not_before.is_none_or(|at| at <= promise.starts_at)
         && promise.nodes.iter().all(|node| {
@@ -90,8 +96,7 @@ fn stands(facts: &Facts<'_>, plan: &Plan, promise: &Reservation, asked: &Request
 }
 
 /// What leases use at an instant, seen from another; those that are stopped have ended by then.
-fn still_there<'a>(facts: &Facts<'a>, plan: &Plan, seen_from: At, at: At) -> Rooms<'a> {
-    let stopped: BTreeSet<LeaseId> = plan.preemptions.iter().map(|preemption| preemption.lease).collect();
+fn still_there<'a>(facts: &Facts<'a>, stopped: &BTreeSet<LeaseId>, seen_from: At, at: At) -> Rooms<'a> {
     let mut rooms = Rooms::new(facts);
     for lease in
         facts.before.leases.iter().filter(|lease| !stopped.contains(&lease.id) && !ends_by(lease, seen_from, at))

@@ -54,6 +54,37 @@ fn charge(facts: &Facts<'_>, used: &mut BTreeMap<QueueId, Amount>, queue: QueueI
     }
 }
 
+/// What a queue is guaranteed: what it says, or what those right below it have together where that is more.
+pub(super) fn guaranteed(facts: &Facts<'_>, queue: QueueId) -> Amount {
+    let mut below = Amount::default();
+    for (child, spec) in (0..).map(QueueId).zip(&facts.before.fleet.queues) {
+        if spec.parent == Some(queue) {
+            let child = guaranteed(facts, child);
+            below.gpu_milli += child.gpu_milli;
+            below.cpu_milli += child.cpu_milli;
+            below.memory_mib += child.memory_mib;
+            below.watts += child.watts;
+        }
+    }
+    let own = spec(facts, queue).map(|spec| spec.guaranteed).unwrap_or_default();
+    Amount {
+        gpu_milli: own.gpu_milli.max(below.gpu_milli),
+        cpu_milli: own.cpu_milli.max(below.cpu_milli),
+        memory_mib: own.memory_mib.max(below.memory_mib),
+        watts: own.watts.max(below.watts),
+    }
+}
+
+/// Two amounts, resource by resource.
+pub(super) const fn pairs(one: &Amount, two: &Amount) -> [(i64, i64); 4] {
+    [
+        (one.gpu_milli, two.gpu_milli),
+        (one.cpu_milli, two.cpu_milli),
+        (one.memory_mib, two.memory_mib),
+        (one.watts, two.watts),
+    ]
+}
+
 /// What grants take of what queues share.
 fn amount(facts: &Facts<'_>, shape: &Shape, grants: &[Grant]) -> Amount {
     let mut sum = Amount::default();

@@ -127,7 +127,7 @@ fn a_step_tells_the_obstacles_of_a_plan() {
     for seed in 0..RANDOM_SITES {
         let scene = random::scene(seed);
         let plan = scene.planned().1;
-        let step = scene.told().step(NOW);
+        let step = scene.told().tick(NOW);
         assert_eq!(step.waiting.len(), plan.waiting.len(), "site {seed}: all are new");
         for (request, reason) in &step.waiting {
             let why = &step.reasons[*reason as usize];

@@ -21,7 +21,6 @@ impl Planner {
     pub(super) fn full_answer(&mut self, now: At) -> Plan {
         let mut plan = self.decided(now);
         plan.reservations = self.promised();
-        plan.moves = self.moves(now);
         self.write(now, Depth::Advice, &mut plan, |answer| {
             answer.plan.waiting.reserve_exact(answer.requests.len());
             let lists =
@@ -41,7 +40,6 @@ impl Planner {
     /// What changed.
     pub(super) fn short_answer(&mut self, now: At) -> Plan {
         let mut plan = self.decided(now);
-        plan.moves = self.moves(now);
         for (request, _) in &self.proposals.promised {
             if let Some(promise) = self.promises.get(*request) {
                 plan.reservations.push(self.reservation(*request, promise));

@@ -21,9 +21,6 @@ impl Planner {
     /// # Errors
     /// The object and the rule that it breaks; the state is as before.
     pub fn apply(&mut self, event: Event) -> Result<(), Refusal> {
-        if !matches!(event, Event::RequestAdded(_) | Event::RequestWithdrawn(_)) {
-            self.stamps.events += 1;
-        }
         match event {
             Event::NodeHealth { node, health } => self.set_health(node, health),
             Event::NodeHeld { node, until } => {
@@ -130,11 +127,13 @@ impl Planner {
             Some((&spec.nodes[state.topology.spec_place(node)], free))
         })?;
         let nodes: Vec<NodeIx> = lease.grants.iter().map(|grant| node_of(&self.state, grant.node)).collect();
-        if let Some(proposal) = proposed {
-            self.confirm(proposal, &lease, &nodes);
+        // Promises of the same answer know of it, unless it stays longer than was thought.
+        let is_expected = if let Some(proposal) = proposed {
+            self.confirm(proposal, &lease, &nodes)
         } else {
             self.take_lease(&lease, &nodes);
-        }
+            false
+        };
         if let Some(slot) = slot {
             // It may have waited with other words than it starts with.
             if let Some(waited) = self.requests.remove(&mut self.shapes, &mut self.state, slot) {
@@ -142,9 +141,12 @@ impl Planner {
             }
         }
         self.pass.forget_holds_for(&lease.request);
-        self.break_promises_before(&lease, &nodes);
+        if !is_expected {
+            self.break_promises_before(&lease, &nodes);
+        }
         self.state.packer.expect(&SingleAsk::from(&lease.request.shape), 1);
-        self.state.leases.insert(Held { lease, nodes });
+        let amount = self.amount(&lease.request.shape, nodes.len());
+        self.state.leases.insert(Held { lease, nodes, amount });
         Ok(())
     }
 
@@ -176,17 +178,19 @@ impl Planner {
         self.shares.charge(request.queue, &amount);
     }
 
-    /// What was proposed is a lease now; only its end may be another.
-    fn confirm(&mut self, proposal: u32, lease: &Lease, nodes: &[NodeIx]) {
+    /// What was proposed is a lease now; only its end may be another. Whether it ends by when it was thought to.
+    fn confirm(&mut self, proposal: u32, lease: &Lease, nodes: &[NodeIx]) -> bool {
         let proposal = &mut self.proposals.placed[proposal as usize];
         proposal.told = true;
         let ends_at = lease.ends_at.unwrap_or(At::NEVER);
-        if proposal.ends_at != ends_at {
+        let thought = proposal.ends_at;
+        if thought != ends_at {
             self.stamps.promises += 1;
             for (grant, node) in lease.grants.iter().zip(nodes) {
-                self.state.set_end(*node, tenant(&lease.request.shape, grant.gpus, proposal.ends_at), ends_at);
+                self.state.set_end(*node, tenant(&lease.request.shape, grant.gpus, thought), ends_at);
             }
         }
+        ends_at <= thought
     }
 
     /// A lease that stays beyond a promised start breaks that promise.
@@ -205,7 +209,7 @@ impl Planner {
             return Err(unknown_lease(lease));
         }
         self.settle();
-        let Some(Held { lease, nodes }) = self.state.leases.remove(lease) else { return Ok(()) };
+        let Some(Held { lease, nodes, amount }) = self.state.leases.remove(lease) else { return Ok(()) };
         let request = &lease.request;
         self.pass.forget_holds_for(request);
         let shape = &request.shape;
@@ -215,7 +219,6 @@ impl Planner {
             self.power.remove(self.state.nodes.power[node.at()], request.class, i64::from(shape.peak_watts));
         }
         self.pass.forget_holds_for(request);
-        let amount = self.amount(shape, nodes.len());
         self.shares.refund(request.queue, &amount);
         self.stamps.power += 1;
         self.stamps.promises += 1;
@@ -228,7 +231,7 @@ impl Planner {
         self.settle();
         let Some(before) = self.state.leases.set_end(lease, ends_at) else { return Ok(()) };
         let Some(held) = self.state.leases.find(lease) else { return Ok(()) };
-        let Held { lease, nodes } = held.clone();
+        let Held { lease, nodes, .. } = held.clone();
         self.pass.forget_holds_for(&lease.request);
         for (grant, node) in lease.grants.iter().zip(&nodes) {
             let part = tenant(&lease.request.shape, grant.gpus, before);

@@ -90,11 +90,11 @@ impl Planner {
                 break;
             }
         }
-        self.preempt(now);
     }
 
     fn begin(&mut self, now: At) {
         self.pass.now = now;
+        self.pass.preemptions.clear();
         self.pass.tries_left = super::repair::MOST_TRIED_IN_PASS;
         self.state.pass_holds(now);
         self.mend_holds(now);
@@ -387,7 +387,7 @@ impl Planner {
     }
 
     /// Whether a request's queue may have the least that it asks for.
-    fn within_quota(&mut self, slot: Slot) -> Result<(), QuotaBlock> {
+    pub(super) fn within_quota(&mut self, slot: Slot) -> Result<(), QuotaBlock> {
         let nodes = self.requests.get(slot).request.shape.nodes.min;
         self.may_have(slot, nodes)
     }
@@ -489,7 +489,8 @@ impl Planner {
     fn longest_backfill(&mut self, shape: ShapeIx, now: At) -> u32 {
         let entry = self.shapes.get(shape);
         let (shape, view) = (entry.kind.shape, entry.view);
-        let table = shape.within.map_or(Some(self.state.topology.whole()), |level| self.state.topology.table_of(level));
+        let table =
+            shape.within.map_or_else(|| Some(self.state.topology.whole()), |level| self.state.topology.table_of(level));
         let is_counted = !entry.is_gang() || view.is_some();
         let Some(table) = table.filter(|_| is_counted) else { return u32::MAX };
         let mut ends = std::mem::take(&mut self.pass.gap_ends);

@@ -122,7 +122,9 @@ impl Planner {
             self.shares.refund(queue, &amount);
             self.stamps.power += 1;
             self.stamps.promises += 1;
-            displaced.extend(proposal.promise.take().map(|promise| (id, shape, promise)));
+            // One that nobody was told of goes with the answer that made it.
+            let kept = proposal.promise.take().filter(|promise| promise.told);
+            displaced.extend(kept.map(|promise| (id, shape, promise)));
         }
         for (request, before) in replaced {
             self.keep_promise(request, before);

@@ -50,6 +50,7 @@ pub(crate) struct Item {
     pub(crate) slot: Slot,
     /// `u32::MAX`: not said.
     pub(crate) run_seconds: u32,
+    pub(crate) priority: i16,
     /// It may have to wait for an instant.
     pub(crate) is_special: bool,
 }
@@ -64,8 +65,6 @@ pub(crate) struct List {
     pub(crate) shortest_run: u32,
     /// The limit that stopped it in the last pass.
     pub(crate) quota: Option<QuotaBlock>,
-    /// The first in line, and the count of events when nobody gave way to it.
-    pub(crate) declined: Option<(RequestId, u64)>,
     /// Where the pass is.
     pub(crate) cursor: usize,
 }
@@ -172,6 +171,7 @@ impl Requests {
             request.submitted_at.0.saturating_sub(i64::from(request.priority).saturating_mul(self.ageing_seconds));
         let key = Key { aged_at, order: request.order, id: request.id };
         let list = self.list_for(shapes, state, &request);
+        let priority = request.priority;
         let id = request.id;
         let run_seconds = request.run_seconds.unwrap_or(u32::MAX);
         let is_deferrable = request.deferrable;
@@ -191,7 +191,7 @@ impl Requests {
         }
         let list = &mut self.lists[list as usize];
         let place = list.items.partition_point(|item| item.key < key);
-        list.items.insert(place, Item { key, slot, run_seconds, is_special });
+        list.items.insert(place, Item { key, slot, run_seconds, priority, is_special });
         list.shortest_run = list.shortest_run.min(run_seconds);
         slot
     }
@@ -233,7 +233,6 @@ impl Requests {
             items: VecDeque::new(),
             shortest_run: u32::MAX,
             quota: None,
-            declined: None,
             cursor: 0,
         };
         let ix = if let Some(ix) = self.vacant_lists.pop() {

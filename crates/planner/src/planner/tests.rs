@@ -21,7 +21,7 @@ impl Draw {
         self.next() % bound
     }
 
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+    pub(super) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[usize::try_from(self.below(from.len() as u64)).unwrap()]
     }
 }
@@ -29,7 +29,7 @@ impl Draw {
 const PEAK_WATTS: u32 = 700;
 
 /// Two pods of two units of two racks of four nodes; every other unit has MIG; an NVLink domain is a rack's half.
-fn site(cap_watts: i64) -> FleetSpec {
+pub(super) fn site(cap_watts: i64) -> FleetSpec {
     let mut domains = vec![DomainSpec { level: Level::Site, parent: None }];
     let mut nodes = Vec::new();
     let mut push = |level, parent: u32| {
@@ -85,7 +85,7 @@ fn site(cap_watts: i64) -> FleetSpec {
     }
 }
 
-fn request(id: u64, gpus: Gpus, nodes: u16) -> Request {
+pub(super) fn request(id: u64, gpus: Gpus, nodes: u16) -> Request {
     Request {
         id: RequestId(id),
         queue: QueueId(0),
@@ -148,19 +148,19 @@ fn random_request(draw: &mut Draw, id: u64, now: At) -> Request {
 }
 
 /// What a caller does between answers: drawn, applied, and remembered for a planner built anew.
-struct Site {
-    planner: Planner,
-    draw: Draw,
-    now: At,
-    next_id: u64,
+pub(super) struct Site {
+    pub(super) planner: Planner,
+    pub(super) draw: Draw,
+    pub(super) now: At,
+    pub(super) next_id: u64,
 }
 
 impl Site {
-    fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         Self { planner: Planner::new(site(60_000)).unwrap(), draw: Draw(seed), now: At(0), next_id: 1 }
     }
 
-    fn event(&mut self) {
+    pub(super) fn event(&mut self) {
         let node = NodeId(self.draw.below(32) * 7 + 1);
         let lease = {
             let count = self.planner.state.leases.len() as u64;
@@ -196,7 +196,7 @@ impl Site {
     }
 
     fn step_and_commit(&mut self) {
-        let plan = self.planner.step(self.now);
+        let plan = self.planner.tick(self.now);
         let mut next = self.next_id * 1_000;
         self.planner
             .commit(&plan, self.now, |_| {
@@ -208,7 +208,7 @@ impl Site {
     }
 
     /// A planner that is told only what is true now.
-    fn rebuilt(&self) -> Planner {
+    pub(super) fn rebuilt(&self) -> Planner {
         let mut planner = Planner::new(self.planner.fleet().clone()).unwrap();
         for lease in self.planner.leases() {
             planner.apply(Event::LeaseStarted(lease.clone())).unwrap();
@@ -235,7 +235,7 @@ fn a_planner_built_anew_plans_the_same_as_one_that_lived() {
             }
             site.planner.settle();
             site.planner.state.check_counters();
-            let stepped = site.planner.clone().step(site.now);
+            let stepped = site.planner.clone().tick(site.now);
             let planned = site.planner.clone().plan(site.now);
             assert_eq!(stepped.placements, planned.placements, "seed {seed}, round {round}: a step decides as a plan");
             let rebuilt = site.rebuilt().plan(site.now);
@@ -282,7 +282,7 @@ fn all_is_free_again_when_every_lease_has_ended() {
     }
 }
 
-fn add(planner: &mut Planner, request: Request) {
+pub(super) fn add(planner: &mut Planner, request: Request) {
     planner.apply(Event::RequestAdded(request)).unwrap();
 }
 
@@ -331,7 +331,7 @@ fn a_blocked_gang_is_promised_a_start_and_short_runs_fill_the_time_before() {
     planner.commit(&plan, At(0), |_| LeaseId(2)).unwrap();
     planner.apply(Event::LeaseEnded(LeaseId(1))).unwrap();
     planner.apply(Event::LeaseEnded(LeaseId(2))).unwrap();
-    let plan = planner.step(At(1_000));
+    let plan = planner.tick(At(1_000));
     assert_eq!(plan.placements.len(), 1, "the promise is kept at its time");
     assert_eq!(plan.placements[0].request, RequestId(2));
 }

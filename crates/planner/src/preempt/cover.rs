@@ -10,7 +10,7 @@ use crate::fleet::Amount;
 use crate::plan::PreemptionCause;
 use crate::power::PowerBlock;
 use crate::preempt::clear::{self, Member, NEVER};
-use crate::preempt::{Asked, Declined, Fleet, Ground, NO_DOMAIN, Run, lenders};
+use crate::preempt::{Asked, Declined, Fleet, Ground, NO_DOMAIN, Rights, Run, lenders};
 use crate::units::{PowerId, QueueId};
 
 /// Domains in which victims are really looked for; more change the answer rarely and cost time always.
@@ -61,7 +61,7 @@ struct Search<'a> {
     asked: &'a Asked<'a>,
     fleet: Fleet<'a>,
     member: Member<'a>,
-    causes: &'a [Option<PreemptionCause>],
+    rights: Rights<'a>,
     needed: usize,
     /// By run; `NEVER` for those that stay.
     price: Vec<u64>,
@@ -77,14 +77,14 @@ pub(super) fn cheapest(
     ground: &Ground,
     asked: &Asked<'_>,
     fleet: Fleet<'_>,
-    causes: &[Option<PreemptionCause>],
+    rights: Rights<'_>,
     usable: impl Fn(u32) -> bool,
     allowed: u64,
 ) -> Result<Found, Declined> {
     let price: Vec<u64> = ground
         .runs
         .iter()
-        .zip(causes)
+        .zip(rights.causes)
         .map(|(run, cause)| if cause.is_some() { run.lost.unwrap_or(NEVER) } else { NEVER })
         .collect();
     let member = Member { shape: &asked.request.shape, models: fleet.models };
@@ -92,7 +92,7 @@ pub(super) fn cheapest(
     let part = Vec::new();
     let is_gone = vec![false; price.len()];
     let mut search =
-        Search { ground, asked, fleet, member, causes, needed, price, part, clearings: Vec::new(), is_gone };
+        Search { ground, asked, fleet, member, rights, needed, price, part, clearings: Vec::new(), is_gone };
     let mut bound = None;
     let mut block = Block::Room;
     for _ in 0..MOST_ROUNDS {
@@ -101,6 +101,9 @@ pub(super) fn cheapest(
         let least = domains.first().map_or(0, |(bound, _, _)| *bound);
         // Only the first round, with nobody set aside, bounds every set.
         let bound = *bound.get_or_insert(least);
+        if bound > allowed {
+            return Ok(Found { victims: Vec::new(), nodes: Vec::new(), lost: bound, bound });
+        }
         match search.best_of(&candidates, &domains, allowed) {
             Ok((victims, nodes)) => {
                 let lost = search.lost(&victims);
@@ -287,7 +290,7 @@ impl Search<'_> {
     /// Every queue lends only what it borrowed: of what it gives back, all but the last lease leave it above its
     /// guarantee.
     fn borrowed(&self, victims: &[u32]) -> Result<(), Block> {
-        let reclaimed = |run: &&u32| self.causes[**run as usize] == Some(PreemptionCause::Reclaim);
+        let reclaimed = |run: &&u32| self.rights.causes[**run as usize] == Some(PreemptionCause::Reclaim);
         let mut order: Vec<u32> = victims.iter().filter(reclaimed).copied().collect();
         order.sort_unstable_by_key(|run| (self.ground.runs[*run as usize].amount, *run));
         let mut freed: Vec<(QueueId, Amount)> = Vec::new();
@@ -295,8 +298,12 @@ impl Search<'_> {
         for index in order {
             let run = &self.ground.runs[index as usize];
             let shares = self.fleet.shares;
-            let given = |freed: &[(QueueId, Amount)], queue| {
-                freed.iter().find(|(other, _)| *other == queue).map(|(_, amount)| *amount).unwrap_or_default()
+            let given = |freed: &[(QueueId, Amount)], queue: QueueId| {
+                freed
+                    .iter()
+                    .find(|(other, _)| *other == queue)
+                    .map(|(_, amount)| *amount)
+                    .unwrap_or(self.rights.pending[queue.0 as usize])
             };
             let queues = || lenders(shares, self.asked.request.queue, run.queue);
             if !queues().all(|queue| shares.is_borrowing(queue, &given(&freed, queue))) {
@@ -306,7 +313,7 @@ impl Search<'_> {
             for queue in queues() {
                 match freed.iter_mut().find(|(other, _)| *other == queue) {
                     Some((_, amount)) => *amount = amount.plus(&run.amount),
-                    None => freed.push((queue, run.amount)),
+                    None => freed.push((queue, self.rights.pending[queue.0 as usize].plus(&run.amount))),
                 }
             }
         }

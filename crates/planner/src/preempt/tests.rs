@@ -216,21 +216,6 @@ fn under_a_full_cap_power_is_made_free() {
     assert!(matches!(yard.decide(&thirsty), Err(Declined::Power(_))));
 }
 
-#[test]
-fn a_second_decision_takes_other_victims_and_other_nodes() {
-    let mut yard = Yard::new(3);
-    yard.lease(0, &[0], 1);
-    yard.lease(0, &[1], 2);
-    let mut ground = yard.ground();
-    let asked = urgent(Gpus::Whole(8), 1);
-    let first = yard.decide_on(&ground, &asked, &[0, 0, NO_DOMAIN]).unwrap();
-    ground.commit(&first);
-    let second = yard.decide_on(&ground, &asked, &[0, 0, NO_DOMAIN]).unwrap();
-    assert_eq!((victims(&first), victims(&second)), (vec![1], vec![2]));
-    ground.commit(&second);
-    assert_eq!(yard.decide_on(&ground, &asked, &[0, 0, NO_DOMAIN]), Err(Declined::NoVictims));
-}
-
 /// Up to eight nodes in racks of four with up to twelve leases, some of them gangs, of three queues.
 fn yards() -> impl Strategy<Value = Yard> {
     let lease = (0_u32..3, 0_u32..8, 1_u32..4, 1_u8..9, 0_i64..5, -1_i16..2, 0_u8..8);

@@ -64,7 +64,8 @@ impl Yard {
                 sites[node as usize].free.take(gpus, shape.cpu_milli, shape.memory_mib);
             }
         }
-        let leases = self.leases.iter().map(|lease| (lease, places(lease).map(|(node, _)| node).collect()));
+        let leases =
+            self.leases.iter().map(|lease| (lease, places(lease).map(|(node, _)| node).collect(), Role::Asked));
         Ground::new(sites, leases, |lease| amount(&lease.request, lease.grants.len()), NOW)
     }
 
@@ -110,7 +111,9 @@ impl Yard {
         let before = power.clone();
         let asked = asked(request, domain_of);
         let shares = self.shares();
-        let fleet = Fleet { models: &self.models, shares: &shares, power: &mut power, loss_milli: self.loss_milli };
+        let (models, loss_milli) = (&self.models, self.loss_milli);
+        let pending = vec![Amount::default(); self.queues.len()];
+        let fleet = Fleet { models, shares: &shares, pending: &pending, power: &mut power, loss_milli };
         let decision = decide(ground, &asked, fleet, |_| true, NOW);
         assert_eq!(power, before, "the power tree was only counted on");
         decision

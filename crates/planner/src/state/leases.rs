@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::fleet::Lease;
+use crate::fleet::{Amount, Lease};
 use crate::request::Stop;
 use crate::state::tenants::expected_end;
 use crate::state::topology::{NodeIx, narrow};
@@ -19,6 +19,8 @@ pub(crate) struct LeaseIx(u32);
 pub(crate) struct Held {
     pub(crate) lease: Lease,
     pub(crate) nodes: Vec<NodeIx>,
+    /// What its queue is charged for it.
+    pub(crate) amount: Amount,
 }
 
 impl Held {
@@ -38,8 +40,27 @@ pub(crate) struct Leases {
     on_node: Vec<Vec<LeaseIx>>,
     /// All by their end as it was said; `NEVER` where nobody said.
     ends: BTreeSet<(At, LeaseId)>,
-    /// How many may be stopped, by queue and priority.
-    stoppable: BTreeMap<(QueueId, i16), u32>,
+    /// Those that may be stopped, by queue and priority.
+    stoppable: BTreeMap<(QueueId, i16), Band>,
+    /// What all leases of a queue are charged together.
+    charged: BTreeMap<QueueId, Amount>,
+}
+
+/// Leases of one queue and priority that may be stopped.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Band {
+    leases: BTreeSet<LeaseIx>,
+    /// Their nodes, each as often as it has one of them.
+    pub(crate) nodes: usize,
+    /// What their queue is charged for them.
+    pub(crate) amount: Amount,
+}
+
+impl Band {
+    /// In no order that means anything.
+    pub(crate) fn leases(&self) -> impl Iterator<Item = LeaseIx> {
+        self.leases.iter().copied()
+    }
 }
 
 impl Leases {
@@ -99,28 +120,48 @@ impl Leases {
         Some(before)
     }
 
-    /// Whether one of this queue with a lower priority may be stopped.
-    pub(crate) fn stops_below(&self, queue: QueueId, priority: i16) -> bool {
-        self.stoppable.range((queue, i16::MIN)..(queue, priority)).next().is_some()
+    /// Those of a queue that may be stopped and have a lower priority; those with the lowest first.
+    pub(crate) fn below(&self, queue: QueueId, priority: i16) -> impl Iterator<Item = &Band> {
+        self.stoppable.range((queue, i16::MIN)..(queue, priority)).map(|(_, band)| band)
     }
 
-    /// Whether one of another queue may be stopped.
-    pub(crate) fn stops_beside(&self, queue: QueueId) -> bool {
-        let first = self.stoppable.keys().next().is_some_and(|(other, _)| *other != queue);
-        first || self.stoppable.keys().next_back().is_some_and(|(other, _)| *other != queue)
+    /// Those of a queue that may be stopped; those with the lowest priority first.
+    pub(crate) fn stoppable(&self, queue: QueueId) -> impl Iterator<Item = &Band> {
+        self.stoppable.range((queue, i16::MIN)..=(queue, i16::MAX)).map(|(_, band)| band)
     }
 
-    fn count_stoppable(&mut self, request: &crate::request::Request, up: bool) {
-        if request.stop == Stop::Never {
-            return;
+    /// What the leases of each queue are charged together, by queue.
+    pub(crate) fn charged(&self) -> impl Iterator<Item = (QueueId, &Amount)> {
+        self.charged.iter().map(|(queue, amount)| (*queue, amount))
+    }
+
+    fn count(&mut self, ix: LeaseIx) {
+        let held = self.get(ix);
+        let (request, nodes, amount) = (&held.lease.request, held.nodes.len(), held.amount);
+        let (queue, key, stop) = (request.queue, (request.queue, request.priority), request.stop);
+        let charged = self.charged.entry(queue).or_default();
+        *charged = charged.plus(&amount);
+        if stop != Stop::Never {
+            let band = self.stoppable.entry(key).or_default();
+            band.leases.insert(ix);
+            band.nodes += nodes;
+            band.amount = band.amount.plus(&amount);
+        }
+    }
+
+    fn uncount(&mut self, ix: LeaseIx, held: &Held) {
+        let request = &held.lease.request;
+        if let Some(charged) = self.charged.get_mut(&request.queue) {
+            *charged = charged.minus(&held.amount);
         }
         let key = (request.queue, request.priority);
-        let count = self.stoppable.entry(key).or_default();
-        if up {
-            *count += 1;
-        } else if *count > 1 {
-            *count -= 1;
-        } else {
+        let Some(band) = self.stoppable.get_mut(&key) else { return };
+        if !band.leases.remove(&ix) {
+            return;
+        }
+        band.nodes -= held.nodes.len();
+        band.amount = band.amount.minus(&held.amount);
+        if band.leases.is_empty() {
             self.stoppable.remove(&key);
         }
     }
@@ -128,7 +169,6 @@ impl Leases {
     /// One more.
     pub(crate) fn insert(&mut self, held: Held) {
         let (id, request) = (held.lease.id, held.lease.request.id);
-        self.count_stoppable(&held.lease.request, true);
         let slot = self.vacant.pop().unwrap_or_else(|| {
             self.slots.push(None);
             narrow(self.slots.len() - 1)
@@ -145,6 +185,7 @@ impl Leases {
         self.slots[slot as usize] = Some(held);
         self.by_id.insert(id, ix);
         self.by_request.insert(request, ix);
+        self.count(ix);
     }
 
     /// One less.
@@ -153,7 +194,7 @@ impl Leases {
         let held = self.slots[ix.0 as usize].take()?;
         self.by_request.remove(&held.lease.request.id);
         self.ends.remove(&(held.lease.ends_at.unwrap_or(At::NEVER), id));
-        self.count_stoppable(&held.lease.request, false);
+        self.uncount(ix, &held);
         for node in &held.nodes {
             self.on_node[node.at()].retain(|other| *other != ix);
         }

@@ -48,6 +48,7 @@ pub(crate) struct Seen {
     promises: u64,
     kept: u64,
     preemptions: u64,
+    moves: u64,
     holds: u64,
     rebuilt: u64,
     excursions: u64,
@@ -63,6 +64,7 @@ impl Seen {
         self.promises += other.promises;
         self.kept += other.kept;
         self.preemptions += other.preemptions;
+        self.moves += other.moves;
         self.holds += other.holds;
         self.rebuilt += other.rebuilt;
         self.excursions += other.excursions;
@@ -76,6 +78,8 @@ impl Seen {
             && self.promises > 0
             && self.kept > 0
             && self.holds > 0
+            && self.preemptions > 0
+            && self.moves > 0
             && self.rebuilt > 0
             && self.excursions > 0
     }
@@ -86,9 +90,9 @@ impl World {
         let mut dice = Dice(seed);
         let mut fleet = fixture::fleet();
         fleet.policy.reservations = dice.pick(&[0, 2, 4]);
-        // Stops and moves are checked by their own tests; here they would need a caller who ends leases in time.
-        fleet.policy.preemptions = 0;
-        fleet.policy.moves = 0;
+        fleet.policy.preemptions = dice.pick(&[0, 1, 2, 8]);
+        fleet.policy.preemption_loss_milli = dice.pick(&[250, 250, 4_000]);
+        fleet.policy.moves = dice.pick(&[0, 2, 4]);
         Self {
             seed,
             dice,
@@ -225,7 +229,7 @@ impl World {
 
     /// A pass as in daily work.
     fn go_on(&mut self) {
-        let plan = self.planner.step(self.now);
+        let plan = if self.dice.hits(50) { self.planner.step(self.now) } else { self.planner.tick(self.now) };
         let held = self.planner.reservations();
         self.promises.retain(|_, promise| held.contains(promise));
         self.proposed = plan.placements.iter().map(|start| start.request).collect();
@@ -247,7 +251,13 @@ impl World {
             .filter(|held| self.promises.get(&held.request) == Some(held))
             .collect();
         let full = anew.plan(self.now);
-        let part = self.planner.step(self.now);
+        let started = self.planner.clone().step(self.now);
+        assert!(
+            started.placements == full.placements && started.holds == full.holds,
+            "seed {seed} at {:?}: a step starts\n{started:#?}\nand a plan\n{full:#?}",
+            self.now
+        );
+        let part = self.planner.tick(self.now);
         let new: Vec<_> = full.reservations.iter().filter(|promise| !promised.contains(promise)).cloned().collect();
         let same = part.placements == full.placements
             && part.preemptions == full.preemptions
@@ -256,7 +266,7 @@ impl World {
             && part.reservations == new;
         assert!(
             same,
-            "seed {seed} at {:?}: a step decides\n{part:#?}\nand a plan\n{full:#?}\nafter {:#?}\nwith promises {promised:#?}",
+            "seed {seed} at {:?}: a tick decides\n{part:#?}\nand a plan\n{full:#?}\nafter {:#?}\nwith promises {promised:#?}",
             self.now, self.recent
         );
         self.recent.clear();
@@ -289,6 +299,7 @@ impl World {
         self.seen.kept +=
             plan.placements.iter().filter(|start| self.promises.contains_key(&start.request)).count() as u64;
         self.seen.preemptions += plan.preemptions.len() as u64;
+        self.seen.moves += plan.moves.len() as u64;
         self.seen.holds += plan.holds.len() as u64;
     }
 
@@ -315,7 +326,10 @@ impl World {
             self.tell_all_right(Event::ReservationTold(promise.clone()));
         }
         for preemption in &plan.preemptions {
-            self.tell_all_right(Event::LeaseEnded(preemption.lease));
+            // Some take their time.
+            if self.dice.hits(70) {
+                self.tell_all_right(Event::LeaseEnded(preemption.lease));
+            }
         }
     }
 
