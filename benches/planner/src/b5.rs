@@ -135,11 +135,11 @@ fn pass_times(layout: &Layout, variety: Variety, table: &mut Table, csv: &mut Cs
         Variety::Usual => ("", "", 100, Some(FULL_PASS_SECONDS)),
         Variety::EachItsOwn => (", singles all different", "_each_its_own", 3, None),
     };
-    let (empty, plan) = speed::full_pass(&mut speed::waiting(layout, count, variety)?, runs);
+    let (empty, plan) = speed::full_pass(&mut speed::waiting(layout, count, variety)?, runs)?;
     let what = format!("full pass, {count} waiting, {} start{name}", plan.placements.len());
     push(table, layout, &what, "KAI 2.35 s a cycle", &empty, bound);
     time(csv, layout, &format!("full_pass_empty{metric}"), &empty);
-    let (full, plan) = speed::full_pass(&mut speed::busy(layout, variety)?, runs);
+    let (full, plan) = speed::full_pass(&mut speed::busy(layout, variety)?, runs)?;
     let what = format!("full pass on a full fleet, {} waiting{name}", plan.waiting.len());
     push(table, layout, &what, "", &full, bound);
     time(csv, layout, &format!("full_pass_full{metric}"), &full);

@@ -29,7 +29,7 @@ const BORDERS: &[(&str, &[&str])] = &[
 const PURE: &[(&str, &[&str])] = &[
     ("model", &["serde", "uuid", "jiff", "thiserror", "utoipa"]),
     ("core", &["jiff", "thiserror"]),
-    ("planner", &["sha2", "thiserror"]),
+    ("planner", &["rustc-hash", "sha2", "thiserror"]),
 ];
 
 /// Every edge of the workspace that the table does not have, and every crate it does not know.

@@ -10,7 +10,7 @@ use galerne_planner::fleet::{Health, Policy};
 use galerne_planner::plan::Plan;
 use galerne_planner::planner::Planner;
 use galerne_planner::request::{Gpus, Stop};
-use galerne_planner::units::{At, LeaseId, NodeId, RequestId};
+use galerne_planner::units::{At, LeaseId, NodeId, PowerId, RequestId};
 
 use super::fleet::{Layout, boxes};
 use super::workload::{Generator, Job, Size, request};
@@ -84,16 +84,20 @@ fn carry_out(planner: &mut Planner, plan: &Plan, now: At, first_lease: u64) -> R
 }
 
 /// Times of full passes, and the plan of the last.
-pub(crate) fn full_pass(planner: &mut Planner, runs: usize) -> (Samples, Plan) {
+pub(crate) fn full_pass(planner: &mut Planner, runs: usize) -> Result<(Samples, Plan)> {
+    // A cap that is told again: nothing changes but that proposals are given up.
+    let settle = Event::CapChanged { power: PowerId(0), cap_watts: planner.fleet().power[0].cap_watts };
     let mut samples = Samples::default();
     let mut plan = planner.plan(At(10));
     for _ in 0..runs {
+        // What the last plan proposed was not carried out: taking it back is not part of a pass.
+        planner.apply(settle.clone())?;
         let begun = Instant::now();
         let next = planner.plan(At(10));
         samples.push(begun.elapsed());
         plan = next;
     }
-    (samples, plan)
+    Ok((samples, plan))
 }
 
 /// GPUs, waiting requests, and times of a full pass, from 256 to 450,000 GPUs.
@@ -103,7 +107,7 @@ pub(crate) fn growth() -> Result<Vec<(u32, usize, Samples)>> {
         let layout = boxes("growth", nodes);
         let mut planner = waiting(&layout, pending(&layout), Variety::Usual)?;
         let runs = if nodes > 6_000 { RUNS / 5 } else { RUNS };
-        let (samples, _) = full_pass(&mut planner, runs);
+        let (samples, _) = full_pass(&mut planner, runs)?;
         all.push((layout.gpus(), pending(&layout), samples));
     }
     Ok(all)

@@ -1,7 +1,6 @@
 //! Nodes by what they have free: equal ones in one row, so that a question about all nodes looks at rows.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use rustc_hash::FxHashMap;
 
 use super::{Facts, Taken};
 use crate::fleet::{FleetSpec, Health};
@@ -110,7 +109,7 @@ pub(crate) struct Census {
     stands: Vec<Stand>,
     rows: Vec<Row>,
     /// Only looked up in: its order would be chance.
-    places: HashMap<Key, usize, BuildHasherDefault<Mixer>>,
+    places: FxHashMap<Key, usize>,
     /// By node: its row.
     row_of: Vec<usize>,
     /// Nodes that had more before the last pass gave to others, and what they had.
@@ -310,52 +309,6 @@ fn places(mut set: u32) -> impl Iterator<Item = usize> {
 }
 
 const _: () = assert!(MAX_GPUS + 2 <= u32::BITS as usize);
-
-/// Mixes the words of a key: keys are small, and come from the fleet.
-#[derive(Debug, Clone, Copy, Default)]
-struct Mixer(u64);
-
-impl Mixer {
-    const fn mix(&mut self, word: u64) {
-        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    }
-}
-
-impl Hasher for Mixer {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.mix(u64::from(*byte));
-        }
-    }
-
-    fn write_u8(&mut self, word: u8) {
-        self.mix(u64::from(word));
-    }
-
-    fn write_u16(&mut self, word: u16) {
-        self.mix(u64::from(word));
-    }
-
-    fn write_u32(&mut self, word: u32) {
-        self.mix(u64::from(word));
-    }
-
-    fn write_u64(&mut self, word: u64) {
-        self.mix(word);
-    }
-
-    fn write_i64(&mut self, word: i64) {
-        self.mix(word.cast_unsigned());
-    }
-
-    fn write_isize(&mut self, word: isize) {
-        self.mix(word.cast_unsigned() as u64);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0.rotate_left(26)
-    }
-}
 
 fn key(state: &State, node: NodeIx, before: Option<Free>) -> Key {
     let (nodes, at) = (&state.nodes, node.at());
