@@ -16,6 +16,9 @@ use crate::units::TenantClass;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ShapeIx(u32);
 
+/// The place of a list of requests of one shape in one queue; the owner of lists gives them out.
+pub(crate) type ListIx = u32;
+
 /// What decides where a request fits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Kind {
@@ -34,8 +37,8 @@ pub(crate) struct Entry {
     pub(crate) view: Option<usize>,
     /// GPUs touched on each node.
     gpus: u8,
-    /// Lists that hold requests of it.
-    users: u32,
+    /// Lists that hold requests of it, in no order that means anything; none while the place is vacant.
+    pub(crate) lists: Vec<ListIx>,
     verdict: Option<Verdict>,
     /// In this round, runs of at least so many seconds find no place; `None`: any may.
     useful_below: Option<u32>,
@@ -81,7 +84,7 @@ impl Entry {
 
     /// Whether somebody waits with it.
     pub(crate) const fn is_used(&self) -> bool {
-        self.users > 0
+        !self.lists.is_empty()
     }
 
     /// Whether no run of so many seconds or more finds a place in this round.
@@ -114,10 +117,9 @@ pub(crate) struct Shapes {
 }
 
 impl Shapes {
-    /// The place of a shape for one more list; `true` where it was not known.
+    /// The place of a shape; one that is new has no list yet.
     pub(crate) fn open(&mut self, state: &mut State, kind: Kind) -> ShapeIx {
         if let Some(known) = self.index.get(&kind) {
-            self.slots[known.0 as usize].users += 1;
             return *known;
         }
         let shape = &kind.shape;
@@ -128,7 +130,7 @@ impl Shapes {
             classes: state.nodes.class_mask(shape),
             view: if gang_of_whole { state.open_view(shape) } else { None },
             gpus: gpus_touched(shape.gpus),
-            users: 1,
+            lists: Vec::new(),
             verdict: None,
             useful_below: None,
         };
@@ -143,11 +145,16 @@ impl Shapes {
         ShapeIx(slot)
     }
 
+    /// One list more.
+    pub(crate) fn join(&mut self, shape: ShapeIx, list: ListIx) {
+        self.slots[shape.0 as usize].lists.push(list);
+    }
+
     /// One list less.
-    pub(crate) fn close(&mut self, state: &mut State, shape: ShapeIx) {
+    pub(crate) fn close(&mut self, state: &mut State, shape: ShapeIx, list: ListIx) {
         let entry = &mut self.slots[shape.0 as usize];
-        entry.users -= 1;
-        if entry.users == 0 {
+        entry.lists.retain(|other| *other != list);
+        if entry.lists.is_empty() {
             if let Some(view) = entry.view.take() {
                 state.views.close(view);
             }

@@ -127,21 +127,26 @@ impl Planner {
         self.notice_taken();
         self.ask_shapes();
         self.pass.heads.resize_with(self.requests.queues(), Vec::new);
-        for queue in 0..self.requests.queues() {
-            self.pass.heads[queue].clear();
-            let id = QueueId(narrow(queue));
-            for at in 0..self.requests.lists_of(id).len() {
-                let ix = self.requests.lists_of(id)[at];
-                let list = self.requests.list_mut(ix);
-                list.quota = None;
-                list.cursor = 0;
-                if !self.shapes.get(list.shape).is_useless(list.shortest_run) {
-                    self.pass.heads[queue].extend(list.items.front().map(|item| (item.key, ix)));
+        self.pass.heads.iter_mut().for_each(Vec::clear);
+        // By shape, for most have no list to wake.
+        for shape in self.shapes.all() {
+            let entry = self.shapes.get(shape);
+            if entry.is_useless(0) {
+                continue;
+            }
+            for ix in &entry.lists {
+                let list = self.requests.list_mut(*ix);
+                if !entry.is_useless(list.shortest_run) {
+                    list.cursor = 0;
+                    let head = list.items.front().map(|item| (item.key, *ix));
+                    self.pass.heads[list.queue.0 as usize].extend(head);
                 }
             }
-            self.pass.heads[queue].sort_unstable_by(|left, right| right.cmp(left));
-            if !self.pass.heads[queue].is_empty() {
-                self.shares.wake(id);
+        }
+        for (queue, heads) in (0..).map(QueueId).zip(&mut self.pass.heads) {
+            if !heads.is_empty() {
+                heads.sort_unstable_by(|left, right| right.cmp(left));
+                self.shares.wake(queue);
             }
         }
     }
@@ -320,8 +325,8 @@ impl Planner {
         if let Some(verdict) = self.shapes.get(shape).verdict(&self.state, self.stamps.power).copied() {
             return self.consider_blocked(ix, item, &verdict, now);
         }
-        if let Err(block) = self.within_quota(item.slot) {
-            return self.stop_at_quota(ix, item, block);
+        if self.within_quota(item.slot).is_err() {
+            return self.stop_at_quota(ix, item);
         }
         let found = self.place(item.slot);
         match self.make_room(item.slot, found) {
@@ -335,10 +340,9 @@ impl Planner {
     }
 
     /// Of one shape all ask the same of a quota; only what one was promised counts for it already.
-    fn stop_at_quota(&mut self, ix: ListIx, item: Item, block: QuotaBlock) {
+    fn stop_at_quota(&mut self, ix: ListIx, item: Item) {
         let promised = self.promises.get(self.requests.get(item.slot).request.id).is_some();
         let list = self.requests.list_mut(ix);
-        list.quota = Some(block);
         list.cursor = if promised { list.cursor + 1 } else { list.items.len() };
     }
 
@@ -362,8 +366,8 @@ impl Planner {
             self.requests.list_mut(ix).cursor += 1;
             return;
         }
-        if let Err(block) = self.within_quota(item.slot) {
-            return self.stop_at_quota(ix, item, block);
+        if self.within_quota(item.slot).is_err() {
+            return self.stop_at_quota(ix, item);
         }
         if item.run_seconds < limit {
             match self.backfill(item, now) {

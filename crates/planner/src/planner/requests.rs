@@ -5,9 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::fair::QuotaBlock;
 use crate::pack::SingleAsk;
 use crate::request::Request;
+pub(crate) use crate::shapes::ListIx;
 use crate::shapes::{Kind, ShapeIx, Shapes};
 use crate::state::State;
 use crate::state::topology::narrow;
@@ -15,8 +15,6 @@ use crate::units::{QueueId, RequestId};
 
 /// A waiting request's place.
 pub(crate) type Slot = u32;
-/// A list's place.
-pub(crate) type ListIx = u32;
 
 /// Its place in its queue's order; the smaller, the earlier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,8 +61,6 @@ pub(crate) struct List {
     pub(crate) items: VecDeque<Item>,
     /// No run in it is shorter; may be too small after one has left.
     pub(crate) shortest_run: u32,
-    /// The limit that stopped it in the last pass.
-    pub(crate) quota: Option<QuotaBlock>,
     /// Where the pass is.
     pub(crate) cursor: usize,
 }
@@ -212,7 +208,7 @@ impl Requests {
             let (queue, shape) = (list.queue, list.shape);
             self.queues[queue.0 as usize].retain(|other| *other != waiting.list);
             self.vacant_lists.push(waiting.list);
-            shapes.close(state, shape);
+            shapes.close(state, shape, waiting.list);
         }
         Some(waiting.request)
     }
@@ -227,14 +223,7 @@ impl Requests {
             Err(place) => place,
         };
         let shape = shapes.open(state, kind);
-        let list = List {
-            queue: request.queue,
-            shape,
-            items: VecDeque::new(),
-            shortest_run: u32::MAX,
-            quota: None,
-            cursor: 0,
-        };
+        let list = List { queue: request.queue, shape, items: VecDeque::new(), shortest_run: u32::MAX, cursor: 0 };
         let ix = if let Some(ix) = self.vacant_lists.pop() {
             self.lists[ix as usize] = list;
             ix
@@ -243,6 +232,7 @@ impl Requests {
             narrow(self.lists.len() - 1)
         };
         self.queues[request.queue.0 as usize].insert(place, ix);
+        shapes.join(shape, ix);
         ix
     }
 }
