@@ -159,7 +159,7 @@ struct Quota {
 }
 
 /// Shares of all queues, and which comes next.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Shares {
     capacity: Amount,
     /// One for each queue, then the root.
@@ -168,27 +168,6 @@ pub struct Shares {
     shares: Vec<Share>,
     /// All winner trees: of a tree at `t` with width `w`, `t + 1` is the winner, `t + w ..` are the children.
     winners: Vec<u32>,
-}
-
-impl Clone for Shares {
-    fn clone(&self) -> Self {
-        Self {
-            capacity: self.capacity,
-            quotas: self.quotas.clone(),
-            used: self.used.clone(),
-            shares: self.shares.clone(),
-            winners: self.winners.clone(),
-        }
-    }
-
-    /// Without a new allocation: a pass that only plans works on a copy of this kind.
-    fn clone_from(&mut self, source: &Self) {
-        self.capacity = source.capacity;
-        self.quotas.clone_from(&source.quotas);
-        self.used.clone_from(&source.used);
-        self.shares.clone_from(&source.shares);
-        self.winners.clone_from(&source.winners);
-    }
 }
 
 impl Shares {
@@ -347,11 +326,6 @@ impl Shares {
     /// The share by which the queue is compared with its siblings.
     pub fn share(&self, queue: QueueId) -> Share {
         self.shares[queue.0 as usize]
-    }
-
-    /// What the shares are shares of.
-    pub fn capacity(&self) -> Amount {
-        self.capacity
     }
 
     /// Where `asker` and `holder` part: the queue on either's path just below what is above both. `None` when one

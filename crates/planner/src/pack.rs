@@ -244,6 +244,7 @@ impl Packer {
     /// From now on, judges by the demand and the nodes as they are now. The outlook depends on nothing else: however
     /// a state was reached, places are judged the same.
     pub fn refresh(&mut self) {
+        self.settle();
         if !std::mem::take(&mut self.is_stale) {
             return;
         }

@@ -1,9 +1,9 @@
 //! The planner: holds the state of a fleet, hears events, answers with plans.
 //!
-//! `plan` decides everything anew, `step` only what events since the last answer could have changed; both run the
-//! same pass, `step` with the verdicts of before where nothing that could help has grown since. What a plan proposes
-//! stays taken until the next call, so that a caller who carries it out and tells it back pays nothing twice; what
-//! was not told back by then is given back.
+//! `plan` decides everything anew, `tick` only what events since the last answer could have changed; both run the same
+//! pass, `tick` with the verdicts of before where nothing that could help has grown since. `step` runs the pass alone:
+//! it stops and moves nobody. What a plan proposes stays taken until the next call, so that a caller who carries it out
+//! and tells it back pays nothing twice; what was not told back by then is given back.
 //!
 //! Deliberately absent: the clock, I/O, chance, threads.
 

@@ -4,8 +4,9 @@
 //! the instant at which the last node needed becomes free is its start; the domain with the earliest is promised.
 //! Promised nodes are kept: others use them only for runs that end before the start.
 //!
-//! INVARIANT: a node is promised to at most one request; a promise goes only when its request starts or leaves, a
-//! node is lost, or a lease stays longer than it said.
+//! INVARIANT: a node is promised to at most one request; a promise goes only when its request starts, leaves or asks
+//! for something else, a node is lost or held, a lease stays longer than it said, leases give way for an earlier start,
+//! ten minutes have passed since it should have begun, or nobody was told of it.
 //! Deliberately absent: who may be promised something, and in which order.
 
 use std::collections::BTreeMap;

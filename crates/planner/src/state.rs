@@ -317,6 +317,7 @@ impl State {
         }
         if let Gpus::Whole(count) = shape.gpus
             && count == self.nodes.gpus[node.at()]
+            && self.tenants.on(node).iter().all(|tenant| tenant.gpus != GpuGrant::Whole(0))
         {
             return self.tenants.all_gone_at(node, now);
         }

@@ -11,6 +11,9 @@ use crate::units::{At, LeaseId, NodeId, RequestId};
 use super::rooms::Rooms;
 use super::{Facts, Holder, Violation};
 
+/// So long after its start a promise need not be kept any more: ten minutes.
+const MOST_OVERDUE_SECONDS: i64 = 600;
+
 pub(super) fn check(facts: &Facts<'_>, plan: &Plan, found: &mut Vec<Violation>) {
     let starting: BTreeSet<RequestId> = plan.placements.iter().map(|placement| placement.request).collect();
     let mut promised = BTreeMap::new();
@@ -39,6 +42,8 @@ pub(super) fn check(facts: &Facts<'_>, plan: &Plan, found: &mut Vec<Violation>) 
         let (request, starts_at) = (old.request, old.starts_at);
         match promised.get(&request) {
             Some(new) if new.starts_at <= starts_at => {}
+            // Nodes are kept for nobody longer than that, whatever keeps it from starting.
+            Some(_) | None if starts_at.plus(MOST_OVERDUE_SECONDS) < plan.at => {}
             // It may go or slip only where the fleet, not this plan, made it impossible.
             Some(_) | None if !stands(facts, plan, old, asked) => {}
             Some(new) => found.push(Violation::PromiseSlipped { request, before: starts_at, after: new.starts_at }),

@@ -112,6 +112,8 @@ pub(crate) struct Census {
     places: FxHashMap<Key, usize>,
     /// By node: its row.
     row_of: Vec<usize>,
+    /// Rows when all were last counted anew.
+    counted_rows: usize,
     /// Nodes that had more before the last pass gave to others, and what they had.
     gave: Vec<(NodeIx, NodeFree)>,
     /// By node: its place in `gave`; only while it is filled.
@@ -120,7 +122,7 @@ pub(crate) struct Census {
 
 /// One changed node in so many, and all are counted anew: that costs less than moving each.
 const RECOUNTED_PART: usize = 8;
-/// Empty rows that are kept for nodes to come back to.
+/// Rows that may come beside those counted before all are counted anew: most of them are empty by then.
 const EMPTY_ROWS: usize = 1024;
 const NOWHERE: u32 = u32::MAX;
 
@@ -136,7 +138,9 @@ impl Census {
             changed.extend(gave.iter().chain(&self.gave).map(|(node, _)| *node));
         }
         let is_new = self.row_of.len() != state.nodes.len();
-        if is_new || changed.len() > state.nodes.len() / RECOUNTED_PART || self.rows.len() > EMPTY_ROWS + changed.len()
+        if is_new
+            || changed.len() > state.nodes.len() / RECOUNTED_PART
+            || self.rows.len() > EMPTY_ROWS + self.counted_rows
         {
             self.recount(state);
         } else {
@@ -183,6 +187,7 @@ impl Census {
             self.rows[row].nodes.push(node);
             self.count(row, 1);
         }
+        self.counted_rows = self.rows.len();
     }
 
     fn moved(&mut self, state: &State, node: NodeIx) {

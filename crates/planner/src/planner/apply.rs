@@ -218,7 +218,6 @@ impl Planner {
             self.state.give(*node, tenant(shape, grant.gpus, lease.ends_at.unwrap_or(At::NEVER)));
             self.power.remove(self.state.nodes.power[node.at()], request.class, i64::from(shape.peak_watts));
         }
-        self.pass.forget_holds_for(request);
         self.shares.refund(request.queue, &amount);
         self.stamps.power += 1;
         self.stamps.promises += 1;
@@ -238,7 +237,6 @@ impl Planner {
             self.state.set_end(*node, part, ends_at.unwrap_or(At::NEVER));
         }
         self.stamps.promises += 1;
-        self.pass.forget_holds_for(&lease.request);
         self.break_promises_before(&lease, &nodes);
         Ok(())
     }

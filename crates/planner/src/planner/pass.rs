@@ -198,16 +198,9 @@ impl Planner {
         Some(limit.min(longest))
     }
 
-    /// Promises whose start has passed although a lease is still there.
+    /// Promises whose start has passed for too long, whatever is in the way: a lease that stays, a quota, a cap.
     fn overdue_promises(&self, now: At) -> Vec<RequestId> {
-        let is_overdue = |request: RequestId, promise: &Promise| {
-            promise.starts_at.plus(GRACE_SECONDS) < now
-                && self.requests.find(request).is_none_or(|slot| {
-                    let shape = &self.requests.get(slot).request.shape;
-                    promise.nodes.iter().any(|node| !self.state.could_place(*node, shape))
-                })
-        };
-        let overdue = self.promises.iter().filter(|(request, promise)| is_overdue(*request, promise));
+        let overdue = self.promises.iter().filter(|(_, promise)| promise.starts_at.plus(GRACE_SECONDS) < now);
         overdue.map(|(request, _)| request).collect()
     }
 

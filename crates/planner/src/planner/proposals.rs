@@ -127,7 +127,10 @@ impl Planner {
             displaced.extend(kept.map(|promise| (id, shape, promise)));
         }
         for (request, before) in replaced {
-            self.keep_promise(request, before);
+            // Somebody else may have been promised its nodes, and been told so.
+            if before.nodes.iter().all(|node| self.state.nodes.reserved[node.at()].is_none()) {
+                self.keep_promise(request, before);
+            }
         }
         proposals.grants.clear();
         self.proposals = proposals;

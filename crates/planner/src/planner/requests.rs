@@ -238,11 +238,11 @@ impl Requests {
 }
 
 impl List {
-    /// Moves the cursor to the next item with a run shorter than `limit`; `false`: there is none.
-    pub(crate) fn skip_to_run_below(&mut self, limit: u32) -> bool {
+    /// Moves the cursor to the next item with a run shorter than `limit`, or to the end.
+    pub(crate) fn skip_to_run_below(&mut self, limit: u32) {
         if self.shortest_run >= limit {
             self.cursor = self.items.len();
-            return false;
+            return;
         }
         if self.cursor == 0 {
             // Looked through from the start anyway: the bound becomes exact.
@@ -251,6 +251,5 @@ impl List {
         while self.items.get(self.cursor).is_some_and(|item| item.run_seconds >= limit) {
             self.cursor += 1;
         }
-        self.cursor < self.items.len()
     }
 }

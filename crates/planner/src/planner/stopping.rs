@@ -30,6 +30,10 @@ use room::{Loose, Question};
 const SEARCHES_EACH: usize = 4;
 /// Lists that are counted for in one pass, for each such request.
 const COUNTS_EACH: usize = 32;
+/// Of the lists that may stop somebody, so many for each such request come first by order; the others take turns, each
+/// minute another first, so that none waits behind the same failures for ever.
+const FIRST_EACH: usize = 2;
+const TURN_SECONDS: i64 = 60;
 
 /// Who may ask for what, in one pass; counted again when leases have given way to somebody.
 #[derive(Debug, Clone, Default)]
@@ -64,7 +68,12 @@ impl Planner {
         let loose = Loose::new(&self.state);
         let mut rights = self.rights(now, BTreeSet::new());
         let (mut won, mut lost) = (0, 0);
-        for one in self.asking(now).into_iter().take(most * COUNTS_EACH) {
+        let mut asking = self.asking(&rights, now);
+        if let Some(others) = asking.get_mut(most * FIRST_EACH..).filter(|others| !others.is_empty()) {
+            let turn = (now.0.max(0) / TURN_SECONDS).unsigned_abs() % others.len() as u64;
+            others.rotate_left(usize::try_from(turn).unwrap_or(0));
+        }
+        for one in asking.into_iter().take(most * COUNTS_EACH) {
             if won >= most || lost >= most * SEARCHES_EACH {
                 break;
             }
@@ -72,13 +81,13 @@ impl Planner {
                 continue;
             }
             match self.ask(&one, &rights, (&loose, &mut marks), now) {
-                Some(victims) => {
+                Ok(victims) => {
                     won += 1;
                     let mut gone = std::mem::take(&mut rights.gone);
                     gone.extend(victims);
                     rights = self.rights(now, gone);
                 }
-                None => lost += 1,
+                Err(searched) => lost += searched,
             }
         }
         self.marks = marks;
@@ -167,16 +176,18 @@ impl Planner {
         on_nodes.chain(gone.iter().copied()).collect()
     }
 
-    /// Lists in which somebody waits: those of queues that are owed most first.
-    fn asking(&self, now: At) -> Vec<Asking> {
+    /// Lists in which somebody waits who may stop others: those of queues that are owed most first.
+    fn asking(&self, rights: &Rights, now: At) -> Vec<Asking> {
         let mut asking = Vec::new();
         for queue in (0..self.requests.queues()).map(|queue| QueueId(narrow(queue))) {
             for &list in self.requests.lists_of(queue) {
                 let slots = self.askers(list, now);
                 let Some(first) = slots[0] else { continue };
                 let priority = self.requests.list(list).items.iter().map(|item| item.priority).max();
-                let one = Asking { list, slots, priority: priority.unwrap_or(i16::MIN) };
-                asking.push((self.requests.get(first).key, one));
+                let priority = priority.unwrap_or(i16::MIN);
+                if self.question(list, rights, priority).is_some_and(|question| self.has_victims(&question)) {
+                    asking.push((self.requests.get(first).key, Asking { list, slots, priority }));
+                }
             }
         }
         asking.sort_by(|(left, one), (right, other)| {
@@ -210,26 +221,33 @@ impl Planner {
         found
     }
 
-    /// Asks for the head of a list, then for its first of the highest priority. Who gives way.
+    /// Whether anybody runs who may be stopped for it.
+    fn has_victims(&self, question: &Question) -> bool {
+        question.bands(&self.state.leases, |_| true).next().is_some()
+    }
+
+    /// Asks for the head of a list, then for its first of the highest priority. Who gives way; or how often somebody was
+    /// searched for in vain.
     fn ask(
         &mut self,
         one: &Asking,
         rights: &Rights,
         (loose, marks): (&Loose, &mut Marks),
         now: At,
-    ) -> Option<Vec<LeaseId>> {
+    ) -> Result<Vec<LeaseId>, usize> {
+        let mut searched = 0;
         for slot in one.slots.into_iter().flatten() {
             let priority = self.requests.get(slot).request.priority;
             let Some(question) = self.question(one.list, rights, priority) else { continue };
-            let has_victims = question.bands(&self.state.leases, |_| true).next().is_some();
-            if has_victims
-                && self.may_within_quota(slot, &question)
-                && let Ok(victims) = self.preempt_for(slot, &question, rights, (loose, &mut *marks), now)
-            {
-                return Some(victims);
+            if !self.has_victims(&question) || !self.may_within_quota(slot, &question) {
+                continue;
+            }
+            searched += 1;
+            if let Ok(victims) = self.preempt_for(slot, &question, rights, (loose, &mut *marks), now) {
+                return Ok(victims);
             }
         }
-        None
+        Err(searched)
     }
 
     /// Whether the request's queue could have it if all who may be stopped had given back what they are charged for.

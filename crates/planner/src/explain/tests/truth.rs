@@ -49,6 +49,8 @@ pub(super) fn check_in(
     if after.placements.iter().any(|placement| placement.request == id) {
         return match next.then {
             Then::Starts => Ok(()),
+            // While it waits to begin, promises to others that are long overdue are dropped.
+            Then::Clears { .. } if matches!(next.step, Step::Wait { on: Awaited::Begin, .. }) => Ok(()),
             Then::Clears { .. } => Err("it starts, though obstacles were said to be left".to_owned()),
         };
     }
