@@ -59,7 +59,7 @@ impl Planner {
         plan
     }
 
-    /// Why one request waits, with all that would help, as the last plan or step and the events since have left
+    /// Why one request waits, with all that would help, as the last answer and the events since have left
     /// things; `None`: it does not wait, or would start. Nothing is decided and no pass is run; placements that were
     /// proposed and not told back are counted first, so that it costs more while there are many. Of requests alike in
     /// queue and shape it tells what holds back the first in line, as a plan does.
