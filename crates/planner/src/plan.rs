@@ -21,9 +21,9 @@ pub struct Plan {
     pub holds: Vec<Hold>,
     /// Every request that does not start now, with the place of its reason in `reasons`.
     pub waiting: Vec<(RequestId, u32)>,
-    /// Reasons, each once: requests of one shape in one queue wait for the same; in a step and a tick each request that
-    /// is new has its own. Those, and those of a plan beyond its first `reason::ADVISED` shapes, tell what is in the way
-    /// and not what would help: `Planner::why` does.
+    /// Reasons, each once: requests of one shape in one queue wait for the same. Those of a step and a tick, and of a
+    /// plan beyond its first `reason::ADVISED` shapes, tell what is in the way and not what would help: `Planner::why`
+    /// does.
     pub reasons: Vec<Why>,
 }
 

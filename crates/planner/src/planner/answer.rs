@@ -48,10 +48,11 @@ impl Planner {
         plan.reservations.sort_by_key(|reservation| reservation.request);
         let fresh = self.requests.take_fresh();
         self.write(now, Depth::Obstacles, &mut plan, |answer| {
+            let mut shared = BTreeMap::new();
             for request in fresh {
                 let Some(slot) = answer.requests.find(request) else { continue };
                 if answer.requests.get(slot).proposal.is_none() {
-                    let reason = answer.as_in_a_plan(slot);
+                    let reason = answer.as_in_a_plan(slot, &mut shared);
                     answer.plan.waiting.push((request, reason));
                 }
             }
@@ -70,7 +71,7 @@ impl Planner {
         }
         let mut plan = Plan::default();
         self.write(now, Depth::Advice, &mut plan, |answer| {
-            answer.as_in_a_plan(slot);
+            answer.as_in_a_plan(slot, &mut BTreeMap::new());
         });
         plan.reasons.pop()
     }
@@ -167,16 +168,21 @@ impl Answer<'_, '_> {
         }
     }
 
-    /// The reason that a plan gives for a request: of those alike that of the first in line.
-    fn as_in_a_plan(&mut self, slot: Slot) -> u32 {
+    /// The reason that a plan gives for a request: of those alike that of the first in line, once for all of them.
+    fn as_in_a_plan(&mut self, slot: Slot, shared: &mut BTreeMap<(ListIx, Own), u32>) -> u32 {
         let waiting = self.requests.get(slot);
-        let own = self.own(&waiting.request);
+        let (list, own) = (waiting.list, self.own(&waiting.request));
         if self.promises.get(waiting.request.id).is_some() {
             return self.reason(slot, own);
         }
+        if let Some(known) = shared.get(&(list, own)) {
+            return *known;
+        }
         let items = &self.requests.list(waiting.list).items;
         let first = items.iter().find(|item| self.of(item, true) == Of::of_many(own));
-        self.reason(first.map_or(slot, |item| item.slot), own)
+        let reason = self.reason(first.map_or(slot, |item| item.slot), own);
+        shared.insert((list, own), reason);
+        reason
     }
 
     fn reason(&mut self, slot: Slot, own: Own) -> u32 {
@@ -223,10 +229,11 @@ impl Answer<'_, '_> {
 }
 
 impl Answer<'_, '_> {
-    /// Leases that are still on the nodes of a promise that begins now.
+    /// Leases that are stopping on the nodes of a promise that has begun; where none is, it waits like any other.
     fn stopping(&self, promise: &Promise) -> Own {
         let on_nodes = promise.nodes.iter().flat_map(|node| self.state.leases.on_node(*node));
-        let mut leases: Vec<LeaseId> = on_nodes.map(|held| held.lease.id).collect();
+        let stopping = on_nodes.filter(|held| held.could_be_stopping(self.now));
+        let mut leases: Vec<LeaseId> = stopping.map(|held| held.lease.id).collect();
         leases.sort_unstable();
         leases.dedup();
         leases.first().map_or(Own::Nothing, |lease| Own::Preempting { leases: narrow(leases.len()), lease: *lease })

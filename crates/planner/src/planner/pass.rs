@@ -189,6 +189,9 @@ impl Planner {
         if self.pass.promises_left > 0 && self.could_promise(&shape, &verdict) {
             return None;
         }
+        if matches!(verdict.blocked, Blocked::Power(_)) && self.lays_anew() {
+            return None;
+        }
         let limit = self.backfill_limit(&shape, &verdict);
         if limit == 0 || verdict.backfill_limit != u32::MAX {
             return Some(limit);

@@ -5,9 +5,11 @@
 //! search lays anew what the pass has proposed so far, never what runs or was promised, so that one more fits. What
 //! each of them gets stays the same, only where changes: the order of the queues is untouched.
 //!
-//! A step looks as long as a plan: a shape that a step knows to have no room has none either without anything that was
+//! A step looks as long as a plan: a shape that it knows to have no room has none either without anything that was
 //! proposed, and for such a one nothing is searched and nothing counted.
-//! Deliberately absent: large fleets, where one place more or less is lost among thousands.
+//! What lacks watts is asked in its turn in both, for watts may be had elsewhere.
+//! Deliberately absent: large fleets, where one place more or less is lost among thousands; nearness, beyond what a
+//! request requires: what it preferred, and the lease it was to be near, may be left.
 
 use crate::gang::NoPlace;
 use crate::plan::GpuGrant;
@@ -48,13 +50,18 @@ struct Piece {
 type Layout = Vec<Vec<(NodeIx, GpuGrant)>>;
 
 impl Planner {
+    /// Whether the fleet is small enough for it.
+    pub(super) fn lays_anew(&self) -> bool {
+        self.state.nodes.len() <= MOST_NODES
+    }
+
     /// After a request was looked a place for: makes room for it where none was found, and for more nodes of an elastic
     /// gang that got less than it may have.
     ///
     /// # Errors
     /// What was missing, where nothing helped.
     pub(super) fn make_room(&mut self, slot: Slot, found: Result<(), NoPlace>) -> Result<(), NoPlace> {
-        if self.state.nodes.len() > MOST_NODES {
+        if !self.lays_anew() {
             return found;
         }
         match found {

@@ -172,7 +172,8 @@ impl Planner {
     fn stopping(&self, now: At, gone: &BTreeSet<LeaseId>) -> BTreeSet<LeaseId> {
         let begun = self.promises.iter().filter(|(_, promise)| promise.starts_at <= now);
         let nodes = begun.flat_map(|(_, promise)| &promise.nodes);
-        let on_nodes = nodes.flat_map(|node| self.state.leases.on_node(*node)).map(|held| held.lease.id);
+        let on_nodes = nodes.flat_map(|node| self.state.leases.on_node(*node));
+        let on_nodes = on_nodes.filter(|held| held.could_be_stopping(now)).map(|held| held.lease.id);
         on_nodes.chain(gone.iter().copied()).collect()
     }
 

@@ -239,7 +239,7 @@ impl Planner {
     }
 
     pub(super) fn is_stopping(&self, held: &Held, now: At) -> bool {
-        held.nodes.iter().any(|node| self.state.nodes.kept_until[node.at()] <= now)
+        held.could_be_stopping(now) && held.nodes.iter().any(|node| self.state.nodes.kept_until[node.at()] <= now)
     }
 
     pub(super) fn site(&self, node: NodeIx, is_kept: bool) -> Site {

@@ -57,6 +57,30 @@ fn who_has_a_higher_priority_starts_when_another_has_stopped() {
 }
 
 #[test]
+fn whoever_waits_for_a_lease_that_overruns_is_not_told_that_it_stops() {
+    let mut planner = Planner::new(fleet()).unwrap();
+    for id in 1..=32 {
+        let stop = if id % 2 == 0 { Stop::Restart } else { Stop::Never };
+        add(&mut planner, Request { queue: QueueId(2), stop, run_seconds: Some(3_600), ..long(id) });
+    }
+    let plan = planner.plan(At(0));
+    planner.commit(&plan, At(0), |placement| LeaseId(placement.request.0)).unwrap();
+    add(&mut planner, Request { queue: QueueId(2), ..long(100) });
+    let plan = planner.plan(At(10));
+    assert_eq!((plan.reservations.len(), plan.reservations[0].starts_at), (1, At(HOUR)));
+    planner.commit(&plan, At(10), |_| LeaseId(0)).unwrap();
+    let plan = planner.plan(At(HOUR + 5));
+    assert_eq!((plan.placements.len(), plan.preemptions.len()), (0, 0));
+    let (_, why) = plan.waiting.iter().find(|(request, _)| *request == RequestId(100)).unwrap();
+    let because = &plan.reasons[*why as usize].because;
+    assert!(because.iter().any(|part| matches!(part.cause, Cause::Promised { .. })), "{because:?}");
+    assert!(
+        because.iter().all(|part| !matches!(part.cause, Cause::Preempting { .. })),
+        "nobody gives way: {because:?}"
+    );
+}
+
+#[test]
 fn a_queue_takes_back_its_guarantee_and_no_more() {
     let (mut planner, now) = full(fleet(), 2);
     for id in 100..140 {
