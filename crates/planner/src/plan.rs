@@ -87,6 +87,8 @@ pub struct Reservation {
     /// Not later than this, if leases end when they said.
     pub starts_at: At,
     pub nodes: Vec<NodeId>,
+    /// Leases that stop for it and have not ended yet, by number.
+    pub stops: Vec<LeaseId>,
 }
 
 /// A wait for a better hour.

@@ -196,7 +196,7 @@ impl Planner {
 
     fn reservation(&self, request: RequestId, promise: &Promise) -> Reservation {
         let nodes = promise.nodes.iter().map(|node| self.state.topology.id(*node)).collect();
-        Reservation { request, starts_at: promise.starts_at, nodes }
+        Reservation { request, starts_at: promise.starts_at, nodes, stops: promise.stops.clone() }
     }
 
     /// What so many members of a shape are to a queue.

@@ -305,6 +305,8 @@ pub struct Fleet<'a> {
     /// By queue: what it is charged for beside leases that stay: promises, starts of this pass, and what is stopping
     /// already. Nothing of it can be given back, so a queue borrows only what its leases have beyond its guarantee.
     pub pending: &'a [Amount],
+    /// By queue: what leases that stop already give back of its use, less what waits for it.
+    pub leaving: &'a [Amount],
     /// Changed only to count on, and left as it was.
     pub power: &'a mut PowerTree,
     /// The policy's `preemption_loss_milli`: lost GPU-seconds allowed for each gained, in thousandths.

@@ -15,13 +15,15 @@ use crate::fleet::{Amount, Health};
 use crate::request::Shape;
 use crate::state::State;
 use crate::state::topology::{NodeIx, narrow};
-use crate::units::{At, QueueId, RequestId};
+use crate::units::{At, LeaseId, QueueId, RequestId};
 
 /// A promise that is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Promise {
     pub(crate) starts_at: At,
     pub(crate) nodes: Vec<NodeIx>,
+    /// Leases that stop for it, by number; none where it waits for others to end.
+    pub(crate) stops: Vec<LeaseId>,
     /// Charged to this queue while it is kept.
     pub(crate) queue: QueueId,
     pub(crate) amount: Amount,
@@ -56,6 +58,16 @@ impl Promises {
     /// All, by request, to be changed in what nobody else sees.
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (RequestId, &mut Promise)> {
         self.by_request.iter_mut().map(|(request, promise)| (*request, promise))
+    }
+
+    /// Leases that stop for somebody.
+    pub(crate) fn stopping(&self) -> impl Iterator<Item = LeaseId> {
+        self.by_request.values().flat_map(|promise| promise.stops.iter().copied())
+    }
+
+    /// A lease has ended.
+    pub(crate) fn forget_lease(&mut self, lease: LeaseId) {
+        self.by_request.values_mut().for_each(|promise| promise.stops.retain(|other| *other != lease));
     }
 
     /// How many.

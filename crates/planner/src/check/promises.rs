@@ -63,7 +63,7 @@ fn check_promise(facts: &Facts<'_>, plan: &Plan, promise: &Reservation, asked: &
     }
     // Where the start of a promise that stood has passed, whoever still stays is stopping or has overrun: that is not
     // this plan's doing.
-    let stopped = plan.preemptions.iter().map(|preemption| preemption.lease).collect();
+    let stopped = stopping(facts, plan);
     let has_begun = starts_at <= plan.at && facts.before.reservations.contains(promise);
     let mut rooms = if has_begun { Rooms::new(facts) } else { still_there(facts, &stopped, plan.at, starts_at) };
     for placement in &plan.placements {
@@ -85,6 +85,12 @@ fn check_promise(facts: &Facts<'_>, plan: &Plan, promise: &Reservation, asked: &
             found.push(Violation::PromiseWithoutRoom { request, node, starts_at });
         }
     }
+}
+
+/// Leases that this plan stops, and those that were stopping before it.
+fn stopping(facts: &Facts<'_>, plan: &Plan) -> BTreeSet<LeaseId> {
+    let before = facts.before.reservations.iter().flat_map(|promise| promise.stops.iter().copied());
+    before.chain(plan.preemptions.iter().map(|preemption| preemption.lease)).collect()
 }
 
 /// Whether an old promise could still be held if nothing new started: the request is as it was, its nodes are in

@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use sha2::{Digest, Sha256};
 
-use crate::units::{At, NodeId};
+use crate::units::{At, LeaseId, NodeId};
 
 use super::{GpuGrant, Grant, Plan, PreemptionCause};
 
@@ -47,6 +47,7 @@ impl Writer {
             writer.number(reservation.request.0);
             writer.at(reservation.starts_at);
             writer.list(&reservation.nodes, |writer, node: &NodeId| writer.number(node.0));
+            writer.list(&reservation.stops, |writer, lease: &LeaseId| writer.number(lease.0));
         });
         self.list(&plan.holds, |writer, hold| {
             writer.number(hold.request.0);

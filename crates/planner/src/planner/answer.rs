@@ -7,9 +7,8 @@ use crate::plan::{Grant, Hold, Placement, Plan};
 use crate::reason::Why;
 use crate::request::Request;
 use crate::reserve::{Promise, Promises};
-use crate::state::State;
 use crate::state::topology::narrow;
-use crate::units::{At, LeaseId, QueueId, RequestId};
+use crate::units::{At, QueueId, RequestId};
 
 use super::Planner;
 use super::pass::Pass;
@@ -94,7 +93,6 @@ impl Planner {
             proposals: &self.proposals,
             pass: &self.pass,
             promises: &self.promises,
-            state: &self.state,
             explainer: Explainer::new(facts, &self.memory, depth),
             now,
             plan,
@@ -126,7 +124,6 @@ struct Answer<'a, 'p> {
     proposals: &'a Proposals,
     pass: &'a Pass,
     promises: &'a Promises,
-    state: &'a State,
     explainer: Explainer<'a>,
     now: At,
     plan: &'p mut Plan,
@@ -220,7 +217,7 @@ impl Answer<'_, '_> {
 
     fn own(&self, request: &Request) -> Own {
         if let Some(promise) = self.promises.get(request.id).filter(|promise| promise.starts_at <= self.now) {
-            return self.stopping(promise);
+            return stopping(promise);
         }
         let begins = request.not_before.filter(|at| *at > self.now).map(Own::NotBefore);
         let held = self.pass.holds.get(&request.id).filter(|until| **until > self.now);
@@ -228,16 +225,10 @@ impl Answer<'_, '_> {
     }
 }
 
-impl Answer<'_, '_> {
-    /// Leases that are stopping on the nodes of a promise that has begun; where none is, it waits like any other.
-    fn stopping(&self, promise: &Promise) -> Own {
-        let on_nodes = promise.nodes.iter().flat_map(|node| self.state.leases.on_node(*node));
-        let stopping = on_nodes.filter(|held| held.could_be_stopping(self.now));
-        let mut leases: Vec<LeaseId> = stopping.map(|held| held.lease.id).collect();
-        leases.sort_unstable();
-        leases.dedup();
-        leases.first().map_or(Own::Nothing, |lease| Own::Preempting { leases: narrow(leases.len()), lease: *lease })
-    }
+/// Leases that stop for a promise that has begun; where none does, it waits like any other.
+fn stopping(promise: &Promise) -> Own {
+    let leases = narrow(promise.stops.len());
+    promise.stops.first().map_or(Own::Nothing, |lease| Own::Preempting { leases, lease: *lease })
 }
 
 /// What the pass gave and nobody has carried out yet.

@@ -209,6 +209,7 @@ impl Planner {
             return Err(unknown_lease(lease));
         }
         self.settle();
+        self.promises.forget_lease(lease);
         let Some(Held { lease, nodes, amount }) = self.state.leases.remove(lease) else { return Ok(()) };
         let request = &lease.request;
         self.pass.forget_holds_for(request);
@@ -304,9 +305,13 @@ impl Planner {
             nodes.push(self.node(*node)?);
         }
         nodes.sort_unstable();
+        let mut stops = reservation.stops.clone();
+        stops.retain(|lease| self.state.leases.find(*lease).is_some());
+        stops.sort_unstable();
         if let Some(promise) = self.promises.get_mut(request)
             && promise.starts_at == reservation.starts_at
             && promise.nodes == nodes
+            && promise.stops == stops
         {
             promise.told = true;
             return Ok(());
@@ -326,7 +331,7 @@ impl Planner {
         let amount = self.amount(&shape, nodes.len());
         self.keep_promise(
             request,
-            Promise { starts_at: reservation.starts_at, nodes, queue, amount, told: true, missing: 0 },
+            Promise { starts_at: reservation.starts_at, nodes, stops, queue, amount, told: true, missing: 0 },
         );
         Ok(())
     }

@@ -560,7 +560,10 @@ impl Planner {
         self.pass.longest_gap = self.pass.longest_gap.max(seconds(starts_at.since(now)));
         self.pass.promises_left -= 1;
         self.proposals.promised.push((request, None));
-        self.keep_promise(request, Promise { starts_at, nodes, queue, amount, told: false, missing: 0 });
+        self.keep_promise(
+            request,
+            Promise { starts_at, nodes, stops: Vec::new(), queue, amount, told: false, missing: 0 },
+        );
         true
     }
 }

@@ -5,15 +5,15 @@
 //!
 //! Of each list the first in line asks, and where another has a higher priority, the first of the highest, too; queues
 //! that are owed most come first. Before anybody is searched for, it is counted whether there is room if all went who
-//! may be stopped (`room`).
+//! may be stopped (`room`). Whoever stops already counts as gone: who finds room there waits for it, and nobody else
+//! stops for him.
 //! Deliberately absent: several requests of one list in one pass, and memory: what was declined is asked again.
 
 use std::collections::BTreeSet;
 
 use crate::defrag::{self, Scope};
-use crate::fleet::Amount;
 use crate::plan::{Move, Preemption};
-use crate::preempt::{self, Asked, Declined, Fleet, Ground, Role};
+use crate::preempt::{self, Decision, Declined, Fleet, Ground, Role};
 use crate::reserve::Promise;
 use crate::state::topology::{NodeIx, narrow};
 use crate::units::{At, LeaseId, QueueId};
@@ -21,10 +21,12 @@ use crate::units::{At, LeaseId, QueueId};
 use super::Planner;
 use super::requests::{ListIx, Slot};
 
+mod rights;
 mod room;
 
+use rights::{Awaiting, Rights};
 pub(super) use room::Marks;
-use room::{Loose, Question};
+use room::{Gathered, Loose, Question};
 
 /// Searches without success in one pass, for each request that leases may give way to in it.
 const SEARCHES_EACH: usize = 4;
@@ -35,17 +37,15 @@ const COUNTS_EACH: usize = 32;
 const FIRST_EACH: usize = 2;
 const TURN_SECONDS: i64 = 60;
 
-/// Who may ask for what, in one pass; counted again when leases have given way to somebody.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Rights {
-    /// By queue: what requests of it, not of those below it, were promised.
-    promised: Vec<Amount>,
-    /// By queue: what it is charged for beside leases that stay.
-    pending: Vec<Amount>,
-    /// By queue: whether its leases have more than it is guaranteed.
-    is_borrowing: Vec<bool>,
-    /// Leases that give way in this pass.
-    gone: BTreeSet<LeaseId>,
+/// What came of a question.
+enum Asked {
+    /// It was not worth a search.
+    NotAtAll,
+    InVain,
+    /// There will be room on these nodes when all have left that stop already.
+    Awaits(Vec<NodeIx>),
+    /// Leases give way.
+    Won,
 }
 
 /// A list that asks.
@@ -66,7 +66,8 @@ impl Planner {
         }
         let mut marks = std::mem::take(&mut self.marks);
         let loose = Loose::new(&self.state);
-        let mut rights = self.rights(now, BTreeSet::new());
+        let mut awaiting = Vec::new();
+        let mut rights = self.rights(&awaiting);
         let (mut won, mut lost) = (0, 0);
         let mut asking = self.asking(&rights, now);
         if let Some(others) = asking.get_mut(most * FIRST_EACH..).filter(|others| !others.is_empty()) {
@@ -80,14 +81,21 @@ impl Planner {
             if !self.may_find(&one, &rights, &loose, &mut marks) {
                 continue;
             }
-            match self.ask(&one, &rights, (&loose, &mut marks), now) {
-                Ok(victims) => {
-                    won += 1;
-                    let mut gone = std::mem::take(&mut rights.gone);
-                    gone.extend(victims);
-                    rights = self.rights(now, gone);
+            for slot in one.slots.into_iter().flatten() {
+                match self.ask(one.list, slot, &rights, (&loose, &mut marks), now) {
+                    Asked::NotAtAll => continue,
+                    Asked::InVain => lost += 1,
+                    Asked::Awaits(nodes) => {
+                        lost += 1;
+                        awaiting.push(Awaiting { slot, nodes });
+                        rights = self.rights(&awaiting);
+                    }
+                    Asked::Won => {
+                        won += 1;
+                        rights = self.rights(&awaiting);
+                        break;
+                    }
                 }
-                Err(searched) => lost += searched,
             }
         }
         self.marks = marks;
@@ -126,55 +134,10 @@ impl Planner {
             let node = NodeIx::new(at);
             self.site(node, self.state.nodes.reserved[at].is_some())
         });
-        let leases = self.state.leases.iter().filter(|held| !self.is_stopping(held, now));
+        let stopping: BTreeSet<LeaseId> = self.promises.stopping().collect();
+        let leases = self.state.leases.iter().filter(|held| !stopping.contains(&held.lease.id));
         let leases = leases.map(|held| (&held.lease, held.nodes.iter().map(|node| node.0).collect(), Role::Asked));
         Ground::new(sites.collect(), leases, |lease| self.amount(&lease.request.shape, lease.grants.len()), now)
-    }
-
-    /// Who owes whom, with these leases gone.
-    fn rights(&self, now: At, gone: BTreeSet<LeaseId>) -> Rights {
-        let queues = self.requests.queues();
-        let mut rights = Rights { promised: vec![Amount::default(); queues], gone, ..Rights::default() };
-        for (_, promise) in self.promises.iter() {
-            let sum = &mut rights.promised[promise.queue.0 as usize];
-            *sum = sum.plus(&promise.amount);
-        }
-        let all = || (0..queues).map(|queue| QueueId(narrow(queue)));
-        let is_owed = |queue: QueueId| {
-            let back = Amount::default().minus(&rights.promised[queue.0 as usize]);
-            !self.requests.lists_of(queue).is_empty()
-                && self.shares.above(queue).any(|above| self.shares.is_guaranteed(above, &back))
-        };
-        if !all().any(is_owed) {
-            rights.pending = vec![Amount::default(); queues];
-            rights.is_borrowing = vec![false; queues];
-            return rights;
-        }
-        rights.pending = all().map(|queue| self.shares.used(queue)).collect();
-        for (queue, amount) in self.state.leases.charged() {
-            for above in self.shares.above(queue) {
-                let pending = &mut rights.pending[above.0 as usize];
-                *pending = pending.minus(amount);
-            }
-        }
-        for held in self.stopping(now, &rights.gone).into_iter().filter_map(|lease| self.state.leases.find(lease)) {
-            for above in self.shares.above(held.lease.request.queue) {
-                let pending = &mut rights.pending[above.0 as usize];
-                *pending = pending.plus(&held.amount);
-            }
-        }
-        rights.is_borrowing =
-            all().map(|queue| self.shares.is_borrowing(queue, &rights.pending[queue.0 as usize])).collect();
-        rights
-    }
-
-    /// Leases that stop: for promises that have begun, and those that give way in this pass.
-    fn stopping(&self, now: At, gone: &BTreeSet<LeaseId>) -> BTreeSet<LeaseId> {
-        let begun = self.promises.iter().filter(|(_, promise)| promise.starts_at <= now);
-        let nodes = begun.flat_map(|(_, promise)| &promise.nodes);
-        let on_nodes = nodes.flat_map(|node| self.state.leases.on_node(*node));
-        let on_nodes = on_nodes.filter(|held| held.could_be_stopping(now)).map(|held| held.lease.id);
-        on_nodes.chain(gone.iter().copied()).collect()
     }
 
     /// Lists in which somebody waits who may stop others: those of queues that are owed most first.
@@ -201,7 +164,7 @@ impl Planner {
     /// Whether there is room for a list if all went who may be stopped for one of it.
     fn may_find(&self, one: &Asking, rights: &Rights, loose: &Loose, marks: &mut Marks) -> bool {
         let question = self.question(one.list, rights, one.priority);
-        question.is_some_and(|question| self.is_room(&question, loose, marks))
+        question.is_some_and(|question| self.is_room(&question, rights, loose, marks))
     }
 
     /// The first in line who waits and for whom nobody stops yet, and the first of the highest priority.
@@ -227,32 +190,33 @@ impl Planner {
         question.bands(&self.state.leases, |_| true).next().is_some()
     }
 
-    /// Asks for the head of a list, then for its first of the highest priority. Who gives way; or how often somebody was
-    /// searched for in vain.
+    /// Searches for leases that give way to a request of a list.
     fn ask(
         &mut self,
-        one: &Asking,
+        list: ListIx,
+        slot: Slot,
         rights: &Rights,
         (loose, marks): (&Loose, &mut Marks),
         now: At,
-    ) -> Result<Vec<LeaseId>, usize> {
-        let mut searched = 0;
-        for slot in one.slots.into_iter().flatten() {
-            let priority = self.requests.get(slot).request.priority;
-            let Some(question) = self.question(one.list, rights, priority) else { continue };
-            if !self.has_victims(&question) || !self.may_within_quota(slot, &question) {
-                continue;
-            }
-            searched += 1;
-            if let Ok(victims) = self.preempt_for(slot, &question, rights, (loose, &mut *marks), now) {
-                return Ok(victims);
-            }
+    ) -> Asked {
+        let priority = self.requests.get(slot).request.priority;
+        let Some(question) = self.question(list, rights, priority) else { return Asked::NotAtAll };
+        if !self.has_victims(&question) || !self.may_within_quota(slot, &question, rights) {
+            return Asked::NotAtAll;
         }
-        Err(searched)
+        let gathered = self.gather(&question, rights, (loose, marks), now);
+        let Ok(decision) = self.decide(slot, &question, rights, &gathered, now) else { return Asked::InVain };
+        let mut nodes: Vec<NodeIx> = decision.nodes.iter().map(|node| gathered.nodes[*node as usize]).collect();
+        nodes.sort_unstable();
+        if decision.victims.is_empty() {
+            return Asked::Awaits(nodes);
+        }
+        self.stop(slot, &decision, nodes, now);
+        Asked::Won
     }
 
     /// Whether the request's queue could have it if all who may be stopped had given back what they are charged for.
-    fn may_within_quota(&mut self, slot: Slot, question: &Question) -> bool {
+    fn may_within_quota(&mut self, slot: Slot, question: &Question, rights: &Rights) -> bool {
         if self.within_quota(slot).is_ok() {
             return true;
         }
@@ -261,67 +225,70 @@ impl Planner {
         let freed = |queue: QueueId| {
             let below = |lender: &QueueId| self.shares.above(*lender).any(|above| above == queue);
             let bands = question.bands(&self.state.leases, below);
-            bands.fold(promised, |sum, band| sum.plus(&band.amount))
+            let asked = bands.fold(promised, |sum, band| sum.plus(&band.amount));
+            asked.plus(&rights.leaving.amounts[queue.0 as usize])
         };
         self.shares.verdict_without(request.queue, &question.amount, freed).is_ok()
     }
 
-    fn preempt_for(
+    /// Who gives way to a request, at the least loss.
+    fn decide(
         &mut self,
         slot: Slot,
         question: &Question,
         rights: &Rights,
-        (loose, marks): (&Loose, &mut Marks),
+        gathered: &Gathered,
         now: At,
-    ) -> Result<Vec<LeaseId>, Declined> {
-        let gathered = self.gather(question, rights, (loose, marks), now);
-        let request = &self.requests.get(slot).request;
-        let (id, queue, amount) = (request.id, request.queue, question.amount);
+    ) -> Result<Decision, Declined> {
+        let waiting = self.requests.get(slot);
+        let (id, queue) = (waiting.request.id, waiting.request.queue);
         let promise = self.promises.get(id);
+        let otherwise_at = promise.map(|promise| promise.starts_at);
         // What it was promised counts for its queue already.
         let promised = promise.map(|promise| promise.amount).unwrap_or_default();
-        self.shares.refund(queue, &promised);
         let mut pending = rights.pending.clone();
         for above in self.shares.above(queue) {
             let pending = &mut pending[above.0 as usize];
             *pending = pending.minus(&promised);
         }
-        let asked = Asked {
-            request,
-            amount,
-            domain_of: &gathered.domain_of,
-            otherwise_at: promise.map(|promise| promise.starts_at),
-        };
+        self.shares.refund(queue, &promised);
+        self.let_leave(&rights.leaving, false);
+        let request = &self.requests.get(slot).request;
+        let asked = preempt::Asked { request, amount: question.amount, domain_of: &gathered.domain_of, otherwise_at };
         let fleet = Fleet {
             models: &self.spec.models,
             shares: &self.shares,
             pending: &pending,
+            leaving: &rights.leaving.amounts,
             power: &mut self.power,
             loss_milli: self.spec.policy.preemption_loss_milli,
         };
         let kept_for = |node: u32| self.state.nodes.reserved[gathered.nodes[node as usize].at()];
         let usable = |node: u32| kept_for(node).is_none_or(|owner| owner == id);
         let decision = preempt::decide(&gathered.ground, &asked, fleet, usable, now);
+        self.let_leave(&rights.leaving, true);
         self.shares.charge(queue, &promised);
-        let decision = decision?;
-        if decision.victims.is_empty() {
-            return Err(Declined::NoVictims);
-        }
+        decision
+    }
+
+    /// Lets leases give way to a request, and keeps the nodes for it from now on.
+    fn stop(&mut self, slot: Slot, decision: &Decision, nodes: Vec<NodeIx>, now: At) {
+        let request = &self.requests.get(slot).request;
+        let (id, queue) = (request.id, request.queue);
+        let amount = self.amount(&request.shape, nodes.len());
         self.pass.preemptions.extend(decision.victims.iter().map(|victim| Preemption {
             lease: victim.lease,
             for_request: id,
             cause: victim.cause,
             lost_gpu_seconds: victim.lost_gpu_seconds,
         }));
+        let stops = decision.victims.iter().map(|victim| victim.lease).collect();
         let before = self.drop_promise(id);
         // Where it was promised a later start in this very pass, that stands there already.
         if self.proposals.promised.iter().all(|(request, _)| *request != id) {
             self.proposals.promised.push((id, before));
         }
-        let mut nodes: Vec<NodeIx> = decision.nodes.iter().map(|node| gathered.nodes[*node as usize]).collect();
-        nodes.sort_unstable();
-        self.keep_promise(id, Promise { starts_at: now, nodes, queue, amount, told: false, missing: 0 });
-        Ok(decision.victims.iter().map(|victim| victim.lease).collect())
+        self.keep_promise(id, Promise { starts_at: now, nodes, stops, queue, amount, told: false, missing: 0 });
     }
 }
 

@@ -325,7 +325,7 @@ impl Search<'_> {
         let freed = |queue: QueueId| {
             let below = |run: &&Run| shares.above(run.queue).any(|other| other == queue);
             let runs = victims.iter().map(|run| &self.ground.runs[*run as usize]);
-            runs.filter(below).fold(Amount::default(), |sum, run| sum.plus(&run.amount))
+            runs.filter(below).fold(self.fleet.leaving[queue.0 as usize], |sum, run| sum.plus(&run.amount))
         };
         shares.verdict_without(self.asked.request.queue, &self.asked.amount, freed).map_err(Block::Quota)
     }

@@ -113,7 +113,8 @@ impl Yard {
         let shares = self.shares();
         let (models, loss_milli) = (&self.models, self.loss_milli);
         let pending = vec![Amount::default(); self.queues.len()];
-        let fleet = Fleet { models, shares: &shares, pending: &pending, power: &mut power, loss_milli };
+        let fleet =
+            Fleet { models, shares: &shares, pending: &pending, leaving: &pending, power: &mut power, loss_milli };
         let decision = decide(ground, &asked, fleet, |_| true, NOW);
         assert_eq!(power, before, "the power tree was only counted on");
         decision

@@ -24,12 +24,6 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// Whether it is stopping where it stands on a node whose promised start has come: one that may not be stopped does
-    /// not, and one whose end has passed has overrun, which is nobody's doing.
-    pub(crate) fn could_be_stopping(&self, now: At) -> bool {
-        self.lease.request.stop != Stop::Never && self.lease.ends_at.is_none_or(|ends_at| ends_at > now)
-    }
-
     /// When it is expected to end, seen from `now`.
     pub(crate) fn expected_end(&self, now: At) -> At {
         expected_end(self.lease.ends_at.unwrap_or(At::NEVER), now)

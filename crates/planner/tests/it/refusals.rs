@@ -168,7 +168,12 @@ fn events() -> Vec<Event> {
     };
     let promise = |request, nodes: Vec<u64>| {
         let nodes = nodes.into_iter().map(NodeId).collect();
-        Event::ReservationTold(Reservation { request: RequestId(request), starts_at: At(9_000), nodes })
+        Event::ReservationTold(Reservation {
+            request: RequestId(request),
+            starts_at: At(9_000),
+            nodes,
+            stops: Vec::new(),
+        })
     };
     let forecast = |step_seconds, cost: usize, gpu_milli: Vec<i64>, from| {
         Event::ForecastChanged(Forecast { from, step_seconds, cost: vec![1; cost], gpu_milli })
@@ -220,7 +225,8 @@ fn planner() -> Planner {
     planner.apply(Event::LeaseStarted(fixture::lease(1, 1, 0))).unwrap();
     planner.apply(Event::RequestAdded(fixture::request(1))).unwrap();
     planner.apply(Event::RequestAdded(fixture::request(3))).unwrap();
-    let promise = Reservation { request: RequestId(3), starts_at: At(9_000), nodes: vec![NodeId(12)] };
+    let promise =
+        Reservation { request: RequestId(3), starts_at: At(9_000), nodes: vec![NodeId(12)], stops: Vec::new() };
     planner.apply(Event::ReservationTold(promise)).unwrap();
     planner
 }

@@ -99,7 +99,12 @@ fn scene() -> Scene {
 }
 
 fn promise() -> Reservation {
-    Reservation { request: RequestId(5), starts_at: At(5_000), nodes: vec![NodeId(1), NodeId(2), NodeId(3)] }
+    Reservation {
+        request: RequestId(5),
+        starts_at: At(5_000),
+        nodes: vec![NodeId(1), NodeId(2), NodeId(3)],
+        stops: Vec::new(),
+    }
 }
 
 /// A way to spoil the scene, and the violation it must bring.

@@ -1,10 +1,11 @@
 //! Whether there would be room if all went who may be stopped, and the nodes that matter when somebody is looked for.
 //!
-//! Only nodes with a lease that may be stopped are looked at, and those on which a member has room now.
+//! Only nodes with a lease that may be stopped or is stopping are looked at, and those on which a member has room now.
 
 use crate::fleet::Amount;
+use crate::pack::NodeFree;
 use crate::plan::GpuGrant;
-use crate::preempt::{self, Ground, NO_DOMAIN, OUTSIDE, Role, Site};
+use crate::preempt::{Ground, NO_DOMAIN, OUTSIDE, Role, Site};
 use crate::request::{Gpus, Request, Shape, Stop};
 use crate::state::State;
 use crate::state::leases::{Band, Held, Leases};
@@ -13,7 +14,7 @@ use crate::units::{At, QueueId};
 
 use super::super::Planner;
 use super::super::requests::ListIx;
-use super::Rights;
+use super::rights::Rights;
 
 /// Who may be stopped for a request of a list, and what it needs.
 pub(super) struct Question {
@@ -140,48 +141,22 @@ impl Planner {
         })
     }
 
-    /// Of a list's queue and those above it: which would stay within their guarantee, whatever a request of it was
-    /// promised; a bit each, from below.
-    fn owed_to(&self, list: ListIx, rights: &Rights) -> u32 {
-        let asking = self.requests.list(list);
-        let shape = &self.shapes.get(asking.shape).kind.shape;
-        let amount = self.amount(shape, usize::from(shape.nodes.min));
-        self.owed_for(asking.queue, &amount.minus(&rights.promised[asking.queue.0 as usize]))
-    }
-
-    fn owed_for(&self, queue: QueueId, asked: &Amount) -> u32 {
-        let above = self.shares.above(queue).zip(0_u32..32);
-        let owed = above.filter(|(queue, _)| self.shares.is_guaranteed(*queue, asked));
-        owed.fold(0, |bits, (_, depth)| bits | 1 << depth)
-    }
-
-    /// Queues whose leases may be stopped for these of the queues above one; by number.
-    fn lenders(&self, queue: QueueId, owed: u32, rights: &Rights) -> Vec<QueueId> {
-        let lends = |lender: &QueueId| {
-            let Some((asking, _)) = self.shares.fork(queue, *lender) else { return false };
-            let depth = self.shares.above(queue).position(|above| above == asking);
-            depth.is_some_and(|depth| owed >> depth.min(31) & 1 == 1)
-                && preempt::lenders(&self.shares, queue, *lender).all(|queue| rights.is_borrowing[queue.0 as usize])
-        };
-        let with_leases = self.state.leases.charged().map(|(queue, _)| queue);
-        with_leases.filter(lends).collect()
-    }
-
     /// Whether enough nodes of one domain could hold a member if all went who may be stopped, and somebody may.
-    pub(super) fn is_room(&self, question: &Question, loose: &Loose, marks: &mut Marks) -> bool {
+    pub(super) fn is_room(&self, question: &Question, rights: &Rights, loose: &Loose, marks: &mut Marks) -> bool {
         let leases = &self.state.leases;
         if question.bands(leases, |_| true).next().is_none() {
             return false;
         }
+        let left = self.stopping(rights).flat_map(|held| &held.nodes);
         let held = question.bands(leases, |_| true).map(|band| band.nodes).sum::<usize>() + loose.nodes.len();
-        if held < question.needed as usize {
+        if held + left.clone().count() < question.needed as usize {
             return false;
         }
         marks.begin(self.state.nodes.len());
         let mut most = 0;
         let victims = question.bands(leases, |_| true).flat_map(Band::leases).flat_map(|ix| &leases.get(ix).nodes);
-        for node in victims.copied().chain(self.with_room(question, loose)) {
-            if !marks.mark(node) || !self.could_clear(node, question) {
+        for node in victims.chain(left).copied().chain(self.with_room(question, loose)) {
+            if !marks.mark(node) || !self.could_clear(node, question, rights) {
                 continue;
             }
             let domain = self.domain(node, question);
@@ -213,18 +188,29 @@ impl Planner {
     }
 
     /// Whether a member has room on a node if all went who may be stopped.
-    fn could_clear(&self, node: NodeIx, question: &Question) -> bool {
+    fn could_clear(&self, node: NodeIx, question: &Question, rights: &Rights) -> bool {
         if !self.may_use(node, question) {
             return false;
         }
+        let goes = |held: &Held| question.may_stop(&held.lease.request) || rights.stopping.contains(&held.lease.id);
+        self.free_without(node, goes).could_hold(&question.shape)
+    }
+
+    /// What is free on a node when these leases have left.
+    fn free_without(&self, node: NodeIx, goes: impl Fn(&Held) -> bool) -> NodeFree {
         let mut free = self.state.nodes.free[node.at()];
-        for held in self.state.leases.on_node(node).filter(|held| question.may_stop(&held.lease.request)) {
+        for held in self.state.leases.on_node(node).filter(|held| goes(held)) {
             let shape = &held.lease.request.shape;
             for gpus in parts(held, node) {
                 free.give(gpus, shape.cpu_milli, shape.memory_mib);
             }
         }
-        free.could_hold(&question.shape)
+        free
+    }
+
+    /// Leases that stop already.
+    fn stopping<'a>(&'a self, rights: &'a Rights) -> impl Iterator<Item = &'a Held> + Clone {
+        rights.stopping.iter().filter_map(|lease| self.state.leases.find(*lease))
     }
 
     /// Whether requests of a list may use a node, at least the one that it is kept for.
@@ -236,10 +222,6 @@ impl Planner {
             && nodes.reserved[node.at()].is_none_or(|owner| {
                 self.requests.find(owner).is_some_and(|slot| self.requests.get(slot).list == question.list)
             })
-    }
-
-    pub(super) fn is_stopping(&self, held: &Held, now: At) -> bool {
-        held.could_be_stopping(now) && held.nodes.iter().any(|node| self.state.nodes.kept_until[node.at()] <= now)
     }
 
     pub(super) fn site(&self, node: NodeIx, is_kept: bool) -> Site {
@@ -255,8 +237,8 @@ impl Planner {
         }
     }
 
-    /// The nodes that matter for a question, and the leases on them that do: those that may be stopped and are not
-    /// stopping yet, and those that share a GPU with others.
+    /// The nodes that matter for a question, and the leases on them that do: those that may be stopped, and those that
+    /// share a GPU with others. Those that stop already have left.
     pub(super) fn gather(
         &self,
         question: &Question,
@@ -265,26 +247,30 @@ impl Planner {
         now: At,
     ) -> Gathered {
         let leases = &self.state.leases;
+        let is_stopping = |held: &Held| rights.stopping.contains(&held.lease.id);
         let bands = question.bands(leases, |_| true).flat_map(Band::leases).map(|ix| leases.get(ix));
-        let victims: Vec<&Held> =
-            bands.filter(|held| !rights.gone.contains(&held.lease.id) && !self.is_stopping(held, now)).collect();
+        let victims: Vec<&Held> = bands.filter(|held| !is_stopping(held)).collect();
         marks.begin(self.state.nodes.len());
-        let all = victims.iter().flat_map(|held| &held.nodes).copied().chain(self.with_room(question, loose));
+        let left = self.stopping(rights);
+        let freed = victims.iter().copied().chain(left).flat_map(|held| &held.nodes).copied();
+        let all = freed.chain(self.with_room(question, loose));
         let mut nodes: Vec<NodeIx> = all.filter(|node| marks.mark(*node)).collect();
         nodes.sort_unstable();
         for (node, place) in nodes.iter().zip(0..) {
             marks.place[node.at()] = place;
         }
-        let is_victim = |held: &Held| {
-            question.may_stop(&held.lease.request)
-                && !rights.gone.contains(&held.lease.id)
-                && !self.is_stopping(held, now)
+        let shares_gpus = |held: &&Held| {
+            let request = &held.lease.request;
+            !matches!(request.shape.gpus, Gpus::Whole(_)) && !question.may_stop(request) && !is_stopping(held)
         };
-        let shares_gpus = |held: &&Held| !matches!(held.lease.request.shape.gpus, Gpus::Whole(_)) && !is_victim(held);
         let mut others: Vec<&Held> = nodes.iter().flat_map(|node| leases.on_node(*node)).filter(shares_gpus).collect();
         others.sort_unstable_by_key(|held| held.lease.id);
         others.dedup_by_key(|held| held.lease.id);
-        let sites = nodes.iter().map(|node| self.site(*node, !self.may_use(*node, question))).collect();
+        let site = |node: &NodeIx| {
+            let is_kept = !self.may_use(*node, question) || rights.leaving.awaited.contains(node);
+            Site { free: self.free_without(*node, is_stopping), ..self.site(*node, is_kept) }
+        };
+        let sites = nodes.iter().map(site).collect();
         let place = |node: &NodeIx| if marks.seen[node.at()] == marks.stamp { marks.place[node.at()] } else { OUTSIDE };
         let victims = victims.into_iter().map(|held| (held, Role::Asked));
         let placed = victims.chain(others.into_iter().map(|held| (held, Role::InTheWay)));

@@ -385,3 +385,128 @@ fn a_planner_that_lived_through_stops_decides_as_one_built_anew() {
     }
     assert!(stopped.iter().all(|count| *count > 20), "{stopped:?} stopped for priority and reclaimed");
 }
+
+/// A fleet full of leases of queue 2 that are an hour old: a gang of two nodes whose work is just saved, lease 1, and
+/// thirty of one node.
+fn with_a_gang_that_is_cheap_to_stop() -> (Planner, At) {
+    let mut planner = Planner::new(fleet()).unwrap();
+    let gang = Request { stop: Stop::Checkpoint { cost_seconds: 1 }, ..request(1, Gpus::Whole(8), 2) };
+    add(&mut planner, Request { queue: QueueId(2), run_seconds: None, ..gang });
+    for id in 2..=31 {
+        add(&mut planner, Request { queue: QueueId(2), stop: Stop::Restart, ..long(id) });
+    }
+    let plan = planner.plan(At(0));
+    assert_eq!(plan.placements.len(), 31);
+    planner.commit(&plan, At(0), |placement| LeaseId(placement.request.0)).unwrap();
+    let now = At(HOUR);
+    planner.apply(Event::LeaseSaved { lease: LeaseId(1), saved_at: now }).unwrap();
+    (planner, now)
+}
+
+fn stopped(plan: &crate::plan::Plan) -> Vec<(u64, u64)> {
+    plan.preemptions.iter().map(|one| (one.lease.0, one.for_request.0)).collect()
+}
+
+#[test]
+fn what_a_stopping_gang_frees_beside_the_promise_is_waited_for() {
+    let (mut planner, now) = with_a_gang_that_is_cheap_to_stop();
+    let urgent = |id| Request { queue: QueueId(2), priority: 1, ..long(id) };
+    add(&mut planner, urgent(100));
+    let plan = planner.plan(now);
+    assert_eq!(stopped(&plan), [(1, 100)]);
+    planner.commit(&plan, now, |_| LeaseId(0)).unwrap();
+    // One more has room where the gang leaves; for the one after him somebody must go.
+    add(&mut planner, urgent(101));
+    assert_eq!(planner.tick(now.plus(1)).preemptions, []);
+    let mut other = urgent(102);
+    other.shape.cpu_milli = 999;
+    add(&mut planner, other);
+    let plan = planner.tick(now.plus(2));
+    assert_eq!(stopped(&plan).len(), 1, "{:?}", plan.preemptions);
+    assert_eq!(plan.preemptions[0].for_request, RequestId(102));
+    assert_ne!(plan.preemptions[0].lease, LeaseId(1));
+    assert_eq!(planner.plan(now.plus(2)).preemptions, plan.preemptions);
+    planner.commit(&plan, now.plus(2), |_| LeaseId(0)).unwrap();
+    planner.apply(Event::LeaseEnded(LeaseId(1))).unwrap();
+    let plan = planner.tick(now.plus(3));
+    let started: Vec<u64> = plan.placements.iter().map(|placement| placement.request.0).collect();
+    assert_eq!((started, stopped(&plan)), (vec![100, 101], vec![]));
+}
+
+#[test]
+fn what_a_gang_frees_that_gives_way_in_the_same_pass_is_waited_for_as_well() {
+    let (mut planner, now) = with_a_gang_that_is_cheap_to_stop();
+    for (id, cpu_milli) in [(100, 1_000), (101, 999), (102, 998)] {
+        let mut asked = Request { queue: QueueId(2), priority: 1, ..long(id) };
+        asked.shape.cpu_milli = cpu_milli;
+        add(&mut planner, asked);
+    }
+    let plan = planner.plan(now);
+    assert_eq!(stopped(&plan).len(), 2, "two nodes for the first two: {:?}", plan.preemptions);
+    assert_eq!(stopped(&plan)[0], (1, 100));
+    assert_eq!(plan.preemptions[1].for_request, RequestId(102));
+}
+
+#[test]
+fn a_stopping_gang_leaves_its_queue_the_quota_and_its_points_the_watts() {
+    let (mut planner, now) = with_a_gang_that_is_cheap_to_stop();
+    let gpus = Amount { gpu_milli: 32 * 8_000, cpu_milli: 1 << 40, memory_mib: 1 << 40, watts: 1 << 40 };
+    let limit = Event::QuotaChanged { queue: QueueId(2), weight: 1, guaranteed: Amount::default(), limit: Some(gpus) };
+    planner.apply(limit).unwrap();
+    planner.apply(Event::CapChanged { power: crate::units::PowerId(0), cap_watts: 4_000 + 32 * 700 }).unwrap();
+    let urgent = |id| Request { queue: QueueId(2), priority: 1, ..long(id) };
+    add(&mut planner, urgent(100));
+    let plan = planner.plan(now);
+    assert_eq!(stopped(&plan), [(1, 100)]);
+    planner.commit(&plan, now, |_| LeaseId(0)).unwrap();
+    add(&mut planner, urgent(101));
+    assert_eq!(planner.tick(now.plus(1)).preemptions, []);
+}
+
+/// Four GPUs of a node belong to lease 1, four of it and four of another node to the gang of lease 2; all else may not
+/// be stopped.
+fn with_a_shared_node() -> (Planner, At) {
+    let mut planner = Planner::new(fleet()).unwrap();
+    for id in 3..=33 {
+        add(&mut planner, Request { queue: QueueId(2), ..long(id) });
+    }
+    let plan = planner.plan(At(0));
+    planner.commit(&plan, At(0), |placement| LeaseId(placement.request.0)).unwrap();
+    let first = planner.state.leases.find(LeaseId(3)).unwrap().lease.grants[0].node;
+    let free = (0..32).map(NodeIx::new).find(|node| planner.state.nodes.free[node.at()].has_gpu()).unwrap();
+    let second = planner.state.topology.id(free);
+    planner.apply(Event::LeaseEnded(LeaseId(3))).unwrap();
+    let half = |node, gpus| crate::plan::Grant { node, gpus: crate::plan::GpuGrant::Whole(gpus) };
+    let leases = [
+        (1, vec![half(first, 0x0F)], Stop::Restart),
+        (2, vec![half(first, 0xF0), half(second, 0xF0)], Stop::Restart),
+        (34, vec![half(second, 0x0F)], Stop::Never),
+    ];
+    for (id, grants, stop) in leases {
+        let asked = request(id, Gpus::Whole(4), u16::try_from(grants.len()).unwrap());
+        let request = Request { queue: QueueId(2), run_seconds: None, stop, ..asked };
+        let lease =
+            crate::fleet::Lease { id: LeaseId(id), request, grants, started_at: At(0), ends_at: None, saved_at: At(0) };
+        planner.apply(Event::LeaseStarted(lease)).unwrap();
+    }
+    (planner, At(HOUR))
+}
+
+#[test]
+fn of_leases_on_a_partly_cleared_node_only_those_count_as_stopping_that_do() {
+    let (mut planner, now) = with_a_shared_node();
+    let urgent = |id| {
+        let asked = request(id, Gpus::Whole(4), 1);
+        Request { queue: QueueId(2), priority: 1, run_seconds: None, ..asked }
+    };
+    add(&mut planner, urgent(100));
+    let plan = planner.plan(now);
+    assert_eq!(stopped(&plan), [(1, 100)], "four GPUs of one node are the least");
+    let (_, why) = plan.waiting.iter().find(|(request, _)| *request == RequestId(100)).unwrap();
+    let because = &plan.reasons[*why as usize].because;
+    assert_eq!(because[0].cause, Cause::Preempting { leases: 1, lease: LeaseId(1) }, "the gang stays");
+    planner.commit(&plan, now, |_| LeaseId(0)).unwrap();
+    // The gang beside it may be asked for its other node.
+    add(&mut planner, urgent(101));
+    assert_eq!(stopped(&planner.tick(now.plus(1))), [(2, 101)]);
+}

@@ -175,7 +175,10 @@ impl World {
                 self.requests.remove(&lease.request.id);
                 self.leases.insert(lease.id, lease);
             }
-            Event::LeaseEnded(lease) => drop(self.leases.remove(&lease)),
+            Event::LeaseEnded(lease) => {
+                self.leases.remove(&lease);
+                self.promises.values_mut().for_each(|promise| promise.stops.retain(|other| *other != lease));
+            }
             Event::LeaseExtended { lease, ends_at } => self.leases.get_mut(&lease).unwrap().ends_at = ends_at,
             Event::LeaseSaved { lease, saved_at } => self.leases.get_mut(&lease).unwrap().saved_at = saved_at,
             Event::RequestAdded(request) => drop(self.requests.insert(request.id, request)),
