@@ -3,18 +3,21 @@
 //!
 //! A pass gives each request in turn the best place it can see; in a small fleet the later ones feel it. There an exact
 //! search lays anew what the pass has proposed so far, never what runs or was promised, so that one more fits. What
-//! each of them gets stays the same, only where changes: the order of the queues is untouched.
+//! each of them gets stays the same, only where changes: the order of the queues is untouched. Who lay within one domain
+//! of the level that it prefers still does, and who lay near a lease lies as near; the one for whom room is made gets
+//! what it prefers where that can be found.
 //!
 //! A step looks as long as a plan: a shape that it knows to have no room has none either without anything that was
 //! proposed, and for such a one nothing is searched and nothing counted.
 //! What lacks watts is asked in its turn in both, for watts may be had elsewhere.
-//! Deliberately absent: large fleets, where one place more or less is lost among thousands; nearness, beyond what a
-//! request requires: what it preferred, and the lease it was to be near, may be left.
+//! Deliberately absent: large fleets, where one place more or less is lost among thousands; room for one at the cost of
+//! what another prefers.
 
+use crate::fleet::Level;
 use crate::gang::NoPlace;
 use crate::plan::GpuGrant;
-use crate::request::{Gpus, Shape};
-use crate::state::topology::{NodeIx, narrow};
+use crate::request::{Gpus, Request, Shape};
+use crate::state::topology::{NO_DOMAIN, NodeIx, narrow};
 use crate::units::TenantClass;
 
 use super::Planner;
@@ -44,6 +47,16 @@ struct Piece {
     nodes: usize,
     /// Where it lies now.
     lies: Vec<(NodeIx, GpuGrant)>,
+    bounds: Bounds,
+}
+
+/// What a piece is to keep beside what it requires.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Bounds {
+    /// Within one domain of this level.
+    together: Option<Level>,
+    /// Within this domain, by its table: around the lease it is to be near.
+    around: Option<(usize, u32)>,
 }
 
 /// Where each piece comes to lie.
@@ -107,9 +120,11 @@ impl Planner {
             Some(own) => self.piece(&placed[own], None),
             None => {
                 let request = &self.requests.get(slot).request;
-                Piece { proposal: None, shape: request.shape, class: request.class, nodes: 0, lies: Vec::new() }
+                let (shape, class, bounds) = (request.shape, request.class, Bounds::default());
+                Piece { proposal: None, shape, class, nodes: 0, lies: Vec::new(), bounds }
             }
         };
+        let wishes = self.wishes(&self.requests.get(slot).request);
         asked.nodes = least as usize;
         let board = self.board_without(pieces.iter().chain([&asked]));
         if !board.has_room(&self.state, &asked) {
@@ -122,14 +137,62 @@ impl Planner {
         let mut best = None;
         for nodes in least..=most {
             pieces[own].nodes = nodes as usize;
-            let budget = MOST_TRIED.min(self.pass.tries_left);
-            let mut search = Search::new(&self.state, &pieces, budget);
-            let layout = search.lay(board.clone());
-            self.pass.tries_left -= search.tried().min(budget);
+            let layout = wishes.iter().find_map(|bounds| {
+                pieces[own].bounds = *bounds;
+                self.search(&pieces, &board)
+            });
             let Some(layout) = layout else { break };
             best = Some(layout);
         }
         Some((pieces, best?))
+    }
+
+    fn search(&mut self, pieces: &[Piece], board: &Board) -> Option<Layout> {
+        let budget = MOST_TRIED.min(self.pass.tries_left);
+        let mut search = Search::new(&self.state, pieces, budget);
+        let layout = search.lay(board.clone());
+        self.pass.tries_left -= search.tried().min(budget);
+        layout
+    }
+
+    /// What a request would have best, then less, then only what it requires.
+    fn wishes(&self, request: &Request) -> Vec<Bounds> {
+        let mut wishes: Vec<Bounds> =
+            self.around(request).map(|around| Bounds { around: Some(around), ..Bounds::default() }).collect();
+        let together = request.shape.prefer.filter(|_| request.shape.nodes.max > 1);
+        wishes.extend(together.map(|level| Bounds { together: Some(level), ..Bounds::default() }));
+        wishes.push(Bounds::default());
+        wishes
+    }
+
+    /// Domains around the lease that a request is to be near, the best first.
+    fn around(&self, request: &Request) -> impl Iterator<Item = (usize, u32)> {
+        let near = request.near.and_then(|lease| self.state.leases.find(lease));
+        let near = near.and_then(|held| held.nodes.first().copied());
+        let topology = &self.state.topology;
+        let shape = &request.shape;
+        let is_gang = shape.nodes.max > 1;
+        let order = topology.order(shape.within.filter(|_| is_gang), shape.prefer.filter(|_| is_gang));
+        let tables = order.tables.iter().copied().map(usize::from).filter(|table| *table != topology.whole());
+        let domains = near.into_iter().flat_map(move |near| {
+            tables.clone().map(move |table| (table, topology.tables()[table].domain_of[near.at()]))
+        });
+        domains.filter(|(_, domain)| *domain != NO_DOMAIN)
+    }
+
+    /// What of its wishes a proposal has where it lies.
+    fn bounds_of(&self, request: &Request, lies: &[(NodeIx, GpuGrant)]) -> Bounds {
+        let tables = self.state.topology.tables();
+        let domain = |table: usize, node: NodeIx| tables[table].domain_of[node.at()];
+        let together = request.shape.prefer.filter(|level| {
+            let Some(table) = self.state.topology.table_of(*level) else { return false };
+            let mut domains = lies.iter().map(|(node, _)| domain(table, *node));
+            let first = domains.next().filter(|first| *first != NO_DOMAIN);
+            first.is_some_and(|first| domains.all(|other| other == first))
+        });
+        let mut around = self.around(request);
+        let around = around.find(|(table, around)| lies.iter().all(|(node, _)| domain(*table, *node) == *around));
+        Bounds { together, around }
     }
 
     /// Nodes that it may have within its queue's limits, what it has been given not counted against it.
@@ -154,7 +217,8 @@ impl Planner {
     fn piece(&self, proposal: &Proposal, at: Option<usize>) -> Piece {
         let request = &self.requests.get(proposal.slot).request;
         let lies = self.proposals.grants_of(proposal).to_vec();
-        Piece { proposal: at, shape: request.shape, class: request.class, nodes: lies.len(), lies }
+        let bounds = self.bounds_of(request, &lies);
+        Piece { proposal: at, shape: request.shape, class: request.class, nodes: lies.len(), lies, bounds }
     }
 
     /// What would be free, and which watts, without these pieces.
@@ -227,3 +291,6 @@ impl Piece {
         std::cmp::Reverse((self.nodes > 1 && self.shape.within.is_some(), gpu_milli, self.nodes, self.proposal))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 //! Nodes that no piece could tell apart are tried once; boards from which the rest could not be laid are remembered.
 //! Where a piece lies now is tried first, so that little moves.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::fleet::Level;
 use crate::pack::NodeFree;
@@ -14,7 +14,7 @@ use crate::state::State;
 use crate::state::topology::{NO_DOMAIN, NodeIx, narrow};
 use crate::units::{MAX_GPUS, PowerId};
 
-use super::{Layout, Piece};
+use super::{Bounds, Layout, Piece};
 
 /// What is free while pieces are laid.
 #[derive(Debug, Clone)]
@@ -28,7 +28,7 @@ impl Board {
     pub(super) fn has_room(&self, state: &State, piece: &Piece) -> bool {
         let fits = |node: &NodeIx| !ways(state, *node, &self.free[node.at()], &piece.shape).is_empty();
         let serving: Vec<NodeIx> = allowed(state, piece).into_iter().filter(fits).collect();
-        groups(state, piece.shape.within, &serving).iter().any(|group| group.len() >= piece.nodes)
+        groups(state, &[piece.shape.within], &serving).iter().any(|group| group.len() >= piece.nodes)
     }
 }
 
@@ -48,9 +48,10 @@ impl<'a> Search<'a> {
     pub(super) fn new(state: &'a State, pieces: &'a [Piece], budget: u32) -> Self {
         let places = pieces.iter().map(|piece| {
             let mut nodes = allowed(state, piece);
+            nodes.retain(|node| piece.bounds.has_around(state, *node));
             let lies = |node: &NodeIx| piece.lies.iter().any(|(other, _)| other == node);
             nodes.sort_by_key(|node| (!lies(node), state.nodes.whole[node.at()], *node));
-            groups(state, piece.shape.within, &nodes)
+            groups(state, &[piece.shape.within, piece.bounds.together], &nodes)
         });
         Self { state, pieces, places: places.collect(), laid: Vec::new(), dead: BTreeSet::new(), tried: 0, budget }
     }
@@ -151,19 +152,28 @@ fn allowed(state: &State, piece: &Piece) -> Vec<NodeIx> {
     nodes.filter(|node| state.nodes.open(*node) && state.nodes.allowed(*node, &piece.shape)).collect()
 }
 
-/// Nodes by the domain of a level, in their order; those in none are left out. One group where no level is asked for.
-fn groups(state: &State, within: Option<Level>, nodes: &[NodeIx]) -> Vec<Vec<NodeIx>> {
-    let Some(level) = within else { return vec![nodes.to_vec()] };
-    let Some(table) = state.topology.table_of(level) else { return Vec::new() };
-    let table = &state.topology.tables()[table];
-    let mut groups = vec![Vec::new(); table.len()];
+impl Bounds {
+    /// Whether a node is near enough.
+    fn has_around(&self, state: &State, node: NodeIx) -> bool {
+        self.around.is_none_or(|(table, domain)| state.topology.tables()[table].domain_of[node.at()] == domain)
+    }
+}
+
+/// Nodes by the domains of levels, in their order; those in none are left out. One group where no level is asked for.
+fn groups(state: &State, levels: &[Option<Level>], nodes: &[NodeIx]) -> Vec<Vec<NodeIx>> {
+    let mut groups: BTreeMap<Vec<u32>, Vec<NodeIx>> = BTreeMap::new();
+    let levels: Vec<Level> = levels.iter().copied().flatten().collect();
+    let domain = |level: &Level, node: NodeIx| {
+        let table = state.topology.table_of(*level)?;
+        Some(state.topology.tables()[table].domain_of[node.at()]).filter(|domain| *domain != NO_DOMAIN)
+    };
     for node in nodes {
-        let domain = table.domain_of[node.at()];
-        if domain != NO_DOMAIN {
-            groups[domain as usize].push(*node);
+        let domains: Option<Vec<u32>> = levels.iter().map(|level| domain(level, *node)).collect();
+        if let Some(domains) = domains {
+            groups.entry(domains).or_default().push(*node);
         }
     }
-    groups
+    groups.into_values().collect()
 }
 
 /// Ways to put one member on a node, GPUs that are alike once, the tightest first.
