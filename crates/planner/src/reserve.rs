@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use crate::fleet::{Amount, Health};
 use crate::request::Shape;
 use crate::state::State;
+use crate::state::tenants::OVERRUN_SECONDS;
 use crate::state::topology::{NodeIx, narrow};
 use crate::units::{At, LeaseId, QueueId, RequestId};
 
@@ -116,8 +117,11 @@ type Candidate = (At, u8, std::cmp::Reverse<NodeIx>);
 struct FreeTimes {
     /// A shape of the kind: what lies beyond one member does not matter.
     shape: Shape,
-    /// By node: `NOW` where it has room; `NEVER` where nobody knows or it is not allowed.
+    /// By node: `NOW` where it has room; `LATE` where only overrun leases are in the way; `NEVER` where nobody knows or
+    /// it is not allowed.
     at: Vec<At>,
+    /// Nodes with an overrun lease, seen otherwise each second.
+    again: Vec<NodeIx>,
     /// Seen from then.
     as_of: At,
     /// What the journal said up to here is in it.
@@ -128,6 +132,8 @@ struct FreeTimes {
 const KINDS: usize = 16;
 /// It has room.
 const NOW: At = At(i64::MIN);
+/// All on it have overrun or will have within the minute that an overrun is thought to last.
+const LATE: At = At(i64::MIN + 1);
 
 /// The earliest start of a shape's least gang, and its nodes; `None` when nobody can say.
 pub(crate) fn earliest(
@@ -140,7 +146,9 @@ pub(crate) fn earliest(
     let needed = usize::from(shape.nodes.min);
     let kind = scratch.kind(state, shape, classes, now);
     let Scratch { kinds, domain: members, best: nodes, .. } = scratch;
-    let free_at = &kinds[kind].at;
+    let times = &kinds[kind].at;
+    let after_overrun = now.plus(OVERRUN_SECONDS);
+    let free_at = |node: &NodeIx| if times[node.at()] == LATE { after_overrun } else { times[node.at()] };
     for table in &state.topology.order(shape.within, shape.prefer).tables {
         let table = &state.topology.tables()[usize::from(*table)];
         let mut best: Option<(At, usize, std::cmp::Reverse<u32>)> = None;
@@ -148,14 +156,12 @@ pub(crate) fn earliest(
             let all = table.members(domain);
             // Only a domain that has enough by the best instant so far can be as good.
             let latest = best.map_or(At(At::NEVER.0 - 1), |(at, _, _)| at);
-            if all.len() < needed || all.iter().filter(|node| free_at[node.at()] <= latest).count() < needed {
+            if all.len() < needed || all.iter().filter(|node| free_at(node) <= latest).count() < needed {
                 continue;
             }
             members.clear();
-            let in_time = all.iter().filter(|node| free_at[node.at()] <= latest);
-            members.extend(
-                in_time.map(|node| (free_at[node.at()], state.nodes.rank[node.at()], std::cmp::Reverse(*node))),
-            );
+            let in_time = all.iter().filter(|node| free_at(node) <= latest);
+            members.extend(in_time.map(|node| (free_at(node), state.nodes.rank[node.at()], std::cmp::Reverse(*node))));
             let (_, last, _) = members.select_nth_unstable(needed - 1);
             let key = (last.0, all.len(), std::cmp::Reverse(domain));
             if best.is_none_or(|best| key < best) {
@@ -177,7 +183,7 @@ impl Scratch {
     fn kind(&mut self, state: &mut State, shape: &Shape, classes: u64, now: At) -> usize {
         let known = self.kinds.iter().position(|kind| kind.is_of(shape));
         let place = known.unwrap_or_else(|| {
-            let nobody = FreeTimes { shape: *shape, at: Vec::new(), as_of: now, journal_end: 0 };
+            let nobody = FreeTimes { shape: *shape, at: Vec::new(), again: Vec::new(), as_of: now, journal_end: 0 };
             if self.kinds.len() < KINDS {
                 self.kinds.push(nobody);
                 return self.kinds.len() - 1;
@@ -202,23 +208,41 @@ impl FreeTimes {
     fn refresh(&mut self, state: &mut State, classes: u64, now: At) {
         let end = state.journal.end();
         let state = &*state;
-        let shape = self.shape;
-        let time = |node: NodeIx| node_free_at(state, &shape, classes, node, now);
-        let changed = state.journal.since(self.journal_end).filter(|_| now >= self.as_of && !self.at.is_empty());
-        if let Some(changed) = changed {
-            for node in changed {
-                self.at[node.at()] = time(*node);
-            }
-            if now > self.as_of {
-                for node in state.tenants.with_end_by(now) {
-                    self.at[node.at()] = time(node);
-                }
-            }
-        } else {
+        let Some(changed) = state.journal.since(self.journal_end).filter(|_| now >= self.as_of && !self.at.is_empty())
+        else {
             self.at.clear();
-            self.at.extend((0..state.nodes.len()).map(NodeIx::new).map(time));
+            self.at.resize(state.nodes.len(), At::NEVER);
+            self.again.clear();
+            (0..state.nodes.len()).map(NodeIx::new).for_each(|node| self.look(state, classes, node, now));
+            (self.as_of, self.journal_end) = (now, end);
+            return;
+        };
+        for node in changed {
+            self.look(state, classes, *node, now);
+        }
+        if now > self.as_of {
+            let mut again = std::mem::take(&mut self.again);
+            again.sort_unstable();
+            again.dedup();
+            again.into_iter().for_each(|node| self.look(state, classes, node, now));
+            // Those that overran since, and those whose last end came near enough for an overrun to outlast it.
+            let (from, minute) = (self.as_of.plus(1), OVERRUN_SECONDS);
+            let near = state.leases.ending(from.plus(minute), now.plus(minute));
+            for (_, lease) in state.leases.ending(from, now.min(self.as_of.plus(minute))).chain(near) {
+                let nodes = state.leases.find(lease).into_iter().flat_map(|held| &held.nodes);
+                nodes.for_each(|node| self.look(state, classes, *node, now));
+            }
         }
         (self.as_of, self.journal_end) = (now, end);
+    }
+
+    /// Takes over what is known of one node.
+    fn look(&mut self, state: &State, classes: u64, node: NodeIx, now: At) {
+        let free_at = node_free_at(state, &self.shape, classes, node, now);
+        self.at[node.at()] = free_at;
+        if !matches!(free_at, NOW | LATE | At::NEVER) && state.tenants.has_overrun(node, now) {
+            self.again.push(node);
+        }
     }
 }
 
@@ -234,6 +258,13 @@ fn node_free_at(state: &State, shape: &Shape, classes: u64, node: NodeIx, now: A
         return At::NEVER;
     }
     let free_at = state.free_at(node, shape, now);
-    let free_at = if free_at == now { NOW } else { free_at };
+    let is_held = state.nodes.held_until[at].is_some();
+    let free_at = if free_at == now {
+        NOW
+    } else if !is_held && state.tenants.all_overrun_by(node, now) && state.must_be_empty(node, shape) {
+        LATE
+    } else {
+        free_at
+    };
     state.nodes.held_until[at].map_or(free_at, |until| until.max(free_at))
 }

@@ -10,7 +10,7 @@ use crate::request::{Gpus, Shape};
 use crate::state::State;
 use crate::state::nodes::gpus_touched;
 use crate::state::topology::narrow;
-use crate::units::TenantClass;
+use crate::units::{QueueId, TenantClass};
 
 /// A shape's place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,8 +37,9 @@ pub(crate) struct Entry {
     pub(crate) view: Option<usize>,
     /// GPUs touched on each node.
     gpus: u8,
-    /// Lists that hold requests of it, in no order that means anything; none while the place is vacant.
-    pub(crate) lists: Vec<ListIx>,
+    /// Lists that hold requests of it, each with its queue, in no order that means anything; none while the place is
+    /// vacant.
+    pub(crate) lists: Vec<(ListIx, QueueId)>,
     verdict: Option<Verdict>,
     /// In this round, runs of at least so many seconds find no place; `None`: any may.
     useful_below: Option<u32>,
@@ -146,14 +147,14 @@ impl Shapes {
     }
 
     /// One list more.
-    pub(crate) fn join(&mut self, shape: ShapeIx, list: ListIx) {
-        self.slots[shape.0 as usize].lists.push(list);
+    pub(crate) fn join(&mut self, shape: ShapeIx, list: ListIx, queue: QueueId) {
+        self.slots[shape.0 as usize].lists.push((list, queue));
     }
 
     /// One list less.
     pub(crate) fn close(&mut self, state: &mut State, shape: ShapeIx, list: ListIx) {
         let entry = &mut self.slots[shape.0 as usize];
-        entry.lists.retain(|other| *other != list);
+        entry.lists.retain(|(other, _)| *other != list);
         if entry.lists.is_empty() {
             if let Some(view) = entry.view.take() {
                 state.views.close(view);

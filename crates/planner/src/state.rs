@@ -315,10 +315,7 @@ impl State {
         if self.has_room(node, shape) {
             return now;
         }
-        if let Gpus::Whole(count) = shape.gpus
-            && count == self.nodes.gpus[node.at()]
-            && self.tenants.on(node).iter().all(|tenant| tenant.gpus != GpuGrant::Whole(0))
-        {
+        if self.must_be_empty(node, shape) {
             return self.tenants.all_gone_at(node, now);
         }
         let mut free = self.nodes.free[node.at()];
@@ -335,6 +332,12 @@ impl State {
             }
             after = next;
         }
+    }
+
+    /// Whether a member takes all GPUs of a node, and everybody on it has some: all must go.
+    pub(crate) fn must_be_empty(&self, node: NodeIx, shape: &Shape) -> bool {
+        shape.gpus == Gpus::Whole(self.nodes.gpus[node.at()])
+            && self.tenants.on(node).iter().all(|tenant| tenant.gpus != GpuGrant::Whole(0))
     }
 
     /// Whether one member has room on the node now, be it in service or not; of slices only that a slot is free.

@@ -39,8 +39,8 @@ pub(super) struct Pass {
     /// Such nodes by their domain, and until when.
     gap_ends: Vec<(u32, Reverse<At>)>,
     grants: Vec<(NodeIx, GpuGrant)>,
-    /// By queue: its lists in which something might be placed, that with the next request of all at the end.
-    heads: Vec<Vec<(Key, ListIx)>>,
+    /// By queue.
+    turns: Vec<Turns>,
     /// Leases that give way.
     pub(super) preemptions: Vec<Preemption>,
     /// Nodes of promises that were made good in this round, kept from others until it ends.
@@ -51,6 +51,18 @@ pub(super) struct Pass {
     pub(super) holds_valid_until: Option<At>,
     /// Members that may still be tried to make room.
     pub(super) tries_left: u32,
+}
+
+/// Whose turn it is in a queue.
+#[derive(Debug, Clone, Default)]
+struct Turns {
+    /// Something might be placed in it: it takes part.
+    wanted: bool,
+    was_wanted: bool,
+    /// The queue's turn has come in this round.
+    begun: bool,
+    /// Lists in which something might be placed, that with the next request of all at the end.
+    heads: Vec<(Key, ListIx)>,
 }
 
 impl Pass {
@@ -126,29 +138,46 @@ impl Planner {
     fn wake_lists(&mut self) {
         self.notice_taken();
         self.ask_shapes();
-        self.pass.heads.resize_with(self.requests.queues(), Vec::new);
-        self.pass.heads.iter_mut().for_each(Vec::clear);
-        // By shape, for most have no list to wake.
+        self.pass.turns.resize_with(self.requests.queues(), Turns::default);
+        self.pass.turns.iter_mut().for_each(|turns| (turns.begun, turns.wanted) = (false, false));
+        self.ask_queues();
+    }
+
+    /// Finds the queues in which something might be placed, and lets others take part no longer. By shape, for most
+    /// have nothing; what its lists are is looked at when a queue's turn comes.
+    fn ask_queues(&mut self) {
+        self.pass.turns.iter_mut().for_each(|turns| turns.was_wanted = std::mem::take(&mut turns.wanted));
         for shape in self.shapes.all() {
             let entry = self.shapes.get(shape);
-            if entry.is_useless(0) {
-                continue;
-            }
-            for ix in &entry.lists {
-                let list = self.requests.list_mut(*ix);
-                if !entry.is_useless(list.shortest_run) {
-                    list.cursor = 0;
-                    let head = list.items.front().map(|item| (item.key, *ix));
-                    self.pass.heads[list.queue.0 as usize].extend(head);
+            if !entry.is_useless(0) {
+                for (_, queue) in &entry.lists {
+                    self.pass.turns[queue.0 as usize].wanted = true;
                 }
             }
         }
-        for (queue, heads) in (0..).map(QueueId).zip(&mut self.pass.heads) {
-            if !heads.is_empty() {
-                heads.sort_unstable_by(|left, right| right.cmp(left));
+        for (queue, turns) in (0..).map(QueueId).zip(&self.pass.turns) {
+            if turns.wanted && !turns.was_wanted {
                 self.shares.wake(queue);
+            } else if turns.was_wanted && !turns.wanted {
+                self.shares.park(queue);
             }
         }
+    }
+
+    /// The lists of a queue in which something might be placed, each from its start.
+    fn begin_turns(&mut self, queue: QueueId) {
+        let turns = &mut self.pass.turns[queue.0 as usize];
+        turns.begun = true;
+        turns.heads.clear();
+        for place in 0..self.requests.lists_of(queue).len() {
+            let ix = self.requests.lists_of(queue)[place];
+            let list = self.requests.list(ix);
+            if !self.shapes.get(list.shape).is_useless(list.shortest_run) {
+                turns.heads.extend(list.items.front().map(|item| (item.key, ix)));
+                self.requests.list_mut(ix).cursor = 0;
+            }
+        }
+        turns.heads.sort_unstable_by(|left, right| right.cmp(left));
     }
 
     /// Finds for every shape whether it may be placed at all: room and watts only shrink in a round, so that what has
@@ -163,9 +192,23 @@ impl Planner {
             {
                 self.shapes.set_verdict(shape, &self.state, self.stamps.power, Blocked::from(missing));
             }
-            let below = self.useful_below(shape);
-            self.shapes.set_useful_below(shape, below);
+            self.mend_useful_below(shape);
         }
+    }
+
+    /// No promise is left: whom only that could help goes out.
+    fn end_promises(&mut self) {
+        for shape in self.shapes.all() {
+            if self.shapes.get(shape).is_used() {
+                self.mend_useful_below(shape);
+            }
+        }
+        self.ask_queues();
+    }
+
+    fn mend_useful_below(&mut self, shape: ShapeIx) {
+        let below = self.useful_below(shape);
+        self.shapes.set_useful_below(shape, below);
     }
 
     /// Whether one request of a shape may have a place: exact for one node, for gangs as far as counts say.
@@ -275,7 +318,10 @@ impl Planner {
 
     /// The list whose next request comes first in its queue. Lists of shapes for which nothing is left go out.
     fn head(&mut self, queue: QueueId) -> Option<ListIx> {
-        let heads = &mut self.pass.heads[queue.0 as usize];
+        if !self.pass.turns[queue.0 as usize].begun {
+            self.begin_turns(queue);
+        }
+        let heads = &mut self.pass.turns[queue.0 as usize].heads;
         while let Some((_, ix)) = heads.last() {
             let list = self.requests.list(*ix);
             if !self.shapes.get(list.shape).is_useless(list.shortest_run) {
@@ -288,7 +334,7 @@ impl Planner {
 
     /// The first list of a queue has moved on, or was not changed.
     fn mend_head(&mut self, queue: QueueId) {
-        let heads = &mut self.pass.heads[queue.0 as usize];
+        let heads = &mut self.pass.turns[queue.0 as usize].heads;
         let Some((key, ix)) = heads.last().copied() else { return };
         let list = self.requests.list(ix);
         let next = list.items.get(list.cursor).map(|item| item.key);
@@ -329,8 +375,7 @@ impl Planner {
             Ok(()) => self.requests.list_mut(ix).cursor += 1,
             Err(missing) => {
                 self.shapes.set_verdict(shape, &self.state, self.stamps.power, Blocked::from(missing));
-                let below = self.useful_below(shape);
-                self.shapes.set_useful_below(shape, below);
+                self.mend_useful_below(shape);
             }
         }
     }
@@ -374,15 +419,20 @@ impl Planner {
                 Err(missing) => {
                     let bound = self.longest_backfill(shape_ix, now).min(item.run_seconds);
                     self.shapes.limit_backfill(shape_ix, bound, missing);
+                    self.mend_useful_below(shape_ix);
                 }
             }
         }
         if promisable {
             if !self.promise(item.slot, now) {
                 self.shapes.set_unpromised(shape_ix, self.stamps.promises);
+                self.mend_useful_below(shape_ix);
                 return;
             }
             self.requests.list_mut(ix).cursor += 1;
+            if self.pass.promises_left == 0 {
+                self.end_promises();
+            }
         }
     }
 

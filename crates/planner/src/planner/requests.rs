@@ -59,8 +59,10 @@ pub(crate) struct List {
     pub(crate) queue: QueueId,
     pub(crate) shape: ShapeIx,
     pub(crate) items: VecDeque<Item>,
-    /// No run in it is shorter; may be too small after one has left.
+    /// No run in it is shorter; may be too small after the shortest has left.
     pub(crate) shortest_run: u32,
+    /// It has left: the bound may be too small.
+    is_loose: bool,
     /// Where the pass is.
     pub(crate) cursor: usize,
 }
@@ -203,7 +205,8 @@ impl Requests {
         }
         let list = &mut self.lists[waiting.list as usize];
         let place = list.items.partition_point(|item| item.key < waiting.key);
-        list.items.remove(place);
+        let run_seconds = list.items.remove(place).map(|item| item.run_seconds);
+        list.is_loose |= run_seconds.is_some_and(|seconds| seconds <= list.shortest_run);
         if list.items.is_empty() {
             let (queue, shape) = (list.queue, list.shape);
             self.queues[queue.0 as usize].retain(|other| *other != waiting.list);
@@ -223,7 +226,14 @@ impl Requests {
             Err(place) => place,
         };
         let shape = shapes.open(state, kind);
-        let list = List { queue: request.queue, shape, items: VecDeque::new(), shortest_run: u32::MAX, cursor: 0 };
+        let list = List {
+            queue: request.queue,
+            shape,
+            items: VecDeque::new(),
+            shortest_run: u32::MAX,
+            is_loose: false,
+            cursor: 0,
+        };
         let ix = if let Some(ix) = self.vacant_lists.pop() {
             self.lists[ix as usize] = list;
             ix
@@ -232,7 +242,7 @@ impl Requests {
             narrow(self.lists.len() - 1)
         };
         self.queues[request.queue.0 as usize].insert(place, ix);
-        shapes.join(shape, ix);
+        shapes.join(shape, ix, request.queue);
         ix
     }
 }
@@ -244,8 +254,7 @@ impl List {
             self.cursor = self.items.len();
             return;
         }
-        if self.cursor == 0 {
-            // Looked through from the start anyway: the bound becomes exact.
+        if std::mem::take(&mut self.is_loose) {
             self.shortest_run = self.items.iter().map(|item| item.run_seconds).min().unwrap_or(u32::MAX);
         }
         while self.items.get(self.cursor).is_some_and(|item| item.run_seconds >= limit) {

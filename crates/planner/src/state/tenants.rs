@@ -52,9 +52,14 @@ impl Tenants {
         if first > now { last } else { last.max(now.plus(OVERRUN_SECONDS)) }
     }
 
-    /// Nodes on which somebody should have left by now.
-    pub(crate) fn with_end_by(&self, now: At) -> impl Iterator<Item = NodeIx> {
-        self.first_end.iter().enumerate().filter(move |(_, end)| **end <= now).map(|(node, _)| NodeIx::new(node))
+    /// Whether somebody on a node should have left by now.
+    pub(crate) fn has_overrun(&self, node: NodeIx, now: At) -> bool {
+        self.first_end[node.at()] <= now
+    }
+
+    /// Whether somebody should have left by now, and all others within the time that he is thought to stay.
+    pub(crate) fn all_overrun_by(&self, node: NodeIx, now: At) -> bool {
+        self.has_overrun(node, now) && self.last_end[node.at()] <= now.plus(OVERRUN_SECONDS)
     }
 
     /// One more.
