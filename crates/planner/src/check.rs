@@ -100,6 +100,14 @@ pub enum Violation {
     NoRight { lease: LeaseId, request: RequestId },
     #[error("lease `{}` is stopped for request `{}`, which does not wait", .lease.0, .request.0)]
     StoppedForNobody { lease: LeaseId, request: RequestId },
+    #[error("lease `{}` is said to lose `{said}` GPU-seconds, and loses others", .lease.0)]
+    WrongLoss { lease: LeaseId, said: i64 },
+    #[error("more is lost for request `{}` than what is gained allows", .request.0)]
+    LossTooHigh { request: RequestId },
+    #[error("the promise of request `{}` does not name the leases that stop for it", .request.0)]
+    StopsNotNamed { request: RequestId },
+    #[error("leases are stopped for `{requests}` requests, and the policy allows `{most}`")]
+    TooManyPreemptions { requests: usize, most: u16 },
     #[error("request `{}` was promised a start at `{}`, and the promise is gone", .request.0, .starts_at.0)]
     PromiseGone { request: RequestId, starts_at: At },
     #[error("request `{}` was promised a start at `{}`, and now at `{}`", .request.0, .before.0, .after.0)]

@@ -9,7 +9,7 @@ use crate::request::Request;
 use crate::units::{At, LeaseId, NodeId, RequestId};
 
 use super::rooms::Rooms;
-use super::{Facts, Holder, Violation};
+use super::{Facts, Holder, Violation, preemptions};
 
 /// So long after its start a promise need not be kept any more: ten minutes.
 const MOST_OVERDUE_SECONDS: i64 = 600;
@@ -63,7 +63,7 @@ fn check_promise(facts: &Facts<'_>, plan: &Plan, promise: &Reservation, asked: &
     }
     // Where the start of a promise that stood has passed, whoever still stays is stopping or has overrun: that is not
     // this plan's doing.
-    let stopped = stopping(facts, plan);
+    let stopped = preemptions::gone_for(facts, plan, request);
     let has_begun = starts_at <= plan.at && facts.before.reservations.contains(promise);
     let mut rooms = if has_begun { Rooms::new(facts) } else { still_there(facts, &stopped, plan.at, starts_at) };
     for placement in &plan.placements {
@@ -85,12 +85,6 @@ fn check_promise(facts: &Facts<'_>, plan: &Plan, promise: &Reservation, asked: &
             found.push(Violation::PromiseWithoutRoom { request, node, starts_at });
         }
     }
-}
-
-/// Leases that this plan stops, and those that were stopping before it.
-fn stopping(facts: &Facts<'_>, plan: &Plan) -> BTreeSet<LeaseId> {
-    let before = facts.before.reservations.iter().flat_map(|promise| promise.stops.iter().copied());
-    before.chain(plan.preemptions.iter().map(|preemption| preemption.lease)).collect()
 }
 
 /// Whether an old promise could still be held if nothing new started: the request is as it was, its nodes are in

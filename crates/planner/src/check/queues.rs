@@ -42,16 +42,40 @@ pub(super) fn used_by_leases(facts: &Facts<'_>) -> BTreeMap<QueueId, Amount> {
     used
 }
 
-fn charge(facts: &Facts<'_>, used: &mut BTreeMap<QueueId, Amount>, queue: QueueId, amount: &Amount) {
+/// Adds to a queue and those above it.
+pub(super) fn charge(facts: &Facts<'_>, used: &mut BTreeMap<QueueId, Amount>, queue: QueueId, amount: &Amount) {
+    change(facts, used, queue, amount, 1);
+}
+
+/// Takes from a queue and those above it.
+pub(super) fn refund(facts: &Facts<'_>, used: &mut BTreeMap<QueueId, Amount>, queue: QueueId, amount: &Amount) {
+    change(facts, used, queue, amount, -1);
+}
+
+fn change(facts: &Facts<'_>, used: &mut BTreeMap<QueueId, Amount>, queue: QueueId, amount: &Amount, times: i64) {
     let mut at = Some(queue);
     while let Some(queue) = at {
-        let sum = used.entry(queue).or_default();
-        sum.gpu_milli += amount.gpu_milli;
-        sum.cpu_milli += amount.cpu_milli;
-        sum.memory_mib += amount.memory_mib;
-        sum.watts += amount.watts;
+        add(used.entry(queue).or_default(), amount, times);
         at = spec(facts, queue).and_then(|queue| queue.parent);
     }
+}
+
+/// Adds an amount so many times.
+pub(super) const fn add(sum: &mut Amount, amount: &Amount, times: i64) {
+    sum.gpu_milli += amount.gpu_milli * times;
+    sum.cpu_milli += amount.cpu_milli * times;
+    sum.memory_mib += amount.memory_mib * times;
+    sum.watts += amount.watts * times;
+}
+
+/// The limits of a queue that it exceeds with what was asked among what it uses.
+pub(super) fn exceeded(facts: &Facts<'_>, queue: QueueId, used: &Amount, asked: &Amount) -> Vec<Violation> {
+    let Some(limit) = spec(facts, queue).and_then(|queue| queue.limit) else { return Vec::new() };
+    let resources = [Resource::Gpu, Resource::Cpu, Resource::Memory, Resource::Power];
+    let over = resources.into_iter().filter(|resource| of(asked, *resource) > 0);
+    let over = over.map(|resource| (resource, of(used, resource), of(&limit, resource)));
+    let over = over.filter(|(_, used, limit)| used > limit);
+    over.map(|(resource, used, limit)| Violation::Limit { queue, resource, used, limit }).collect()
 }
 
 /// What a queue is guaranteed: what it says, or what those right below it have together where that is more.
@@ -60,10 +84,7 @@ pub(super) fn guaranteed(facts: &Facts<'_>, queue: QueueId) -> Amount {
     for (child, spec) in (0..).map(QueueId).zip(&facts.before.fleet.queues) {
         if spec.parent == Some(queue) {
             let child = guaranteed(facts, child);
-            below.gpu_milli += child.gpu_milli;
-            below.cpu_milli += child.cpu_milli;
-            below.memory_mib += child.memory_mib;
-            below.watts += child.watts;
+            add(&mut below, &child, 1);
         }
     }
     let own = spec(facts, queue).map(|spec| spec.guaranteed).unwrap_or_default();
@@ -86,7 +107,7 @@ pub(super) const fn pairs(one: &Amount, two: &Amount) -> [(i64, i64); 4] {
 }
 
 /// What grants take of what queues share.
-fn amount(facts: &Facts<'_>, shape: &Shape, grants: &[Grant]) -> Amount {
+pub(super) fn amount(facts: &Facts<'_>, shape: &Shape, grants: &[Grant]) -> Amount {
     let mut sum = Amount::default();
     for grant in grants {
         sum.gpu_milli += match grant.gpus {
@@ -98,6 +119,20 @@ fn amount(facts: &Facts<'_>, shape: &Shape, grants: &[Grant]) -> Amount {
         sum.memory_mib += i64::from(shape.memory_mib);
         sum.watts += i64::from(shape.peak_watts);
     }
+    sum
+}
+
+/// What so many members of a shape would take.
+pub(super) fn asked(facts: &Facts<'_>, shape: &Shape, nodes: usize) -> Amount {
+    let gpu_milli = match shape.gpus {
+        Gpus::Whole(count) => i64::from(count) * i64::from(GPU_MILLI),
+        Gpus::Milli(milli) => i64::from(milli),
+        Gpus::Slice(_) => slice_milli(facts, shape),
+    };
+    let (cpu_milli, memory_mib) = (i64::from(shape.cpu_milli), i64::from(shape.memory_mib));
+    let one = Amount { gpu_milli, cpu_milli, memory_mib, watts: i64::from(shape.peak_watts) };
+    let mut sum = Amount::default();
+    add(&mut sum, &one, i64::try_from(nodes).unwrap_or(i64::MAX));
     sum
 }
 

@@ -68,6 +68,7 @@ fn scene() -> Scene {
     requests[5].shape.gpus = Gpus::Whole(8);
     requests[5].run_seconds = Some(3_000);
     requests[6].shape.gpus = Gpus::Whole(8);
+    requests[6].run_seconds = Some(4_000);
     let why = Why::blocks(Cause::Waits);
     let start = |request, grants| Placement { request: RequestId(request), grants };
     let plan = Plan {
@@ -85,7 +86,7 @@ fn scene() -> Scene {
             lost_gpu_seconds: 8_000,
         }],
         moves: vec![Move { lease: LeaseId(1), from: whole(1, 1), to: whole(8, 1) }],
-        reservations: vec![promise()],
+        reservations: vec![promise(), after_stop()],
         holds: vec![Hold { request: RequestId(4), until: At(5_400) }],
         waiting: vec![(RequestId(4), 0), (RequestId(5), 0), (RequestId(7), 0)],
         reasons: vec![why],
@@ -105,6 +106,10 @@ fn promise() -> Reservation {
         nodes: vec![NodeId(1), NodeId(2), NodeId(3)],
         stops: Vec::new(),
     }
+}
+
+fn after_stop() -> Reservation {
+    Reservation { request: RequestId(7), starts_at: NOW, nodes: vec![NodeId(4)], stops: vec![LeaseId(4)] }
 }
 
 /// A way to spoil the scene, and the violation it must bring.
@@ -172,6 +177,24 @@ const ROOMY: Amount = Amount { gpu_milli: 1 << 40, cpu_milli: 1 << 40, memory_mi
 
 fn givers() -> Vec<Spoil> {
     vec![
+        ("WrongLoss", |scene| scene.plan.preemptions[0].lost_gpu_seconds = 7_999),
+        ("WrongLoss", |scene| scene.leases[3].started_at = At(999)),
+        ("LossTooHigh", |scene| scene.requests[6].run_seconds = Some(3_999)),
+        ("LossTooHigh", |scene| scene.fleet.policy.preemption_loss_milli = 249),
+        ("LossTooHigh", |scene| {
+            scene.reservations.push(Reservation { starts_at: At(5_999), stops: Vec::new(), ..after_stop() });
+        }),
+        ("LossTooHigh", |scene| {
+            scene.leases[3].request.stop = Stop::Checkpoint { cost_seconds: 1_001 };
+            scene.plan.preemptions[0].lost_gpu_seconds = 8_008;
+        }),
+        ("StopsNotNamed", |scene| scene.plan.reservations[1].stops.clear()),
+        ("StopsNotNamed", |scene| drop(scene.plan.reservations.pop())),
+        ("StopsNotNamed", |scene| scene.plan.preemptions.clear()),
+        ("TooManyPreemptions", |scene| scene.fleet.policy.preemptions = 0),
+        ("PromiseWithoutRoom", |scene| scene.plan.preemptions.clear()),
+        // A seventh less than what the lease that stops and the starts leave.
+        ("Limit", |scene| scene.fleet.queues[1].limit = Some(Amount { gpu_milli: 66_285, ..ROOMY })),
         ("UnknownLease", |scene| scene.plan.preemptions[0].lease = LeaseId(99)),
         ("UnknownLease", |scene| scene.plan.moves[0].lease = LeaseId(99)),
         ("StoppedTwice", |scene| scene.plan.preemptions.push(scene.plan.preemptions[0])),
@@ -225,6 +248,32 @@ fn a_plan_spoilt_in_any_way_is_caught_by_name() {
 }
 
 #[test]
+fn a_queue_that_has_given_back_what_it_borrowed_gives_no_more_to_the_next() {
+    let gpus = |gpu_milli| Amount { gpu_milli, ..Amount::default() };
+    for (guaranteed, wanted) in [(7_999, None), (8_000, Some("NoRight { lease: LeaseId(5), request: RequestId(8) }"))] {
+        let mut scene = scene();
+        scene.fleet.queues[1].guaranteed = gpus(96_000);
+        scene.fleet.queues[3].guaranteed = gpus(guaranteed);
+        scene.leases[3].request.queue = QueueId(3);
+        let mut other = fixture::lease(5, 9, 0);
+        (other.request.queue, other.request.shape.gpus) = (QueueId(3), Gpus::Whole(8));
+        (other.grants, other.ends_at) = (vec![whole(9, 0xFF)], None);
+        scene.leases.push(other);
+        let mut eighth = Request { run_seconds: Some(4_000), ..fixture::request(8) };
+        eighth.shape.gpus = Gpus::Whole(8);
+        scene.requests.push(eighth);
+        scene.plan.waiting.push((RequestId(8), 0));
+        let promise = Reservation { request: RequestId(8), nodes: vec![NodeId(9)], ..after_stop() };
+        scene.plan.reservations.push(Reservation { stops: vec![LeaseId(5)], ..promise });
+        scene.plan.preemptions[0].cause = PreemptionCause::Reclaim;
+        let second = Preemption { lease: LeaseId(5), for_request: RequestId(8), ..scene.plan.preemptions[0] };
+        scene.plan.preemptions.push(second);
+        let found: Vec<String> = scene.violations().iter().map(|violation| format!("{violation:?}")).collect();
+        assert_eq!(found, Vec::from_iter(wanted.map(str::to_owned)), "{guaranteed} are guaranteed");
+    }
+}
+
+#[test]
 fn no_violation_is_without_a_spoilt_plan() {
     let source = include_str!("../../src/check.rs");
     let names: BTreeSet<&str> = source
@@ -244,7 +293,7 @@ fn no_violation_is_without_a_spoilt_plan() {
 fn a_promise_may_go_when_its_node_is_lost() {
     let mut scene = scene();
     scene.fleet.nodes[1].health = Health::Down;
-    scene.plan.reservations.clear();
+    scene.plan.reservations.remove(0);
     assert_eq!(scene.violations(), []);
 }
 
