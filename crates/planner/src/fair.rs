@@ -328,6 +328,12 @@ impl Shares {
         self.shares[queue.0 as usize]
     }
 
+    /// Which of two leaves comes first, as a walk from the root decides: where they part, by share, then by number.
+    pub(crate) fn order(&self, left: QueueId, right: QueueId) -> Ordering {
+        let Some((left, right)) = self.fork(left, right) else { return Ordering::Equal };
+        self.share(left).order(&self.share(right)).then(left.cmp(&right))
+    }
+
     /// Where `asker` and `holder` part: the queue on either's path just below what is above both. `None` when one
     /// stands above the other or they are the same.
     pub fn fork(&self, asker: QueueId, holder: QueueId) -> Option<(QueueId, QueueId)> {

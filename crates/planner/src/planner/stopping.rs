@@ -4,7 +4,7 @@
 //! starts now: nobody fills them in the meantime, and it starts when the leases are gone.
 //!
 //! Of each list the first in line asks, and where another has a higher priority, the first of the highest, too; queues
-//! that are owed most come first. Before anybody is searched for, it is counted whether there is room if all went who
+//! that are owed most come first, as a walk from the root finds them. Before anybody is searched for, it is counted whether there is room if all went who
 //! may be stopped (`room`). Whoever stops already counts as gone: who finds room there waits for it, and nobody else
 //! stops for him.
 //! Deliberately absent: several requests of one list in one pass, and memory: what was declined is asked again.
@@ -155,8 +155,8 @@ impl Planner {
             }
         }
         asking.sort_by(|(left, one), (right, other)| {
-            let share = |one: &Asking| self.shares.share(self.requests.list(one.list).queue);
-            share(one).order(&share(other)).then(left.cmp(right))
+            let queue = |one: &Asking| self.requests.list(one.list).queue;
+            self.shares.order(queue(one), queue(other)).then(left.cmp(right))
         });
         asking.into_iter().map(|(_, one)| one).collect()
     }

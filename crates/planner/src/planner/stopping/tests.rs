@@ -408,6 +408,32 @@ fn stopped(plan: &crate::plan::Plan) -> Vec<(u64, u64)> {
 }
 
 #[test]
+fn who_is_owed_most_is_found_from_the_root() {
+    let mut fleet = fleet();
+    fleet.queues[3].guaranteed.gpu_milli = 128_000;
+    fleet.policy.preemptions = 1;
+    let mut planner = Planner::new(fleet).unwrap();
+    // Queue 3 has an eighth of what queue 0 has, but what stands above it has more than it is guaranteed.
+    for id in 1..=32 {
+        let queue = QueueId(if id <= 8 {
+            0
+        } else if id == 9 {
+            3
+        } else {
+            2
+        });
+        add(&mut planner, Request { queue, stop: Stop::Restart, ..long(id) });
+    }
+    let plan = planner.plan(At(0));
+    assert_eq!(plan.placements.len(), 32);
+    planner.commit(&plan, At(0), |placement| LeaseId(placement.request.0)).unwrap();
+    add(&mut planner, Request { queue: QueueId(3), ..long(100) });
+    add(&mut planner, long(101));
+    let plan = planner.plan(At(HOUR));
+    assert_eq!(plan.preemptions.iter().map(|one| one.for_request.0).collect::<Vec<_>>(), [101]);
+}
+
+#[test]
 fn what_a_stopping_gang_frees_beside_the_promise_is_waited_for() {
     let (mut planner, now) = with_a_gang_that_is_cheap_to_stop();
     let urgent = |id| Request { queue: QueueId(2), priority: 1, ..long(id) };
