@@ -1,4 +1,5 @@
-//! Drawings as SVG: curves and grouped bars, with a title, axes that name their units, and a legend.
+//! Drawings as SVG: curves and grouped bars, with a title, axes that name their units, and a legend beside them: inside
+//! it would lie on the curves.
 
 use std::path::Path;
 
@@ -42,7 +43,13 @@ impl Series {
     }
 }
 
+/// Without the legend.
 const SIZE: (u32, u32) = (960, 560);
+const MARGIN: u32 = 16;
+/// Of a legend's text, and of its widest letters.
+const LETTER: (u32, u32) = (15, 9);
+/// Where a legend begins below the top, and from one line of it to the next.
+const LEGEND: (i32, i32) = (60, 24);
 
 /// Colours that differ also for the colour-blind (Okabe and Ito 2008); the first is ours.
 const COLOURS: [RGBColor; 8] = [
@@ -78,32 +85,36 @@ where
     X::CoordDescType: Ranged<ValueType = f64> + ValueFormatter<f64>,
     Y::CoordDescType: Ranged<ValueType = f64> + ValueFormatter<f64>,
 {
-    let root = canvas(path)?;
-    let mut chart = around(&root, axes).build_cartesian_2d(x, y).map_err(drawing)?;
+    let root = canvas(path, series)?;
+    let mut chart = around(&root, axes, series).build_cartesian_2d(x, y).map_err(drawing)?;
     chart
         .configure_mesh()
         .x_desc(axes.x.clone())
         .y_desc(axes.y.clone())
+        .x_label_formatter(&|value| number(*value))
+        .y_label_formatter(&|value| number(*value))
         .light_line_style(WHITE)
         .label_style(("sans-serif", 15))
         .axis_desc_style(("sans-serif", 17))
         .draw()
         .map_err(drawing)?;
     curves(&mut chart, series)?;
+    legend(&root, series)?;
     root.present().map_err(drawing)
 }
 
 type Canvas<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-fn canvas(path: &Path) -> Result<Canvas<'_>> {
-    let root = SVGBackend::new(path, SIZE).into_drawing_area();
+fn canvas<'a>(path: &'a Path, series: &[Series]) -> Result<Canvas<'a>> {
+    let root = SVGBackend::new(path, (SIZE.0 + legend_width(series), SIZE.1)).into_drawing_area();
     root.fill(&WHITE).map_err(drawing)?;
     Ok(root)
 }
 
-fn around<'a, 'b>(root: &'a Canvas<'b>, axes: &Axes) -> ChartBuilder<'a, 'b, SVGBackend<'b>> {
+fn around<'a, 'b>(root: &'a Canvas<'b>, axes: &Axes, series: &[Series]) -> ChartBuilder<'a, 'b, SVGBackend<'b>> {
     let mut builder = ChartBuilder::on(root);
-    builder.caption(axes.title.clone(), ("sans-serif", 22)).margin(16).x_label_area_size(52).y_label_area_size(76);
+    builder.caption(axes.title.clone(), ("sans-serif", 22)).margin(MARGIN).x_label_area_size(52).y_label_area_size(76);
+    builder.margin_right(MARGIN + legend_width(series));
     builder
 }
 
@@ -114,28 +125,35 @@ where
 {
     for (place, one) in series.iter().enumerate() {
         let style = colour(place).stroke_width(if place == 0 { 3 } else { 2 });
-        chart
-            .draw_series(LineSeries::new(one.points.iter().copied(), style))
-            .map_err(drawing)?
-            .label(one.name.clone())
-            .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 22, y)], colour(place).stroke_width(3)));
+        chart.draw_series(LineSeries::new(one.points.iter().copied(), style)).map_err(drawing)?;
     }
-    legend(chart)
+    Ok(())
 }
 
-fn legend<'a, X, Y>(chart: &mut ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>) -> Result<()>
-where
-    X: Ranged,
-    Y: Ranged,
-{
-    chart
-        .configure_series_labels()
-        .background_style(WHITE.mix(0.85))
-        .border_style(RGBColor(190, 190, 190))
-        .label_font(("sans-serif", 15))
-        .position(SeriesLabelPosition::UpperLeft)
-        .draw()
-        .map_err(drawing)
+/// A figure of an axis: as many decimals as it needs, at most three.
+fn number(value: f64) -> String {
+    let text = format!("{value:.3}");
+    let text = text.trim_end_matches('0').trim_end_matches('.');
+    if text == "-0" { "0".to_owned() } else { text.to_owned() }
+}
+
+/// As wide as the longest name.
+fn legend_width(series: &[Series]) -> u32 {
+    let letters = series.iter().map(|one| one.name.chars().count()).max().unwrap_or(0);
+    MARGIN + 30 + u32::try_from(letters).unwrap_or(0) * LETTER.1
+}
+
+/// Names beside their colours, right of the plot.
+fn legend(root: &Canvas<'_>, series: &[Series]) -> Result<()> {
+    let left = i32::try_from(SIZE.0)?;
+    for (place, one) in series.iter().enumerate() {
+        let line = LEGEND.0 + LEGEND.1 * i32::try_from(place)?;
+        let patch = Rectangle::new([(left, line - 6), (left + 22, line + 6)], colour(place).filled());
+        root.draw(&patch).map_err(drawing)?;
+        let text = Text::new(one.name.clone(), (left + 30, line - 7), ("sans-serif", LETTER.0));
+        root.draw(&text).map_err(drawing)?;
+    }
+    Ok(())
 }
 
 /// Groups of bars, one group for each category, one colour for each series.
@@ -144,11 +162,11 @@ pub(crate) fn bars(path: &Path, axes: &Axes, categories: &[String], series: &[Se
 }
 
 fn draw_bars(path: &Path, axes: &Axes, categories: &[String], series: &[Series]) -> Result<()> {
-    let root = canvas(path)?;
+    let root = canvas(path, series)?;
     let (_, y) = ranges(axes, series);
     let top = y.1;
     let count = categories.len() as f64;
-    let mut chart = around(&root, axes).build_cartesian_2d(0.0..count, 0.0..top).map_err(drawing)?;
+    let mut chart = around(&root, axes, series).build_cartesian_2d(0.0..count, 0.0..top).map_err(drawing)?;
     let label = |x: &f64| {
         let centre = (x - 0.5).round();
         let is_centre = (x - 0.5 - centre).abs() < 1e-6 && centre >= 0.0;
@@ -160,6 +178,7 @@ fn draw_bars(path: &Path, axes: &Axes, categories: &[String], series: &[Series])
         .disable_x_mesh()
         .x_labels(categories.len() * 2 + 1)
         .x_label_formatter(&label)
+        .y_label_formatter(&|value| number(*value))
         .x_desc(axes.x.clone())
         .y_desc(axes.y.clone())
         .light_line_style(WHITE)
@@ -174,13 +193,9 @@ fn draw_bars(path: &Path, axes: &Axes, categories: &[String], series: &[Series])
             let corners = [(left(category), 0.0), (left(category) + width * 0.92, height.min(top))];
             Rectangle::new(corners, colour(place).filled())
         };
-        chart
-            .draw_series(one.points.iter().enumerate().map(bar))
-            .map_err(drawing)?
-            .label(one.name.clone())
-            .legend(move |(x, y)| Rectangle::new([(x + 4, y - 6), (x + 18, y + 6)], colour(place).filled()));
+        chart.draw_series(one.points.iter().enumerate().map(bar)).map_err(drawing)?;
     }
-    legend(&mut chart)?;
+    legend(&root, series)?;
     root.present().map_err(drawing)
 }
 
