@@ -78,18 +78,21 @@ pub(crate) fn times(what: &str) -> Result<Table> {
     Ok(table)
 }
 
-/// The figures of one replay alone: `FLEET:LOAD:SCHEDULER`, or `FLEET:LOAD:SCHEDULER:DAYS`.
+/// The figures of one replay alone: `FLEET:LOAD:SCHEDULER`, `FLEET:LOAD:SCHEDULER:DAYS` or
+/// `FLEET:LOAD:SCHEDULER:DAYS:SEED`.
 pub(crate) fn one_replay(which: &str) -> Result<Table> {
     let parts: Vec<&str> = which.split(':').collect();
-    let (fleet, load, scheduler, days) = match parts[..] {
-        [fleet, load, scheduler] => (fleet, load, scheduler, "14"),
-        [fleet, load, scheduler, days] => (fleet, load, scheduler, days),
-        _ => bail!("`{which}` is no replay\nhint: FLEET:LOAD:SCHEDULER:DAYS, as S1:0.85:galerne:14"),
+    let (fleet, load, scheduler, days, seed) = match parts[..] {
+        [fleet, load, scheduler] => (fleet, load, scheduler, "14", "1"),
+        [fleet, load, scheduler, days] => (fleet, load, scheduler, days, "1"),
+        [fleet, load, scheduler, days, seed] => (fleet, load, scheduler, days, seed),
+        _ => bail!("`{which}` is no replay\nhint: FLEET:LOAD:SCHEDULER:DAYS:SEED, as S1:0.85:galerne:14:1"),
     };
     let layout = layout_of(fleet)?;
     let load: f64 = load.parse().with_context(|| format!("`{load}` is no load"))?;
     let days: i64 = days.parse().with_context(|| format!("`{days}` is no number of days"))?;
-    replay::alone(layout, load, scheduler, days)
+    let seed: u64 = seed.parse().with_context(|| format!("`{seed}` is no seed"))?;
+    replay::alone(layout, load, scheduler, days, seed)
 }
 
 fn layout_of(fleet: &str) -> Result<Layout> {

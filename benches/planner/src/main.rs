@@ -44,7 +44,8 @@ struct Arguments {
     /// `S2:preemption` print a part of them, for a profiler.
     #[arg(long, hide = true)]
     speed_of: Option<String>,
-    /// Prints the figures of one of b5's replays, `FLEET:LOAD:SCHEDULER` or `FLEET:LOAD:SCHEDULER:DAYS`, and nothing else.
+    /// Prints the figures of one of b5's replays, `FLEET:LOAD:SCHEDULER`, with `:DAYS` and `:SEED` if
+    /// wanted, and nothing else.
     #[arg(long, hide = true)]
     replay_of: Option<String>,
 }

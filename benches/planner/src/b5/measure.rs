@@ -15,6 +15,31 @@ const WARM_UP: i64 = 2 * DAY;
 /// Size classes of waits, by GPUs: part of one, 1, 2–8, 16–64, 128–256, 512–1024.
 pub(crate) const CLASSES: [&str; 6] = ["<1", "1", "2-8", "16-64", "128-256", "512-1024"];
 
+/// How a gang came to its nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// It never had a promise; what our peers start is all told so.
+    Open,
+    /// On nodes that were promised to it.
+    Promised,
+    /// On others, before its promise.
+    Elsewhere,
+    /// Others were stopped for it.
+    Stopped,
+}
+
+/// A gang that started.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Gang {
+    pub(crate) way: Way,
+    /// Its size, by place in `CLASSES`.
+    pub(crate) class: usize,
+    /// Units spanned, the fewest that could hold it, and the fewest of those that were idle then.
+    pub(crate) units: u32,
+    pub(crate) fewest: u32,
+    pub(crate) fewest_then: u32,
+}
+
 /// Figures of one run.
 #[derive(Debug, Clone)]
 pub(crate) struct Measures {
@@ -37,6 +62,9 @@ pub(crate) struct Measures {
     pub(crate) units_with_room: Vec<(u32, u32)>,
     /// Units spanned and the fewest that could be had of the nodes that were idle then.
     pub(crate) units_then: Vec<(u32, u32)>,
+    pub(crate) gangs: Vec<Gang>,
+    /// How the next start came about.
+    pub(crate) way: Way,
     /// GPU-seconds lost by stopping, and GPU-seconds of waiting spared.
     lost: f64,
     gained: Vec<(usize, f64)>,
@@ -63,6 +91,8 @@ impl Measures {
             racks: Vec::new(),
             units_with_room: Vec::new(),
             units_then: Vec::new(),
+            gangs: Vec::new(),
+            way: Way::Open,
             lost: 0.0,
             gained: Vec::new(),
             stops: 0,
@@ -105,7 +135,15 @@ impl Measures {
             if occupancy.used_milli() * 100 <= occupancy.up_milli() * 85 {
                 self.units_with_room.push(units);
             }
-            self.units_then.push((units.0, self.fewest_now(running, occupancy)));
+            let then = self.fewest_now(running, occupancy);
+            self.units_then.push((units.0, then));
+            self.gangs.push(Gang {
+                way: self.way,
+                class: class(of),
+                units: units.0,
+                fewest: units.1,
+                fewest_then: then,
+            });
             self.racks.push(self.span(running, Level::Rack));
         }
     }

@@ -8,7 +8,7 @@ use anyhow::{Result, anyhow, ensure};
 
 use super::fleet::{Layout, S1, S2, S3};
 use super::galerne::Galerne;
-use super::measure::{CLASSES, Measures};
+use super::measure::{CLASSES, Gang, Measures, Way};
 use super::site::Site;
 use super::workload::Generator;
 use super::{MAIN_LOAD, peers};
@@ -47,7 +47,7 @@ pub(crate) fn all() -> Result<Vec<Run>> {
     let work = || -> Result<Vec<Run>> {
         let mut runs = Vec::new();
         while let Some((layout, load, peer)) = next() {
-            let run = one(layout, load, peer, days(layout, load))?;
+            let run = one(layout, load, peer, days(layout, load), SEED)?;
             let (scheduler, days, seconds) = (run.scheduler, run.days, run.seconds);
             eprintln!("b5: {} load {load}, {days} days, {scheduler}: {seconds:.1} s", layout.name);
             runs.push(run);
@@ -80,11 +80,11 @@ fn days(layout: Layout, load: f64) -> i64 {
     }
 }
 
-fn one(layout: Layout, load: f64, peer: Option<usize>, days: i64) -> Result<Run> {
+fn one(layout: Layout, load: f64, peer: Option<usize>, days: i64, seed: u64) -> Result<Run> {
     let begun = Instant::now();
-    let jobs = Generator::new(layout, SEED).jobs(load, days);
+    let jobs = Generator::new(layout, seed).jobs(load, days);
     let count = jobs.len();
-    let mut site = Site::new(layout, jobs, days, SEED);
+    let mut site = Site::new(layout, jobs, days, seed);
     let scheduler = match peer.and_then(|peer| peers::all().into_iter().nth(peer)) {
         Some(mut peer) => {
             site.run(&mut peer)?;
@@ -100,10 +100,10 @@ fn one(layout: Layout, load: f64, peer: Option<usize>, days: i64) -> Result<Run>
 }
 
 /// One run and its figures, those of the CSV file.
-pub(crate) fn alone(layout: Layout, load: f64, scheduler: &str, days: i64) -> Result<Table> {
+pub(crate) fn alone(layout: Layout, load: f64, scheduler: &str, days: i64, seed: u64) -> Result<Table> {
     let peer = peers::all().iter().position(|peer| peer.name == scheduler);
     ensure!(peer.is_some() || scheduler == "galerne", "there is no scheduler `{scheduler}`");
-    let run = one(layout, load, peer, days)?;
+    let run = one(layout, load, peer, days, seed)?;
     let mut table = Table::new(format!("B5  one replay: {} load {load}, {scheduler}, {days} days", layout.name));
     for figure in figures(&run) {
         table.push(Row {
@@ -112,8 +112,42 @@ pub(crate) fn alone(layout: Layout, load: f64, scheduler: &str, days: i64) -> Re
             ..Row::default()
         });
     }
+    ways(&run.measures, &mut table);
     table.note(format!("took {:.1} s", run.seconds));
     Ok(table)
+}
+
+/// Where units beyond the fewest come from, by how gangs came to their nodes; and means.
+fn ways(measures: &Measures, table: &mut Table) {
+    let fewest: u32 = measures.gangs.iter().map(|gang| gang.fewest).sum();
+    let part = |of: u32| f64::from(of) / f64::from(fewest.max(1));
+    for way in [Way::Open, Way::Promised, Way::Elsewhere, Way::Stopped] {
+        let gangs: Vec<&Gang> = measures.gangs.iter().filter(|gang| gang.way == way).collect();
+        let excess = |class: usize| {
+            let of = gangs.iter().filter(|gang| gang.class == class);
+            of.map(|gang| gang.units - gang.fewest).sum::<u32>()
+        };
+        let forced: u32 = gangs.iter().map(|gang| gang.fewest_then - gang.fewest).sum();
+        let classes: Vec<String> =
+            (0..CLASSES.len()).map(|class| format!("{:.3} ({})", part(excess(class)), CLASSES[class])).collect();
+        let all = (0..CLASSES.len()).map(excess).sum();
+        table.push(Row {
+            what: format!("{way:?}: {} gangs; units too many, by the idle nodes", gangs.len()),
+            ours: format!("{:.3}, {:.3}", part(all), part(forced)),
+            difference: classes[2..].join(" "),
+            ..Row::default()
+        });
+    }
+    let waits: Vec<String> = measures.waits.iter().map(|waits| format!("{:.0}", mean(waits))).collect();
+    table.push(Row { what: "mean wait by class, s".to_owned(), ours: waits.join(" "), ..Row::default() });
+    let gangs: Vec<f64> = measures.waits[3..].iter().flatten().copied().collect();
+    table.push(Row {
+        what: "mean wait of gangs, s".to_owned(),
+        ours: format!("{:.0}", mean(&gangs)),
+        ..Row::default()
+    });
+    let allocation = format!("{:.4}", mean(&measures.allocation));
+    table.push(Row { what: "mean allocation".to_owned(), ours: allocation, ..Row::default() });
 }
 
 fn find<'a>(runs: &'a [Run], fleet: &str, load: f64, scheduler: &str) -> Option<&'a Run> {
