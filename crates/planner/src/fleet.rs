@@ -148,11 +148,24 @@ pub struct Policy {
     pub preemption_loss_milli: u32,
     /// Moves proposed in one pass while nothing else is to be done.
     pub moves: u16,
+    /// Thousandths of its run time that a gang which prefers nearness may wait for it, although it could start; zero:
+    /// it starts at once, wherever.
+    pub nearness_milli: u32,
+    /// And at most so many seconds; so long where the run time is not said.
+    pub nearness_seconds: u32,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { ageing_seconds: 6 * 3600, reservations: 32, preemptions: 8, preemption_loss_milli: 250, moves: 0 }
+        Self {
+            ageing_seconds: 6 * 3600,
+            reservations: 32,
+            preemptions: 8,
+            preemption_loss_milli: 250,
+            moves: 0,
+            nearness_milli: 100,
+            nearness_seconds: 3600,
+        }
     }
 }
 

@@ -25,6 +25,7 @@ use crate::{gang, reserve};
 mod answer;
 mod apply;
 mod hours;
+mod nearness;
 mod pass;
 mod proposals;
 mod repair;

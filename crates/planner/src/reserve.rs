@@ -99,6 +99,10 @@ impl Promises {
     }
 }
 
+mod near;
+
+pub(crate) use near::{Near, nearest};
+
 /// What is kept from one search to the next.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Scratch {
@@ -248,9 +252,16 @@ impl FreeTimes {
 
 /// When a node that is not promised yet could hold one member.
 fn node_free_at(state: &State, shape: &Shape, classes: u64, node: NodeIx, now: At) -> At {
+    if state.nodes.reserved[node.at()].is_some() {
+        return At::NEVER;
+    }
+    kept_free_at(state, shape, classes, node, now)
+}
+
+/// The same for whom it is promised to.
+fn kept_free_at(state: &State, shape: &Shape, classes: u64, node: NodeIx, now: At) -> At {
     let at = node.at();
-    if state.nodes.reserved[at].is_some()
-        || state.nodes.health[at] != Health::Ready
+    if state.nodes.health[at] != Health::Ready
         || classes >> state.nodes.class[at] & 1 == 0
         || !state.nodes.allowed(node, shape)
         || !state.nodes.capacity[at].could_hold(shape)

@@ -31,9 +31,9 @@ pub(super) struct Pass {
     /// Something was taken since it began.
     has_taken: bool,
     /// Promises that may still be made.
-    promises_left: usize,
+    pub(super) promises_left: usize,
     /// The longest time until a promised start, in seconds; zero where nothing is promised.
-    longest_gap: u32,
+    pub(super) longest_gap: u32,
     /// Promised nodes that a run may use before their start.
     gaps: Vec<NodeIx>,
     /// Such nodes by their domain, and until when.
@@ -45,6 +45,8 @@ pub(super) struct Pass {
     pub(super) preemptions: Vec<Preemption>,
     /// Nodes of promises that were made good in this round, kept from others until it ends.
     pub(super) kept: Vec<NodeIx>,
+    /// Requests that could start and wait for nearness: nobody is stopped for them.
+    pub(super) choosy: Vec<RequestId>,
     /// Deferrable requests that wait for a better hour, and until when.
     pub(super) holds: BTreeMap<RequestId, At>,
     /// Until then, unless something about them changes.
@@ -107,6 +109,7 @@ impl Planner {
     fn begin(&mut self, now: At) {
         self.pass.now = now;
         self.pass.preemptions.clear();
+        self.pass.choosy.clear();
         self.pass.tries_left = super::repair::MOST_TRIED_IN_PASS;
         self.state.pass_holds(now);
         self.mend_holds(now);
@@ -475,13 +478,13 @@ impl Planner {
         let mut scratch = std::mem::take(&mut self.gang_scratch);
         let found = gang::choose(&self.state, &mut self.power, &ask, &mut scratch);
         if found.is_ok() {
-            self.propose_chosen(slot, &shape, &scratch.chosen);
+            self.propose_near(slot, &shape, &scratch.chosen);
         }
         self.gang_scratch = scratch;
         found
     }
 
-    fn propose_chosen(&mut self, slot: Slot, shape: &Shape, chosen: &[NodeIx]) {
+    pub(super) fn propose_chosen(&mut self, slot: Slot, shape: &Shape, chosen: &[NodeIx]) {
         let mut grants = std::mem::take(&mut self.pass.grants);
         grants.clear();
         grants.extend(chosen.iter().filter_map(|node| Some((*node, self.state.grant(*node, shape)?))));
@@ -576,7 +579,7 @@ impl Planner {
         let serves = |node: NodeIx| serves_until(state, node, &shape, classes, ends_at);
         let found = gang::choose_among(state, &mut self.power, &ask, &mut scratch, serves);
         if found.is_ok() {
-            self.propose_chosen(slot, &shape, &scratch.chosen);
+            self.propose_near(slot, &shape, &scratch.chosen);
         }
         self.gang_scratch = scratch;
         found
@@ -606,6 +609,7 @@ impl Planner {
         let classes = self.shapes.get(self.requests.list(waiting.list).shape).classes;
         let found = reserve::earliest(&mut self.state, &shape, classes, now, &mut self.reserve_scratch);
         let Some((starts_at, nodes)) = found else { return false };
+        let (starts_at, nodes) = self.nearer(slot, starts_at, nodes);
         let amount = self.amount(&shape, nodes.len());
         self.pass.longest_gap = self.pass.longest_gap.max(seconds(starts_at.since(now)));
         self.pass.promises_left -= 1;
@@ -625,6 +629,6 @@ fn serves_until(state: &State, node: NodeIx, shape: &Shape, classes: u64, ends_a
         && state.could_place(node, shape)
 }
 
-fn seconds(count: i64) -> u32 {
+pub(super) fn seconds(count: i64) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX - 1)
 }

@@ -175,8 +175,9 @@ impl Planner {
             if found[0].is_some() && item.priority <= highest {
                 continue;
             }
-            let is_placed = self.requests.get(item.slot).proposal.is_some();
-            if is_placed || self.waits_for_time(item.slot, now) || self.is_stopping_for(item.slot, now) {
+            let waiting = self.requests.get(item.slot);
+            let could_start = waiting.proposal.is_some() || self.pass.choosy.contains(&waiting.request.id);
+            if could_start || self.waits_for_time(item.slot, now) || self.is_stopping_for(item.slot, now) {
                 continue;
             }
             highest = item.priority;
@@ -254,18 +255,26 @@ impl Planner {
         self.shares.refund(queue, &promised);
         self.let_leave(&rights.leaving, false);
         let request = &self.requests.get(slot).request;
-        let asked = preempt::Asked { request, amount: question.amount, domain_of: &gathered.domain_of, otherwise_at };
-        let fleet = Fleet {
-            models: &self.spec.models,
-            shares: &self.shares,
-            pending: &pending,
-            leaving: &rights.leaving.amounts,
-            power: &mut self.power,
-            loss_milli: self.spec.policy.preemption_loss_milli,
-        };
         let kept_for = |node: u32| self.state.nodes.reserved[gathered.nodes[node as usize].at()];
         let usable = |node: u32| kept_for(node).is_none_or(|owner| owner == id);
-        let decision = preempt::decide(&gathered.ground, &asked, fleet, usable, now);
+        let near = self.near_groups(&request.shape, gathered, usable);
+        let mut decision = Err(Declined::NoRoom);
+        // Together, where that is worth it; else anywhere.
+        for domain_of in near.iter().chain([&gathered.domain_of]) {
+            let asked = preempt::Asked { request, amount: question.amount, domain_of, otherwise_at };
+            let fleet = Fleet {
+                models: &self.spec.models,
+                shares: &self.shares,
+                pending: &pending,
+                leaving: &rights.leaving.amounts,
+                power: &mut self.power,
+                loss_milli: self.spec.policy.preemption_loss_milli,
+            };
+            decision = preempt::decide(&gathered.ground, &asked, fleet, usable, now);
+            if decision.is_ok() {
+                break;
+            }
+        }
         self.let_leave(&rights.leaving, true);
         self.shares.charge(queue, &promised);
         decision

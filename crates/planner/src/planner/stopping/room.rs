@@ -224,6 +224,48 @@ impl Planner {
             })
     }
 
+    /// By node of the ground: a group of domains of the preferred level that could hold the whole gang, of as few of them
+    /// as any; `None` where it prefers none, or no such group is there.
+    pub(super) fn near_groups(
+        &self,
+        shape: &Shape,
+        gathered: &Gathered,
+        usable: impl Fn(u32) -> bool,
+    ) -> Option<Vec<u32>> {
+        let nodes = shape.nodes;
+        if self.spec.policy.nearness_milli == 0 || nodes.max < 2 || shape.within.is_some() {
+            return None;
+        }
+        let table = &self.state.topology.tables()[self.state.topology.table_of(shape.prefer?)?];
+        let domain = |node: &NodeIx| table.domain_of[node.at()];
+        let mut counts: Vec<(u32, usize)> = (0..table.len()).map(|domain| (0, domain)).collect();
+        for ((node, site), place) in gathered.nodes.iter().zip(gathered.ground.sites()).zip(0..) {
+            if domain(node) != NO_DOMAIN && !site.is_kept && usable(place) {
+                counts[domain(node) as usize].0 += 1;
+            }
+        }
+        counts.sort_unstable_by(|left, right| right.cmp(left));
+        let mut group_of = vec![NO_DOMAIN; table.len()];
+        let (mut rest, mut fewest, mut groups) = (&counts[..], usize::MAX, 0);
+        loop {
+            let mut left = u32::from(nodes.min);
+            let taken = rest.iter().take_while(|(count, _)| {
+                let is_needed = left > 0;
+                left = left.saturating_sub(*count);
+                is_needed
+            });
+            let taken = taken.count();
+            if left > 0 || taken > fewest {
+                break;
+            }
+            let (group, others) = rest.split_at(taken);
+            group.iter().for_each(|(_, domain)| group_of[*domain] = groups);
+            (rest, fewest, groups) = (others, taken, groups + 1);
+        }
+        let group = |node: &NodeIx| if domain(node) == NO_DOMAIN { NO_DOMAIN } else { group_of[domain(node) as usize] };
+        (groups > 0).then(|| gathered.nodes.iter().map(group).collect())
+    }
+
     pub(super) fn site(&self, node: NodeIx, is_kept: bool) -> Site {
         let nodes = &self.state.nodes;
         let at = node.at();

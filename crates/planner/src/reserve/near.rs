@@ -1,0 +1,118 @@
+//! Of the starts until some instant, the one at which a gang lies in the fewest domains of the level it prefers.
+//!
+//! Deliberately absent: how long a gang may wait for that, and when it is asked.
+
+use std::cmp::Reverse;
+
+use crate::request::Shape;
+use crate::state::State;
+use crate::state::topology::{NodeIx, narrow};
+use crate::units::{At, RequestId};
+
+use super::{Scratch, kept_free_at};
+
+/// What is asked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Near {
+    /// Nothing that starts later.
+    pub(crate) latest: At,
+    /// Only what spans fewer domains than so many.
+    pub(crate) below: u32,
+    /// Nodes promised to it are its own.
+    pub(crate) request: RequestId,
+}
+
+/// A domain of the preferred level: when each of its nodes is free, the earliest first.
+struct Part {
+    domain: u32,
+    times: Vec<(At, u8, Reverse<NodeIx>)>,
+}
+
+impl Part {
+    fn count(&self, at: At) -> u32 {
+        narrow(self.times.partition_point(|(time, _, _)| *time <= at))
+    }
+}
+
+/// The start of a shape's least gang over the fewest domains of its preferred level, of those the earliest, and its
+/// nodes; `None` where nobody prefers a level, or nothing is found.
+pub(crate) fn nearest(
+    state: &mut State,
+    shape: &Shape,
+    classes: u64,
+    now: At,
+    near: &Near,
+    scratch: &mut Scratch,
+) -> Option<(At, Vec<NodeIx>)> {
+    let needed = u32::from(shape.nodes.min);
+    let preferred = state.topology.table_of(shape.prefer?)?;
+    let outer = shape.within.map_or_else(|| Some(state.topology.whole()), |level| state.topology.table_of(level))?;
+    let kind = scratch.kind(state, shape, classes, now);
+    let free_at = &scratch.kinds[kind].at;
+    let own = |node: NodeIx| state.nodes.reserved[node.at()] == Some(near.request);
+    let time =
+        |node: NodeIx| if own(node) { kept_free_at(state, shape, classes, node, now) } else { free_at[node.at()] };
+    let inner = &state.topology.tables()[preferred];
+    let mut best: Option<(u32, At, Vec<NodeIx>)> = None;
+    for domain in 0..narrow(state.topology.tables()[outer].len()) {
+        let below =
+            if outer == preferred { Some(domain..domain + 1) } else { state.topology.within(outer, domain, preferred) };
+        let parts: Vec<Part> = below?
+            .map(|domain| {
+                let members = inner.members(domain).iter().map(|node| (time(*node), *node));
+                let in_time = members.filter(|(time, _)| *time <= near.latest);
+                let mut times: Vec<_> =
+                    in_time.map(|(time, node)| (time, state.nodes.rank[node.at()], Reverse(node))).collect();
+                times.sort_unstable();
+                Part { domain, times }
+            })
+            .collect();
+        let fewest = spanned(&parts, near.latest, needed).filter(|fewest| *fewest < near.below);
+        let Some(fewest) = fewest else { continue };
+        let mut instants: Vec<At> = parts.iter().flat_map(|part| part.times.iter().map(|(time, _, _)| *time)).collect();
+        instants.sort_unstable();
+        instants.dedup();
+        let place = instants.partition_point(|at| spanned(&parts, *at, needed).is_none_or(|spanned| spanned > fewest));
+        let at = instants[place];
+        if best.as_ref().is_none_or(|(least, earliest, _)| (fewest, at) < (*least, *earliest)) {
+            best = Some((fewest, at, choose(&parts, at, needed)));
+        }
+    }
+    let (_, at, mut nodes) = best?;
+    nodes.sort_unstable();
+    Some((at.max(now), nodes))
+}
+
+/// Parts that a gang needs at an instant, the fullest first; `None` where all are not enough.
+fn spanned(parts: &[Part], at: At, needed: u32) -> Option<u32> {
+    let mut counts: Vec<u32> = parts.iter().map(|part| part.count(at)).collect();
+    counts.sort_unstable_by_key(|count| Reverse(*count));
+    let mut left = needed;
+    let used = counts.iter().take_while(|count| {
+        let is_needed = left > 0;
+        left = left.saturating_sub(**count);
+        is_needed
+    });
+    let used = narrow(used.count());
+    (left == 0).then_some(used)
+}
+
+/// The fullest parts, and for the rest the one it fits best; of each the nodes that are free first.
+fn choose(parts: &[Part], at: At, needed: u32) -> Vec<NodeIx> {
+    let mut counts: Vec<(u32, u32, &Part)> = parts.iter().map(|part| (part.count(at), part.domain, part)).collect();
+    counts.sort_unstable_by_key(|(count, domain, _)| Reverse((*count, *domain)));
+    let mut nodes = Vec::with_capacity(needed as usize);
+    let mut left = needed;
+    for (place, (count, _, part)) in counts.iter().enumerate() {
+        let is_last = *count >= left;
+        // The last that is enough is the tightest.
+        let tightest = counts[place..].iter().rev().find(|(count, _, _)| *count >= left).filter(|_| is_last);
+        let part = tightest.map_or(*part, |(_, _, part)| part);
+        nodes.extend(part.times[..left.min(*count) as usize].iter().map(|(_, _, node)| node.0));
+        left -= left.min(*count);
+        if left == 0 {
+            break;
+        }
+    }
+    nodes
+}
