@@ -109,6 +109,8 @@ pub(crate) struct Scratch {
     kinds: Vec<FreeTimes>,
     /// The kind that is replaced next.
     oldest: usize,
+    /// The kind that was asked for last.
+    latest: usize,
     domain: Vec<Candidate>,
     best: Vec<Candidate>,
 }
@@ -121,6 +123,7 @@ type Candidate = (At, u8, std::cmp::Reverse<NodeIx>);
 struct FreeTimes {
     /// A shape of the kind: what lies beyond one member does not matter.
     shape: Shape,
+    classes: u64,
     /// By node: `NOW` where it has room; `LATE` where only overrun leases are in the way; `NEVER` where nobody knows or
     /// it is not allowed.
     at: Vec<At>,
@@ -160,12 +163,12 @@ pub(crate) fn earliest(
             let all = table.members(domain);
             // Only a domain that has enough by the best instant so far can be as good.
             let latest = best.map_or(At(At::NEVER.0 - 1), |(at, _, _)| at);
-            if all.len() < needed || all.iter().filter(|node| free_at(node) <= latest).count() < needed {
+            if all.len() < needed || in_time(times, all, latest, after_overrun) < needed {
                 continue;
             }
             members.clear();
-            let in_time = all.iter().filter(|node| free_at(node) <= latest);
-            members.extend(in_time.map(|node| (free_at(node), state.nodes.rank[node.at()], std::cmp::Reverse(*node))));
+            let soon = all.iter().filter(|node| free_at(node) <= latest);
+            members.extend(soon.map(|node| (free_at(node), state.nodes.rank[node.at()], std::cmp::Reverse(*node))));
             let (_, last, _) = members.select_nth_unstable(needed - 1);
             let key = (last.0, all.len(), std::cmp::Reverse(domain));
             if best.is_none_or(|best| key < best) {
@@ -182,12 +185,32 @@ pub(crate) fn earliest(
     None
 }
 
+/// How many of these nodes are free by `latest`. Most domains are a row of nodes: then it is a scan.
+fn in_time(times: &[At], nodes: &[NodeIx], latest: At, after_overrun: At) -> usize {
+    let waits_for_late = after_overrun <= latest;
+    let is_soon = |at: At| at <= latest && (waits_for_late || at != LATE);
+    match nodes {
+        [first, .., last] if last.at() - first.at() + 1 == nodes.len() => {
+            times[first.at()..=last.at()].iter().filter(|at| is_soon(**at)).count()
+        }
+        _ => nodes.iter().filter(|node| is_soon(times[node.at()])).count(),
+    }
+}
+
 impl Scratch {
+    /// Takes over what changed for the kind that was asked for last, so that the next promise does not have to.
+    pub(crate) fn follow(&mut self, state: &mut State, now: At) {
+        if let Some(kind) = self.kinds.get_mut(self.latest) {
+            kind.refresh(state, now);
+        }
+    }
+
     /// The place of a kind's times, as they are now.
     fn kind(&mut self, state: &mut State, shape: &Shape, classes: u64, now: At) -> usize {
         let known = self.kinds.iter().position(|kind| kind.is_of(shape));
         let place = known.unwrap_or_else(|| {
-            let nobody = FreeTimes { shape: *shape, at: Vec::new(), again: Vec::new(), as_of: now, journal_end: 0 };
+            let nobody =
+                FreeTimes { shape: *shape, classes, at: Vec::new(), again: Vec::new(), as_of: now, journal_end: 0 };
             if self.kinds.len() < KINDS {
                 self.kinds.push(nobody);
                 return self.kinds.len() - 1;
@@ -197,7 +220,8 @@ impl Scratch {
             self.kinds[place] = nobody;
             place
         });
-        self.kinds[place].refresh(state, classes, now);
+        self.kinds[place].refresh(state, now);
+        self.latest = place;
         place
     }
 }
@@ -209,7 +233,7 @@ impl FreeTimes {
     }
 
     /// Takes over what changed, and what time changes: leases that should have ended are thought to last a little.
-    fn refresh(&mut self, state: &mut State, classes: u64, now: At) {
+    fn refresh(&mut self, state: &mut State, now: At) {
         let end = state.journal.end();
         let state = &*state;
         let Some(changed) = state.journal.since(self.journal_end).filter(|_| now >= self.as_of && !self.at.is_empty())
@@ -217,32 +241,32 @@ impl FreeTimes {
             self.at.clear();
             self.at.resize(state.nodes.len(), At::NEVER);
             self.again.clear();
-            (0..state.nodes.len()).map(NodeIx::new).for_each(|node| self.look(state, classes, node, now));
+            (0..state.nodes.len()).map(NodeIx::new).for_each(|node| self.look(state, node, now));
             (self.as_of, self.journal_end) = (now, end);
             return;
         };
         for node in changed {
-            self.look(state, classes, *node, now);
+            self.look(state, *node, now);
         }
         if now > self.as_of {
             let mut again = std::mem::take(&mut self.again);
             again.sort_unstable();
             again.dedup();
-            again.into_iter().for_each(|node| self.look(state, classes, node, now));
+            again.into_iter().for_each(|node| self.look(state, node, now));
             // Those that overran since, and those whose last end came near enough for an overrun to outlast it.
             let (from, minute) = (self.as_of.plus(1), OVERRUN_SECONDS);
             let near = state.leases.ending(from.plus(minute), now.plus(minute));
             for (_, lease) in state.leases.ending(from, now.min(self.as_of.plus(minute))).chain(near) {
                 let nodes = state.leases.find(lease).into_iter().flat_map(|held| &held.nodes);
-                nodes.for_each(|node| self.look(state, classes, *node, now));
+                nodes.for_each(|node| self.look(state, *node, now));
             }
         }
         (self.as_of, self.journal_end) = (now, end);
     }
 
     /// Takes over what is known of one node.
-    fn look(&mut self, state: &State, classes: u64, node: NodeIx, now: At) {
-        let free_at = node_free_at(state, &self.shape, classes, node, now);
+    fn look(&mut self, state: &State, node: NodeIx, now: At) {
+        let free_at = node_free_at(state, &self.shape, self.classes, node, now);
         self.at[node.at()] = free_at;
         if !matches!(free_at, NOW | LATE | At::NEVER) && state.tenants.has_overrun(node, now) {
             self.again.push(node);

@@ -45,15 +45,20 @@ impl Planner {
             }
         }
         plan.reservations.sort_by_key(|reservation| reservation.request);
-        let fresh = self.requests.take_fresh();
+        let mut fresh = self.requests.take_fresh();
+        fresh.retain(|request| {
+            let slot = self.requests.find(*request);
+            slot.is_some_and(|slot| self.requests.get(slot).proposal.is_none())
+        });
+        if fresh.is_empty() {
+            return plan;
+        }
         self.write(now, Depth::Obstacles, &mut plan, |answer| {
             let mut shared = BTreeMap::new();
             for request in fresh {
                 let Some(slot) = answer.requests.find(request) else { continue };
-                if answer.requests.get(slot).proposal.is_none() {
-                    let reason = answer.as_in_a_plan(slot, &mut shared);
-                    answer.plan.waiting.push((request, reason));
-                }
+                let reason = answer.as_in_a_plan(slot, &mut shared);
+                answer.plan.waiting.push((request, reason));
             }
         });
         plan

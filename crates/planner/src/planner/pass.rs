@@ -112,6 +112,7 @@ impl Planner {
         self.pass.choosy.clear();
         self.pass.tries_left = super::repair::MOST_TRIED_IN_PASS;
         self.state.pass_holds(now);
+        self.reserve_scratch.follow(&mut self.state, now);
         self.mend_holds(now);
         // What lacked watts may lack room by now, which a promise can help: only the one stays missing while nothing
         // rises.
@@ -590,12 +591,18 @@ impl Planner {
         let (shape, class) = (request.shape, request.class);
         let (nodes, watts) = (&self.state.nodes, i64::from(shape.peak_watts));
         let mut blocked = None;
-        let powered = |node: &NodeIx| {
-            let verdict = self.power.fits(nodes.power[node.at()], class, watts);
-            verdict.map_err(|block| blocked = Some(block)).is_ok()
-        };
-        let tightest = gaps.iter().copied().filter(powered).min_by_key(|node| (nodes.whole[node.at()], *node));
-        let placed = tightest.and_then(|node| Some((node, self.state.grant(node, &shape)?)));
+        let mut tightest: Option<(u8, NodeIx)> = None;
+        for node in gaps {
+            let key = (nodes.whole[node.at()], *node);
+            // Watts are asked at six points above a node: only where it would be chosen.
+            if tightest.is_none_or(|best| key < best) {
+                match self.power.fits(nodes.power[node.at()], class, watts) {
+                    Ok(()) => tightest = Some(key),
+                    Err(block) => blocked = Some(block),
+                }
+            }
+        }
+        let placed = tightest.and_then(|(_, node)| Some((node, self.state.grant(node, &shape)?)));
         let Some((node, gpus)) = placed else { return Err(blocked.map_or(NoPlace::Room, NoPlace::Power)) };
         self.power.add(self.state.nodes.power[node.at()], class, watts);
         self.propose(slot, std::iter::once((node, gpus)));

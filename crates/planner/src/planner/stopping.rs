@@ -61,7 +61,7 @@ impl Planner {
     /// Lets leases give way to requests that found no room.
     pub(super) fn preempt(&mut self, now: At) {
         let most = usize::from(self.spec.policy.preemptions);
-        if most == 0 {
+        if most == 0 || !self.state.leases.is_any_stoppable() {
             return;
         }
         let mut marks = std::mem::take(&mut self.marks);

@@ -125,6 +125,11 @@ impl Leases {
         self.stoppable.range((queue, i16::MIN)..(queue, priority)).map(|(_, band)| band)
     }
 
+    /// Whether some lease may be stopped.
+    pub(crate) fn is_any_stoppable(&self) -> bool {
+        !self.stoppable.is_empty()
+    }
+
     /// Those of a queue that may be stopped; those with the lowest priority first.
     pub(crate) fn stoppable(&self, queue: QueueId) -> impl Iterator<Item = &Band> {
         self.stoppable.range((queue, i16::MIN)..=(queue, i16::MAX)).map(|(_, band)| band)
