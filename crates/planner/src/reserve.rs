@@ -155,7 +155,7 @@ pub(crate) fn earliest(
     let Scratch { kinds, domain: members, best: nodes, .. } = scratch;
     let times = &kinds[kind].at;
     let after_overrun = now.plus(OVERRUN_SECONDS);
-    let free_at = |node: &NodeIx| if times[node.at()] == LATE { after_overrun } else { times[node.at()] };
+    let free_at = |node: &NodeIx| seen(times[node.at()], after_overrun);
     for table in &state.topology.order(shape.within, shape.prefer).tables {
         let table = &state.topology.tables()[usize::from(*table)];
         let mut best: Option<(At, usize, std::cmp::Reverse<u32>)> = None;
@@ -183,6 +183,11 @@ pub(crate) fn earliest(
         }
     }
     None
+}
+
+/// What is kept of a node, as an instant.
+fn seen(at: At, after_overrun: At) -> At {
+    if at == LATE { after_overrun } else { at }
 }
 
 /// How many of these nodes are free by `latest`. Most domains are a row of nodes: then it is a scan.

@@ -74,7 +74,8 @@ impl Planner {
         let waiting = self.requests.get(slot);
         let (shape, request) = (waiting.request.shape, waiting.request.id);
         let classes = self.shapes.get(self.requests.list(waiting.list).shape).classes;
-        let near = Near { latest, below, request };
+        let own = self.promises.get(request).map_or(&[][..], |promise| &promise.nodes);
+        let near = Near { latest, below, own };
         reserve::nearest(&mut self.state, &shape, classes, self.pass.now, &near, &mut self.reserve_scratch)
     }
 

@@ -7,19 +7,19 @@ use std::cmp::Reverse;
 use crate::request::Shape;
 use crate::state::State;
 use crate::state::topology::{NodeIx, narrow};
-use crate::units::{At, RequestId};
+use crate::units::At;
 
-use super::{Scratch, kept_free_at};
+use super::{OVERRUN_SECONDS, Scratch, in_time, kept_free_at, seen};
 
 /// What is asked.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Near {
+pub(crate) struct Near<'a> {
     /// Nothing that starts later.
     pub(crate) latest: At,
     /// Only what spans fewer domains than so many.
     pub(crate) below: u32,
-    /// Nodes promised to it are its own.
-    pub(crate) request: RequestId,
+    /// Nodes promised to who asks.
+    pub(crate) own: &'a [NodeIx],
 }
 
 /// A domain of the preferred level: when each of its nodes is free, the earliest first.
@@ -41,25 +41,34 @@ pub(crate) fn nearest(
     shape: &Shape,
     classes: u64,
     now: At,
-    near: &Near,
+    near: &Near<'_>,
     scratch: &mut Scratch,
 ) -> Option<(At, Vec<NodeIx>)> {
     let needed = u32::from(shape.nodes.min);
     let preferred = state.topology.table_of(shape.prefer?)?;
     let outer = shape.within.map_or_else(|| Some(state.topology.whole()), |level| state.topology.table_of(level))?;
     let kind = scratch.kind(state, shape, classes, now);
-    let free_at = &scratch.kinds[kind].at;
-    let own = |node: NodeIx| state.nodes.reserved[node.at()] == Some(near.request);
-    let time =
-        |node: NodeIx| if own(node) { kept_free_at(state, shape, classes, node, now) } else { free_at[node.at()] };
+    let after_overrun = now.plus(OVERRUN_SECONDS);
+    let own_time = |node: NodeIx| seen(kept_free_at(state, shape, classes, node, now), after_overrun);
+    let mut own: Vec<(NodeIx, At)> = near.own.iter().map(|node| (*node, own_time(*node))).collect();
+    own.sort_unstable();
+    let times = Times { of_all: &scratch.kinds[kind].at, own: &own, after_overrun };
     let inner = &state.topology.tables()[preferred];
     let mut best: Option<(u32, At, Vec<NodeIx>)> = None;
     for domain in 0..narrow(state.topology.tables()[outer].len()) {
         let below =
             if outer == preferred { Some(domain..domain + 1) } else { state.topology.within(outer, domain, preferred) };
-        let parts: Vec<Part> = below?
-            .map(|domain| {
-                let members = inner.members(domain).iter().map(|node| (time(*node), *node));
+        // Few are free in time: they are counted before they are looked at one by one.
+        let counts: Vec<(u32, u32)> = below?
+            .map(|domain| (times.count(inner.members(domain), near.latest), domain))
+            .filter(|(count, _)| *count > 0)
+            .collect();
+        let fewest = spanned(counts.iter().map(|(count, _)| *count), needed).filter(|fewest| *fewest < near.below);
+        let Some(fewest) = fewest else { continue };
+        let parts: Vec<Part> = counts
+            .into_iter()
+            .map(|(_, domain)| {
+                let members = inner.members(domain).iter().map(|node| (times.at(*node), *node));
                 let in_time = members.filter(|(time, _)| *time <= near.latest);
                 let mut times: Vec<_> =
                     in_time.map(|(time, node)| (time, state.nodes.rank[node.at()], Reverse(node))).collect();
@@ -67,12 +76,12 @@ pub(crate) fn nearest(
                 Part { domain, times }
             })
             .collect();
-        let fewest = spanned(&parts, near.latest, needed).filter(|fewest| *fewest < near.below);
-        let Some(fewest) = fewest else { continue };
         let mut instants: Vec<At> = parts.iter().flat_map(|part| part.times.iter().map(|(time, _, _)| *time)).collect();
         instants.sort_unstable();
         instants.dedup();
-        let place = instants.partition_point(|at| spanned(&parts, *at, needed).is_none_or(|spanned| spanned > fewest));
+        let place = instants.partition_point(|at| {
+            spanned(parts.iter().map(|part| part.count(*at)), needed).is_none_or(|spanned| spanned > fewest)
+        });
         let at = instants[place];
         if best.as_ref().is_none_or(|(least, earliest, _)| (fewest, at) < (*least, *earliest)) {
             best = Some((fewest, at, choose(&parts, at, needed)));
@@ -83,9 +92,32 @@ pub(crate) fn nearest(
     Some((at.max(now), nodes))
 }
 
-/// Parts that a gang needs at an instant, the fullest first; `None` where all are not enough.
-fn spanned(parts: &[Part], at: At, needed: u32) -> Option<u32> {
-    let mut counts: Vec<u32> = parts.iter().map(|part| part.count(at)).collect();
+/// When each node is free: those of a promise of its own count for who asks.
+struct Times<'a> {
+    of_all: &'a [At],
+    /// By node.
+    own: &'a [(NodeIx, At)],
+    after_overrun: At,
+}
+
+impl Times<'_> {
+    fn at(&self, node: NodeIx) -> At {
+        match self.own.binary_search_by_key(&node, |(own, _)| *own) {
+            Ok(place) => self.own[place].1,
+            Err(_) => seen(self.of_all[node.at()], self.after_overrun),
+        }
+    }
+
+    /// Nodes that are free by an instant. What is promised is free for nobody else, so that none counts twice.
+    fn count(&self, nodes: &[NodeIx], latest: At) -> u32 {
+        let own = self.own.iter().filter(|(node, at)| *at <= latest && nodes.binary_search(node).is_ok());
+        narrow(in_time(self.of_all, nodes, latest, self.after_overrun) + own.count())
+    }
+}
+
+/// Parts that a gang needs, the fullest first; `None` where all are not enough.
+fn spanned(counts: impl Iterator<Item = u32>, needed: u32) -> Option<u32> {
+    let mut counts: Vec<u32> = counts.collect();
     counts.sort_unstable_by_key(|count| Reverse(*count));
     let mut left = needed;
     let used = counts.iter().take_while(|count| {

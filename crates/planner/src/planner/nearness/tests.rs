@@ -153,3 +153,19 @@ fn a_blocked_gang_is_promised_one_unit_within_its_patience() {
     assert_eq!(units(&planner, plan.reservations[0].nodes.iter().copied()), 1);
     assert_eq!(plan.reservations[0].starts_at, At(2_015));
 }
+
+#[test]
+fn a_lease_that_overruns_is_thought_to_last_a_minute_by_who_waits_for_nearness_too() {
+    let mut planner = busy([4_000, 900, 3_000, 5_000], (100, 3_600));
+    // Its times are known from here on, and grow old.
+    add(&mut planner, gang(10_000));
+    planner.step(At(0));
+    planner.apply(Event::RequestWithdrawn(RequestId(1))).unwrap();
+    for now in [900, 905, 930] {
+        add(&mut planner, gang(10_000));
+        let plan = planner.step(At(now));
+        assert_eq!(starts(&plan), [], "two leases of the second unit stay beyond their end at {now}");
+        assert_eq!(plan.reservations[0].starts_at, At(now + 60));
+        planner.apply(Event::RequestWithdrawn(RequestId(1))).unwrap();
+    }
+}
