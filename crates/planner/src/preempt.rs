@@ -143,8 +143,8 @@ pub enum Declined {
 }
 
 impl Ground {
-    /// Nodes by their place, and leases in any order with the places of their grants' nodes, or `OUTSIDE`. `amount` is what a lease's
-    /// queue is charged for it.
+    /// Nodes by their place, and leases in any order with the places of their grants' nodes, or `OUTSIDE`. `amount` is
+    /// what a lease's queue is charged for it.
     pub fn new<'a>(
         sites: Vec<Site>,
         leases: impl Iterator<Item = (&'a Lease, Vec<u32>, Role)>,

@@ -9,8 +9,8 @@ use crate::reason::Resource;
 /// What each queue should have of `total`, by place in `queues`, if leaf `q` asked for `demand[q]` in the smallest
 /// pieces. Inner queues' own demand is not looked at.
 ///
-/// At each level guarantees are filled first, evenly by their size (an inner queue has at least its children's); then the rest goes to the smallest `used / weight`,
-/// up to each queue's limit and demand.
+/// At each level guarantees are filled first, evenly by their size (an inner queue has at least its children's); then
+/// the rest goes to the smallest `used / weight`, up to each queue's limit and demand.
 pub fn max_min(total: i64, queues: &[QueueSpec], demand: &[i64], resource: Resource) -> Vec<i64> {
     let root = queues.len();
     let mut children = vec![Vec::new(); root + 1];

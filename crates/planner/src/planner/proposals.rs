@@ -110,16 +110,9 @@ impl Planner {
             if proposal.told {
                 continue;
             }
-            let waiting = self.requests.get_mut(proposal.slot);
-            waiting.proposal = None;
-            let (shape, queue, class) = (waiting.request.shape, waiting.request.queue, waiting.request.class);
-            let id = waiting.request.id;
-            for (node, gpus) in proposals.grants_of(&proposal) {
-                self.power.remove(self.state.nodes.power[node.at()], class, i64::from(shape.peak_watts));
-                self.state.give(*node, tenant(&shape, *gpus, proposal.ends_at));
-            }
-            let amount = self.amount(&shape, proposal.grants.len());
-            self.shares.refund(queue, &amount);
+            self.take_back(&proposal, proposals.grants_of(&proposal));
+            let request = &self.requests.get(proposal.slot).request;
+            let (id, shape) = (request.id, request.shape);
             self.stamps.power += 1;
             self.stamps.promises += 1;
             // One that nobody was told of goes with the answer that made it.
@@ -139,6 +132,19 @@ impl Planner {
                 self.keep_promise(request, promise);
             }
         }
+    }
+
+    /// Gives back the nodes, watts and quota of a proposal.
+    pub(super) fn take_back(&mut self, proposal: &Proposal, grants: &[(NodeIx, GpuGrant)]) {
+        let waiting = self.requests.get_mut(proposal.slot);
+        waiting.proposal = None;
+        let (shape, queue, class) = (waiting.request.shape, waiting.request.queue, waiting.request.class);
+        for (node, gpus) in grants {
+            self.power.remove(self.state.nodes.power[node.at()], class, i64::from(shape.peak_watts));
+            self.state.give(*node, tenant(&shape, *gpus, proposal.ends_at));
+        }
+        let amount = self.amount(&shape, grants.len());
+        self.shares.refund(queue, &amount);
     }
 
     /// Whether a promise that was to be made good can stand again: since its nodes were given to all, somebody else may

@@ -268,15 +268,8 @@ impl Planner {
     /// Takes the last proposal back.
     fn withdraw(&mut self, last: usize) {
         let proposal = self.proposals.placed.remove(last);
-        let waiting = self.requests.get_mut(proposal.slot);
-        waiting.proposal = None;
-        let (shape, queue, class) = (waiting.request.shape, waiting.request.queue, waiting.request.class);
-        for (node, gpus) in self.proposals.grants.split_off(proposal.grants.start) {
-            self.power.remove(self.state.nodes.power[node.at()], class, i64::from(shape.peak_watts));
-            self.state.give(node, tenant(&shape, gpus, proposal.ends_at));
-        }
-        let amount = self.amount(&shape, proposal.grants.len());
-        self.shares.refund(queue, &amount);
+        let grants = self.proposals.grants.split_off(proposal.grants.start);
+        self.take_back(&proposal, &grants);
     }
 }
 
