@@ -1,5 +1,5 @@
-//! B6: how much of its time a gang works, under faults, checkpoints, spares and nodes that fail often: simulated, beside
-//! the closed form of the planner.
+//! B6: how much of its time a gang works, under faults, checkpoints, spares and nodes that fail often: simulated,
+//! beside the closed form of the planner.
 //!
 //! The closed form assumes: failures come one by one with exponential gaps at the summed rate of the gang's nodes, in
 //! work, while a checkpoint is written and during restarts alike; each loses half an interval and the part of it that

@@ -56,7 +56,8 @@ pub struct PowerBlock {
 }
 
 impl PowerTree {
-    /// The tree of a fleet whose power points were checked: parents exist, no cycle, classes below `MAX_TENANT_CLASSES`.
+    /// The tree of a fleet whose power points were checked: parents exist, no cycle, classes below
+    /// `MAX_TENANT_CLASSES`.
     pub fn new(specs: &[PowerSpec]) -> Self {
         let points: Vec<Point> = specs.iter().map(Point::new).collect();
         let tree = Self { points };

@@ -12,8 +12,8 @@
 //!
 //! INVARIANT: no `Stop::Never` is stopped; a queue gives back what it borrowed and, at most, the rest of the lease that
 //! reaches into its guarantee.
-//! Deliberately absent: when to ask (ticks and plans do), stopping anything, shrinking elastic gangs: a lease goes whole or
-//! not at all. A request without GPUs gains no GPU-seconds, so nobody gives way to it.
+//! Deliberately absent: when to ask (ticks and plans do), stopping anything, shrinking elastic gangs: a lease goes
+//! whole or not at all. A request without GPUs gains no GPU-seconds, so nobody gives way to it.
 
 use crate::fair::{QuotaBlock, Shares};
 use crate::fleet::{Amount, Lease, ModelSpec};

@@ -9,8 +9,8 @@ use crate::units::{At, DomainId, LeaseId, ModelId, NodeId, PowerId, QueueId, Req
 
 /// A node of a reason tree: what holds or blocks, what it is made of, what would help, cheapest first.
 ///
-/// `next` is empty where nothing helps, and where nobody looked: `step` and `tick` look for no advice, nor does `plan` beyond
-/// its first `ADVISED` shapes. `Planner::why` looks for one request.
+/// `next` is empty where nothing helps, and where nobody looked: `step` and `tick` look for no advice, nor does `plan`
+/// beyond its first `ADVISED` shapes. `Planner::why` looks for one request.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Why {
     pub mark: Mark,

@@ -120,7 +120,8 @@ const PRIOR_DAYS: u64 = 154;
 /// How much more often than a typical node this one fails, in thousandths, as far as so few failures can tell.
 ///
 /// The mean of a Gamma distribution updated with what was seen: (1 + failures) / (154 + days), relative to 1 / 154.
-/// One failure on the first day (a day begun counts) says 1.99, not 154. The caller chooses how far back `observed_days` reaches.
+/// One failure on the first day (a day begun counts) says 1.99, not 154. The caller chooses how far back
+/// `observed_days` reaches.
 pub fn lemon_score_milli(failures: u32, observed_days: u32) -> u32 {
     let score = 1000 * (1 + u64::from(failures)) * PRIOR_DAYS / (PRIOR_DAYS + u64::from(observed_days.max(1)));
     u32::try_from(score).unwrap_or(u32::MAX)
@@ -144,9 +145,10 @@ pub struct Place {
 
 /// Nodes that take the places of `lost` ones of a gang, so that it restarts where its survivors are.
 ///
-/// Chosen one after another: the lowest lemon rank, so that the next failure is not bought with nearness; then the spare
-/// that shares the finest domain with a survivor, then the domain with the most survivors, then the lowest id. A chosen spare counts as a survivor, so that a
-/// gang that must enter a new domain enters one. `None` when there are not enough.
+/// Chosen one after another: the lowest lemon rank, so that the next failure is not bought with nearness; then the
+/// spare that shares the finest domain with a survivor, then the domain with the most survivors, then the lowest id. A
+/// chosen spare counts as a survivor, so that a gang that must enter a new domain enters one. `None` when there are not
+/// enough.
 pub fn replacements(survivors: &[Place], spares: &[Place], lost: usize) -> Option<Vec<NodeId>> {
     if spares.len() < lost {
         return None;

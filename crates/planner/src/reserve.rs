@@ -137,6 +137,8 @@ struct FreeTimes {
 
 /// Kinds of members kept: a fleet's gangs ask for a few.
 const KINDS: usize = 16;
+/// Changed nodes that may wait to be taken over.
+const BACKLOG: usize = 64;
 /// It has room.
 const NOW: At = At(i64::MIN);
 /// All on it have overrun or will have within the minute that an overrun is thought to last.
@@ -203,9 +205,11 @@ fn in_time(times: &[At], nodes: &[NodeIx], latest: At, after_overrun: At) -> usi
 }
 
 impl Scratch {
-    /// Takes over what changed for the kind that was asked for last, so that the next promise does not have to.
+    /// Takes over what changed for the kind that was asked for last, so that the next promise finds little left to do.
     pub(crate) fn follow(&mut self, state: &mut State, now: At) {
-        if let Some(kind) = self.kinds.get_mut(self.latest) {
+        if let Some(kind) = self.kinds.get_mut(self.latest)
+            && state.journal.since(kind.journal_end).is_none_or(|changed| changed.len() > BACKLOG)
+        {
             kind.refresh(state, now);
         }
     }

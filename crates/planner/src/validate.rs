@@ -1,4 +1,5 @@
-//! What can be at all: a fleet that hangs together, requests that it could hold when empty, leases that lie on what exists.
+//! What can be at all: a fleet that hangs together, requests that it could hold when empty, leases that lie on what
+//! exists.
 //!
 //! Purpose: every refusal is decided here, before any state changes, in time that does not grow with the queue.
 //! Checks look only at what stays as it is (nodes, domains, models, which queues are leaves), never at caps, limits,

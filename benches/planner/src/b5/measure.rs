@@ -47,8 +47,8 @@ pub(crate) struct Measures {
     queues: Vec<QueueSpec>,
     /// GPUs in use of those on nodes that are up, hourly.
     pub(crate) allocation: Vec<f64>,
-    /// GPUs of the largest whole-node gang that would fit now, of all free ones, hourly; anywhere, and within one unit of
-    /// the GPUs that a unit could have given.
+    /// GPUs of the largest whole-node gang that would fit now, of all free ones, hourly; anywhere, and within one unit
+    /// of the GPUs that a unit could have given.
     pub(crate) largest: Vec<f64>,
     pub(crate) largest_in_unit: Vec<f64>,
     /// Part of the GPUs in use that the wrong team has, hourly, while somebody waits.

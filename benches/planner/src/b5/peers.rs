@@ -83,7 +83,8 @@ impl Scheduler for Peer {
 
     fn decide(&mut self, site: &mut Site, now: i64) -> Result<()> {
         let mut promise: Option<Promise> = None;
-        // Sizes that found no room: anywhere, and on nodes that the head does not need. Within a pass room only shrinks.
+        // Sizes that found no room: anywhere, and on nodes that the head does not need. Within a pass room only
+        // shrinks.
         let (mut failed, mut failed_beside): (Vec<Size>, Vec<Size>) = (Vec::new(), Vec::new());
         let line: Vec<(i16, i64, usize)> = self.waiting.iter().take(DEPTH).copied().collect();
         for key in line {

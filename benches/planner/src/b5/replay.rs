@@ -69,8 +69,8 @@ pub(crate) fn all() -> Result<Vec<Run>> {
     Ok(runs)
 }
 
-/// Days that are replayed, the first two of which are not counted: fourteen where a bound is set. Elsewhere work piles up,
-/// decisions take longer and a fleet of 45,000 GPUs starts ten thousands of jobs within a day.
+/// Days that are replayed, the first two of which are not counted: fourteen where a bound is set. Elsewhere work piles
+/// up, decisions take longer and a fleet of 45,000 GPUs starts ten thousands of jobs within a day.
 fn days(layout: Layout, load: f64) -> i64 {
     match (load == MAIN_LOAD, layout == S1, load == BUSY_LOAD) {
         (true, ..) => 14,

@@ -105,8 +105,8 @@ impl Site {
 
     /// Lets time pass to the end. A decision that breaks a rule of the site is an error.
     ///
-    /// There is one decision at a tick: what it stops waits again, and what it stops them for starts, at the next. So time
-    /// passes whatever is decided, and two jobs that stop each other are a count of stops, not a loop.
+    /// There is one decision at a tick: what it stops waits again, and what it stops them for starts, at the next. So
+    /// time passes whatever is decided, and two jobs that stop each other are a count of stops, not a loop.
     pub(crate) fn run(&mut self, scheduler: &mut dyn Scheduler) -> Result<()> {
         let mut next = 0;
         while let Some(Reverse((at, _))) = self.happenings.peek() {

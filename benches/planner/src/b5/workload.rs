@@ -122,7 +122,8 @@ impl Generator {
         let is_said = self.random.unit() < 0.9;
         let team = u32::try_from(self.random.choose(&self.activity)).unwrap_or(0);
         let priority = [0, 1, 2][self.random.choose(&[0.6, 0.3, 0.1])];
-        // Compute-heavy training draws 76 % of the rated watts on the mean and 82 % at most; single nodes may be run harder.
+        // Compute-heavy training draws 76 % of the rated watts on the mean and 82 % at most; single nodes may be run
+        // harder.
         let hardest = if size.nodes > 1 { 0.82 } else { 1.0 };
         let watts_share = [0.62, 0.76, hardest][self.random.choose(&[0.3, 0.5, 0.2])];
         let stop = self.stop(size);

@@ -231,7 +231,8 @@ impl Site {
         }
     }
 
-    /// Takes nodes ranked above zero out of the gang, the worst first, as far as free ones ranked zero can replace them.
+    /// Takes nodes ranked above zero out of the gang, the worst first, as far as free ones ranked zero can replace
+    /// them.
     fn leave_out(&mut self) -> BTreeSet<u64> {
         let missing = self.scenario.nodes as usize - self.gang.len();
         let better = self.free.iter().filter(|node| self.rank(**node) == 0).count().saturating_sub(missing);

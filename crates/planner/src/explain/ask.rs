@@ -114,14 +114,19 @@ impl Explainer<'_> {
 
     /// Limits of the queue and of those above it, and what this would take of them.
     pub(super) fn quotas(&self, ask: &Ask) -> impl Iterator<Item = (QueueId, Cause)> {
-        let mut amount = amount(self.facts.spec, &ask.shape, i64::from(ask.shape.nodes.min));
-        if let Some(promise) = self.facts.promises.get(ask.request) {
-            // What it was promised is charged already.
-            amount = amount.minus(&promise.amount);
-        }
-        self.limits(ask, amount).into_iter().filter_map(move |(queue, resource, limit, used)| {
-            let asked = amount.of(resource);
-            (asked > 0).then_some((queue, Cause::Quota { queue, resource, limit, used, asked }))
+        let whole = amount(self.facts.spec, &ask.shape, i64::from(ask.shape.nodes.min));
+        let promise = self.facts.promises.get(ask.request);
+        // What it was promised is charged already.
+        let charged = promise.map(|promise| promise.amount).unwrap_or_default();
+        self.limits(ask, whole).into_iter().filter_map(move |(queue, resource, limit, used)| {
+            let (whole, charged) = (whole.of(resource), charged.of(resource));
+            let asked = whole - charged;
+            let cause = |used, asked| (queue, Cause::Quota { queue, resource, limit, used, asked });
+            if asked > 0 {
+                return Some(cause(used, asked));
+            }
+            // Of a limit that fell below what was promised, it is told what the others have.
+            (whole > 0 && used + asked > limit).then(|| cause(used - charged, whole))
         })
     }
 

@@ -259,8 +259,8 @@ impl Census {
         self.filled(shelves.flat_map(|shelf| shelf.rows.iter().chain(&shelf.given)))
     }
 
-    /// A stand's shelves on which every node lacks GPUs, whether some are free there, and their rows with nodes that had
-    /// more before this pass.
+    /// A stand's shelves on which every node lacks GPUs, whether some are free there, and their rows with nodes that
+    /// had more before this pass.
     pub(super) fn without_gpus<'a>(
         &'a self,
         stand: &'a Stand,

@@ -274,8 +274,8 @@ impl Explainer<'_> {
         })
     }
 
-    /// The first end, from that of `first` on, at which the point above all others could have the watts; what ends gives
-    /// it no more room than its own watts.
+    /// The first end, from that of `first` on, at which the point above all others could have the watts; what ends
+    /// gives it no more room than its own watts.
     fn watts_from(&self, ask: &Ask, releases: &[Release], first: usize) -> Option<usize> {
         let Some(root) = self.facts.state.feeder() else { return Some(first) };
         let asked = i64::from(ask.shape.peak_watts) * i64::from(ask.needed());

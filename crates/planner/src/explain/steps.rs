@@ -25,7 +25,8 @@ const MODELS_TOLD: usize = 2;
 const RESTORED_TRIED: usize = 16;
 /// Leases without an end that are tried.
 const ENDED_TRIED: usize = 4;
-/// A part of a request worth asking for: of CPU and memory a quarter. Of watts a half: below that GPUs cannot be capped.
+/// A part of a request worth asking for: of CPU and memory a quarter. Of watts a half: below that GPUs cannot be
+/// capped.
 const CPU_PART: u32 = 4;
 const WATTS_PART: u32 = 2;
 /// A request is spread over so many nodes at most.
@@ -92,7 +93,8 @@ impl Explainer<'_> {
     }
 
     fn await_ends(&mut self, ask: &Ask) -> Option<Next> {
-        // A promise is of nodes; power and quota may keep it from starting then, so that it is walked to like any other.
+        // A promise is of nodes; power and quota may keep it from starting then, so that it is walked to like any
+        // other.
         let (until, on) = self.wait(ask)?;
         Some(Next { step: Step::Wait { until, on }, then: Then::Starts })
     }

@@ -29,8 +29,8 @@ impl Planner {
         }
     }
 
-    /// Instead of a promise that was found, one over fewer domains within the patience after it, or one over as many that
-    /// starts earlier: what was found may lie nearer than was preferred.
+    /// Instead of a promise that was found, one over fewer domains within the patience after it, or one over as many
+    /// that starts earlier: what was found may lie nearer than was preferred.
     pub(super) fn nearer(&mut self, slot: Slot, starts_at: At, nodes: Vec<NodeIx>) -> (At, Vec<NodeIx>) {
         let request = &self.requests.get(slot).request;
         let spanned = self.spanned(&request.shape, &nodes);

@@ -3,9 +3,9 @@
 //!
 //! A pass gives each request in turn the best place it can see; in a small fleet the later ones feel it. There an exact
 //! search lays anew what the pass has proposed so far, never what runs or was promised, so that one more fits. What
-//! each of them gets stays the same, only where changes: the order of the queues is untouched. Who lay within one domain
-//! of the level that it prefers still does, and who lay near a lease lies as near; the one for whom room is made gets
-//! what it prefers where that can be found.
+//! each of them gets stays the same, only where changes: the order of the queues is untouched. Who lay within one
+//! domain of the level that it prefers still does, and who lay near a lease lies as near; the one for whom room is made
+//! gets what it prefers where that can be found.
 //!
 //! A step looks as long as a plan: a shape that it knows to have no room has none either without anything that was
 //! proposed, and for such a one nothing is searched and nothing counted.

@@ -4,9 +4,9 @@
 //! starts now: nobody fills them in the meantime, and it starts when the leases are gone.
 //!
 //! Of each list the first in line asks, and where another has a higher priority, the first of the highest, too; queues
-//! that are owed most come first, as a walk from the root finds them. Before anybody is searched for, it is counted whether there is room if all went who
-//! may be stopped (`room`). Whoever stops already counts as gone: who finds room there waits for it, and nobody else
-//! stops for him.
+//! that are owed most come first, as a walk from the root finds them. Before anybody is searched for, it is counted
+//! whether there is room if all went who may be stopped (`room`). Whoever stops already counts as gone: who finds room
+//! there waits for it, and nobody else stops for him.
 //! Deliberately absent: several requests of one list in one pass, and memory: what was declined is asked again.
 
 use std::collections::BTreeSet;

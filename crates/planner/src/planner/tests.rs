@@ -1,6 +1,9 @@
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::fleet::{DomainSpec, Health, Level, ModelSpec, NodeSpec, Policy, PowerSpec, QueueSpec, SliceSpec};
 use crate::plan::GpuGrant;
+use crate::reason::Cause;
 use crate::request::{Nodes, Stop};
 use crate::units::{DomainId, ModelId, NodeId, PowerId, QueueId, ResidencyId, SliceId, TenantClass};
 
@@ -334,4 +337,157 @@ fn a_blocked_gang_is_promised_a_start_and_short_runs_fill_the_time_before() {
     let plan = planner.tick(At(1_000));
     assert_eq!(plan.placements.len(), 1, "the promise is kept at its time");
     assert_eq!(plan.placements[0].request, RequestId(2));
+}
+
+/// All but four nodes run until 1,000, and request 2 of queue 0 is promised all of them from then on; 3 and 4 of the
+/// same queue, of one node, wait behind it.
+fn with_a_promise_for_all_nodes() -> Planner {
+    let mut planner = Planner::new(site(1_000_000)).unwrap();
+    add(&mut planner, Request { queue: QueueId(3), ..request(1, Gpus::Whole(8), 28) });
+    let plan = planner.plan(At(0));
+    planner.commit(&plan, At(0), |_| LeaseId(1)).unwrap();
+    add(&mut planner, request(2, Gpus::Whole(8), 32));
+    for id in 3..=4 {
+        add(&mut planner, Request { run_seconds: Some(50_000), ..request(id, Gpus::Whole(8), 1) });
+    }
+    let plan = planner.plan(At(0));
+    assert_eq!((started(&plan), plan.reservations.len()), (vec![], 1));
+    planner.commit(&plan, At(0), |_| LeaseId(0)).unwrap();
+    planner
+}
+
+fn started(plan: &Plan) -> Vec<u64> {
+    plan.placements.iter().map(|placement| placement.request.0).collect()
+}
+
+/// What is in the way of a request, by a plan and by `why`.
+fn in_the_way(planner: &mut Planner, plan: &Plan, request: u64) -> Vec<Cause> {
+    let (_, why) = plan.waiting.iter().find(|(waiting, _)| waiting.0 == request).unwrap();
+    let why = &plan.reasons[*why as usize];
+    assert_eq!(planner.why(RequestId(request), plan.at).as_ref(), Some(why));
+    why.obstacles().map(|part| part.cause).collect()
+}
+
+/// What falls under the promise of `with_a_promise_for_all_nodes`, and rises again.
+fn fall_under_a_promise(falls: &Event, rises: &Event, is_it: fn(&Cause) -> bool) {
+    let mut planner = with_a_promise_for_all_nodes();
+    let promised = planner.reservations();
+    planner.apply(falls.clone()).unwrap();
+    assert_eq!(planner.reservations(), promised, "it stands: the other may rise again");
+    planner.apply(Event::LeaseEnded(LeaseId(1))).unwrap();
+    for now in [At(900), At(1_000), At(1_600)] {
+        let plan = planner.plan(now);
+        assert_eq!((started(&plan), planner.reservations()), (vec![], promised.clone()), "{now:?}");
+        let blocks = in_the_way(&mut planner, &plan, 2);
+        assert!(blocks.iter().any(is_it), "{now:?}: {blocks:?}");
+        assert_eq!(planner.tick(now).placements, plan.placements);
+    }
+    let mut risen = planner.clone();
+    risen.apply(rises.clone()).unwrap();
+    assert_eq!(started(&risen.tick(At(1_600))), [2], "as promised");
+    // For ten minutes after its instant a promise waits for that; then others have the nodes, as far as what fell lets.
+    let plan = planner.plan(At(1_601));
+    assert_eq!(started(&plan), [3], "and one node is all that is left");
+    assert!(!planner.reservations().contains(&promised[0]));
+    let blocks = in_the_way(&mut planner, &plan, 2);
+    assert!(blocks.iter().any(is_it), "{blocks:?}");
+    let blocks = in_the_way(&mut planner, &plan, 4);
+    assert!(blocks.iter().any(is_it), "{blocks:?}");
+}
+
+#[test]
+fn a_quota_that_falls_under_a_promise_holds() {
+    let told = |limit| Event::QuotaChanged { queue: QueueId(0), weight: 1, guaranteed: Amount::default(), limit };
+    let rest = 1 << 40;
+    let one_node = Amount { gpu_milli: 8_000, cpu_milli: rest, memory_mib: rest, watts: rest };
+    fall_under_a_promise(&told(Some(one_node)), &told(None), |cause| {
+        matches!(cause, Cause::Quota { queue: QueueId(0), limit: 8_000, .. })
+    });
+}
+
+#[test]
+fn a_cap_that_falls_under_a_promise_holds() {
+    let told = |cap_watts| Event::CapChanged { power: PowerId(0), cap_watts };
+    // What is kept for another class, and one node.
+    fall_under_a_promise(&told(4_000 + i64::from(PEAK_WATTS)), &told(1_000_000), |cause| {
+        matches!(cause, Cause::Power { power: PowerId(0), .. })
+    });
+}
+
+/// A part of what a plan starts and promises, drawn; what it stops and moves stays out.
+fn part_of(plan: &Plan, draw: &mut Draw) -> Plan {
+    let mut part = Plan::default();
+    part.placements.extend(plan.placements.iter().filter(|_| draw.below(2) == 0).cloned());
+    part.reservations.extend(plan.reservations.iter().filter(|_| draw.below(2) == 0).cloned());
+    part
+}
+
+#[test]
+fn of_a_plan_carried_out_in_part_only_that_part_stays() {
+    let (mut starts, mut promises) = ([0, 0], [0, 0]);
+    for seed in 200..220 {
+        let mut site = Site::new(seed);
+        let mut told: BTreeMap<RequestId, Reservation> = BTreeMap::new();
+        for round in 0..60 {
+            site.now = site.now.plus(i64::try_from(site.draw.below(40)).unwrap());
+            for _ in 0..site.draw.below(6) {
+                site.event();
+            }
+            let anew = {
+                let mut settled =
+                    Site { planner: site.planner.clone(), draw: Draw(0), now: site.now, next_id: site.next_id };
+                settled.planner.settle();
+                settled.planner.state.check_counters();
+                for reservation in settled.planner.reservations() {
+                    let stands = told.get_mut(&reservation.request).map(|told| {
+                        told.stops.retain(|lease| settled.planner.state.leases.find(*lease).is_some());
+                        &*told
+                    });
+                    assert_eq!(Some(&reservation), stands, "seed {seed}, round {round}: nobody was told of it");
+                }
+                let rebuilt = settled.rebuilt();
+                assert_same_taken(&settled.planner, &rebuilt);
+                rebuilt
+            }
+            .plan(site.now);
+            let stepped = site.planner.clone().tick(site.now);
+            let plan = site.planner.plan(site.now);
+            assert_eq!(anew.placements, plan.placements, "seed {seed}, round {round}");
+            assert_eq!(anew.reservations, plan.reservations, "seed {seed}, round {round}");
+            assert_eq!(anew.hash(), plan.hash(), "seed {seed}, round {round}");
+            assert_eq!(stepped.placements, plan.placements, "seed {seed}, round {round}");
+            assert_eq!(stepped.preemptions, plan.preemptions, "seed {seed}, round {round}");
+            let part = part_of(&plan, &mut site.draw);
+            let mut next = site.next_id * 1_000;
+            site.next_id += 1;
+            site.planner
+                .commit(&part, site.now, |_| {
+                    next += 1;
+                    LeaseId(next)
+                })
+                .unwrap();
+            count(&mut starts, part.placements.len(), plan.placements.len());
+            count(&mut promises, part.reservations.len(), plan.reservations.len());
+            told.extend(part.reservations.into_iter().map(|reservation| (reservation.request, reservation)));
+        }
+    }
+    let seen = starts.into_iter().chain(promises).min();
+    assert!(seen > Some(100), "{starts:?} starts and {promises:?} promises told and left out");
+}
+
+fn count(seen: &mut [usize; 2], told: usize, all: usize) {
+    seen[0] += told;
+    seen[1] += all - told;
+}
+
+/// Nodes, quotas and watts are taken alike in both.
+fn assert_same_taken(left: &Planner, right: &Planner) {
+    assert_eq!(left.state.nodes.free, right.state.nodes.free);
+    assert_eq!(left.state.nodes.reserved, right.state.nodes.reserved);
+    for queue in 0..4 {
+        assert_eq!(left.shares.used(QueueId(queue)), right.shares.used(QueueId(queue)), "queue {queue}");
+    }
+    for point in 0..3 {
+        assert_eq!(left.power.committed(PowerId(point)), right.power.committed(PowerId(point)), "point {point}");
+    }
 }

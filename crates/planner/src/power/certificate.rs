@@ -1,6 +1,7 @@
 //! Proves an allocation of watts from the answer alone; shares no code with what made it.
 //!
-//! Deliberately absent: any search for a better answer. Where a proof fails, the consumer or point it fails at is named.
+//! Deliberately absent: any search for a better answer. Where a proof fails, the consumer or point it fails at is
+//! named.
 
 use super::PowerTree;
 use super::allocate::{Allocation, Ask};

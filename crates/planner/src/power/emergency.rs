@@ -4,8 +4,8 @@
 //! where caps are not enough, work is stopped, checkpoint first, least value for each watt first. Below a third, lower
 //! threshold caps are lifted again, so that nothing swings (the scheme of POLCA, ASPLOS 2024).
 //!
-//! Deliberately absent: who measures, how a cap reaches a GPU, how long a checkpoint takes. A pure function, asked again
-//! with what is measured next.
+//! Deliberately absent: who measures, how a cap reaches a GPU, how long a checkpoint takes. A pure function, asked
+//! again with what is measured next.
 
 use std::cmp::{Ordering, Reverse};
 

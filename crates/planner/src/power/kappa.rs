@@ -31,7 +31,8 @@ impl Kappa {
         Self { quantile_milli, counts: [[0; BUCKETS]; MAX_TENANT_CLASSES] }
     }
 
-    /// One lease asked for `asked_watts` at its peak and drew `drawn_watts`. A lease that asked for nothing says nothing.
+    /// One lease asked for `asked_watts` at its peak and drew `drawn_watts`. A lease that asked for nothing says
+    /// nothing.
     pub fn observe(&mut self, class: TenantClass, asked_watts: i64, drawn_watts: i64) {
         if asked_watts <= 0 {
             return;

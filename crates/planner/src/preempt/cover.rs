@@ -377,8 +377,8 @@ impl Search<'_> {
         }
     }
 
-    /// There is room, but quota or power is missing: adds the cheapest runs that use them until it is enough, and leaves
-    /// out again whoever is not needed.
+    /// There is room, but quota or power is missing: adds the cheapest runs that use them until it is enough, and
+    /// leaves out again whoever is not needed.
     fn repair(&mut self, nodes: &[u32], victims: &mut Vec<u32>, block: Block) -> Result<Vec<u32>, Block> {
         let mut block = block;
         let mut enough = None;

@@ -59,12 +59,13 @@ pub(crate) fn nearest(
         let below =
             if outer == preferred { Some(domain..domain + 1) } else { state.topology.within(outer, domain, preferred) };
         // Few are free in time: they are counted before they are looked at one by one.
-        let counts: Vec<(u32, u32)> = below?
+        let mut counts: Vec<(u32, u32)> = below?
             .map(|domain| (times.count(inner.members(domain), near.latest), domain))
             .filter(|(count, _)| *count > 0)
             .collect();
         let fewest = spanned(counts.iter().map(|(count, _)| *count), needed).filter(|fewest| *fewest < near.below);
         let Some(fewest) = fewest else { continue };
+        keep_useful(&mut counts, fewest, needed);
         let parts: Vec<Part> = counts
             .into_iter()
             .map(|(_, domain)| {
@@ -90,6 +91,14 @@ pub(crate) fn nearest(
     let (_, at, mut nodes) = best?;
     nodes.sort_unstable();
     Some((at.max(now), nodes))
+}
+
+/// Leaves only parts that can be one of so few: with the fullest others they must be enough.
+fn keep_useful(counts: &mut Vec<(u32, u32)>, fewest: u32, needed: u32) {
+    let mut fullest: Vec<u32> = counts.iter().map(|(count, _)| *count).collect();
+    fullest.sort_unstable_by_key(|count| Reverse(*count));
+    let others: u32 = fullest.iter().take(fewest.saturating_sub(1) as usize).sum();
+    counts.retain(|(count, _)| others.saturating_add(*count) >= needed);
 }
 
 /// When each node is free: those of a promise of its own count for who asks.

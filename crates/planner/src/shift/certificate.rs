@@ -1,4 +1,5 @@
-//! Proof that a plan of `flow` is as good as any: weak duality, checked from the problem, the plan and its prices alone.
+//! Proof that a plan of `flow` is as good as any: weak duality, checked from the problem, the plan and its prices
+//! alone.
 //!
 //! Whatever prices (zero or more) the hours have, no plan that keeps the capacities can cost less than: each work's
 //! cheapest unit-hours at cost plus price, less price × capacity. A plan that costs exactly that is optimal. A missed

@@ -1,8 +1,8 @@
 //! Whether deadlines can still be kept: a density test for work that is all there and may be interrupted.
 //!
-//! By the max-flow min-cut theorem the work fits exactly if no set of hours is asked for more than it holds. All windows
-//! begin now, so of all sets of so many hours the first ones are asked for most; and what they are asked for, less what
-//! they hold, is greatest at a deadline. What is left is one inequality for each deadline.
+//! By the max-flow min-cut theorem the work fits exactly if no set of hours is asked for more than it holds. All
+//! windows begin now, so of all sets of so many hours the first ones are asked for most; and what they are asked for,
+//! less what they hold, is greatest at a deadline. What is left is one inequality for each deadline.
 //! Deliberately absent: work still to come (see `rolling`), and hours of different capacity (see `flow`).
 
 /// What is left of some work.

@@ -3,7 +3,7 @@ use super::*;
 use crate::event::Event;
 use crate::fleet::{FleetSpec, Level};
 use crate::plan::Plan;
-use crate::request::Gpus;
+use crate::request::{Gpus, Nodes, Stop};
 use crate::units::{LeaseId, NodeId, RequestId};
 
 /// Units of eight nodes of which six have a lease, two end at an instant, and the others after a day.
@@ -24,7 +24,7 @@ fn busy(ends_at: [i64; 4], nearness: (u32, u32)) -> Planner {
 }
 
 fn start(planner: &mut Planner, number: u64, node: NodeId, ends_at: i64) {
-    let request = request(number, Gpus::Whole(8), 1);
+    let request = Request { stop: Stop::Restart, ..request(number, Gpus::Whole(8), 1) };
     let gpus = crate::plan::GpuGrant::Whole(0xFF);
     let grants = vec![crate::plan::Grant { node, gpus }];
     let lease = crate::fleet::Lease {
@@ -78,6 +78,22 @@ fn a_gang_waits_a_part_of_its_run_time_for_one_unit() {
     let plan = planner.step(At(800));
     assert_eq!(starts(&plan), [RequestId(1)], "as soon as they have ended");
     assert_eq!(units(&planner, plan.placements[0].grants.iter().map(|grant| grant.node)), 1);
+}
+
+#[test]
+fn nobody_is_stopped_for_who_waits_for_nearness() {
+    // Eight nodes are free, two in each unit: four may wait for one unit, ten have no room at all.
+    for (nodes, gives_way) in [(4, false), (10, true)] {
+        let mut planner = busy([4_000, 900, 3_000, 5_000], (100, 3_600));
+        let mut gang = gang(10_000);
+        gang.priority = 1;
+        gang.shape.nodes = Nodes { min: nodes, max: nodes };
+        add(&mut planner, gang);
+        let plan = planner.plan(At(0));
+        assert_eq!(starts(&plan), [], "{nodes} nodes");
+        assert_eq!(!plan.preemptions.is_empty(), gives_way, "{nodes} nodes: {:?}", plan.preemptions);
+        assert_eq!(planner.tick(At(0)).preemptions, plan.preemptions, "{nodes} nodes");
+    }
 }
 
 #[test]

@@ -224,8 +224,8 @@ impl Planner {
             })
     }
 
-    /// By node of the ground: a group of domains of the preferred level that could hold the whole gang, of as few of them
-    /// as any; `None` where it prefers none, or no such group is there.
+    /// By node of the ground: a group of domains of the preferred level that could hold the whole gang, of as few of
+    /// them as any; `None` where it prefers none, or no such group is there.
     pub(super) fn near_groups(
         &self,
         shape: &Shape,

@@ -536,3 +536,73 @@ fn of_leases_on_a_partly_cleared_node_only_those_count_as_stopping_that_do() {
     add(&mut planner, urgent(101));
     assert_eq!(stopped(&planner.tick(now.plus(1))), [(2, 101)]);
 }
+
+/// Lists of one queue and priority, each of its own CPU, first in line those that ask in vain; the last, 100, would
+/// win.
+fn behind_those_who_ask_in_vain(planner: &mut Planner, lists: u64, in_vain: &Request) {
+    let urgent = Request { queue: QueueId(2), priority: 1, ..in_vain.clone() };
+    for list in 0..lists - 1 {
+        let mut asked = Request { id: RequestId(200 + list), order: list, submitted_at: At(0), ..urgent.clone() };
+        asked.shape.cpu_milli = 2_000 + u32::try_from(list).unwrap();
+        add(planner, asked);
+    }
+    add(planner, Request { queue: QueueId(2), priority: 1, ..long(100) });
+}
+
+/// In how many minutes, of as many as lists take turns, somebody is stopped for the last of them.
+fn minutes_with_a_stop(planner: &mut Planner, now: At, lists: usize) -> usize {
+    let turns = lists - FIRST_EACH;
+    let wins = (0..turns).filter(|minute| {
+        let now = now.plus(TURN_SECONDS * i64::try_from(*minute).unwrap());
+        let plan = planner.tick(now);
+        assert_eq!(planner.clone().plan(now).preemptions, plan.preemptions, "minute {minute}");
+        assert!(plan.preemptions.iter().all(|one| one.for_request == RequestId(100)), "{:?}", plan.preemptions);
+        !plan.preemptions.is_empty()
+    });
+    wins.count()
+}
+
+#[test]
+fn of_more_lists_than_are_searched_for_in_a_pass_each_has_its_turn() {
+    let mut fleet = fleet();
+    fleet.policy.preemptions = 1;
+    let (mut planner, now) = full(fleet, 2);
+    // Ten minutes are not worth an hour: each of these is a search in vain.
+    behind_those_who_ask_in_vain(&mut planner, 41, &Request { run_seconds: Some(600), ..long(0) });
+    assert_eq!(minutes_with_a_stop(&mut planner, now, 41), SEARCHES_EACH - FIRST_EACH);
+}
+
+#[test]
+fn of_more_lists_than_are_counted_for_in_a_pass_each_has_its_turn() {
+    let mut fleet = fleet();
+    fleet.policy.preemptions = 1;
+    let mut planner = Planner::new(fleet).unwrap();
+    for id in 1..=32 {
+        let stop = if id == 7 { Stop::Restart } else { Stop::Never };
+        add(&mut planner, Request { queue: QueueId(2), stop, ..long(id) });
+    }
+    let plan = planner.plan(At(0));
+    planner.commit(&plan, At(0), |placement| LeaseId(placement.request.0)).unwrap();
+    // For two nodes there is no room though all went who may be stopped: these are counted, and not searched for.
+    let pair = Request { run_seconds: None, ..request(0, Gpus::Whole(8), 2) };
+    behind_those_who_ask_in_vain(&mut planner, 61, &pair);
+    assert_eq!(minutes_with_a_stop(&mut planner, At(HOUR), 61), COUNTS_EACH - FIRST_EACH);
+}
+
+#[test]
+fn no_more_requests_win_in_a_pass_than_policy_says() {
+    let mut fleet = fleet();
+    fleet.policy.preemptions = 3;
+    let (mut planner, now) = full(fleet, 2);
+    for id in 100..107 {
+        let mut asked = Request { queue: QueueId(2), priority: 1, ..long(id) };
+        asked.shape.cpu_milli = u32::try_from(2_000 - id).unwrap();
+        add(&mut planner, asked);
+    }
+    for (round, won) in [vec![100, 101, 102], vec![103, 104, 105], vec![106]].into_iter().enumerate() {
+        let now = now.plus(i64::try_from(round).unwrap());
+        let plan = planner.tick(now);
+        assert_eq!(stopped(&plan).into_iter().map(|(_, request)| request).collect::<Vec<_>>(), won);
+        planner.commit(&plan, now, |_| LeaseId(0)).unwrap();
+    }
+}
