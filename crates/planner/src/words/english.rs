@@ -6,7 +6,7 @@ use crate::fleet::Level;
 use crate::plan::{Preemption, PreemptionCause};
 use crate::reason::{Awaited, Cause, Next, Resource, Step, Then, Why};
 use crate::request::{Gpus, Request, Shape};
-use crate::units::{At, DomainId, GPU_MILLI, ModelId};
+use crate::units::{At, DomainId, ModelId};
 
 const ENGLISH: Language = Language::English;
 
@@ -140,23 +140,7 @@ fn ask(words: &Words<'_>, shape: &Shape) -> String {
 /// What each node gives.
 fn member(words: &Words<'_>, shape: &Shape) -> String {
     let models = list(Words::each(shape.models, |bit| kind(words, ModelId(bit))), "or");
-    let of = if models.is_empty() { String::new() } else { format!(" ({models})") };
-    let mut parts = Vec::new();
-    match shape.gpus {
-        Gpus::Whole(0) => {}
-        Gpus::Whole(gpus) => parts.push(figure(Resource::Gpu, u32::from(gpus) * u32::from(GPU_MILLI)) + &of),
-        Gpus::Milli(milli) => parts.push(figure(Resource::Gpu, milli.into()) + &of),
-        Gpus::Slice(_) => parts.push(format!("slice {} of a GPU{of}", words.slice(shape))),
-    }
-    if shape.cpu_milli > 0 {
-        parts.push(figure(Resource::Cpu, shape.cpu_milli));
-    }
-    if shape.memory_mib > 0 {
-        parts.push(figure(Resource::Memory, shape.memory_mib));
-    }
-    if shape.peak_watts > 0 {
-        parts.push(figure(Resource::Power, shape.peak_watts));
-    }
+    let parts = figures::asked_all(ENGLISH, shape, &models, || format!("slice {} of a GPU", words.slice(shape)));
     if parts.is_empty() { "a place on a node".to_owned() } else { list(parts, "and") }
 }
 

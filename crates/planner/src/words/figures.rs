@@ -193,6 +193,26 @@ pub(super) fn asked(shape: &Shape, resource: Resource) -> i64 {
     }
 }
 
+/// All that a shape asks on each node, GPUs first and of which models, where it names some; a slice has its own words.
+pub(super) fn asked_all(
+    language: Language,
+    shape: &Shape,
+    models: &str,
+    slice: impl FnOnce() -> String,
+) -> Vec<String> {
+    let told = |resource| {
+        let asked = asked(shape, resource);
+        (asked > 0).then(|| amount(language, resource, asked))
+    };
+    let gpus = match shape.gpus {
+        Gpus::Slice(_) => Some(slice()),
+        Gpus::Whole(_) | Gpus::Milli(_) => told(Resource::Gpu),
+    };
+    let of = if models.is_empty() { String::new() } else { format!(" ({models})") };
+    let rest = [Resource::Cpu, Resource::Memory, Resource::Power].into_iter().filter_map(told);
+    gpus.map(|gpus| gpus + &of).into_iter().chain(rest).collect()
+}
+
 /// Seconds on a GPU in the largest unit that leaves no rest, and which: hours, minutes, seconds.
 pub(super) const fn gpu_time(seconds: i64) -> (i64, usize) {
     match (seconds % 3600, seconds % 60) {
