@@ -151,10 +151,17 @@ fn pass_times(layout: &Layout, variety: Variety, table: &mut Table, csv: &mut Cs
 
 fn event_times(layout: &Layout, table: &mut Table, csv: &mut Csv) -> Result<()> {
     let busy = speed::busy(layout, Variety::Usual)?;
-    for (kind, samples) in speed::events(&busy, layout)? {
+    let times = speed::events(&busy, layout)?;
+    for (kind, samples) in times.answered {
         push(table, layout, &format!("event and step: {kind}"), "", &samples, Some(EVENT_SECONDS));
         time(csv, layout, &format!("event_{}", kind.replace(' ', "_")), &samples);
     }
+    push(table, layout, "event without its step, all kinds", "", &times.alone, None);
+    time(csv, layout, "event_alone", &times.alone);
+    let (many, each) = (speed::MANY_STARTS, &times.each_start);
+    let what = format!("event and step, each of its starts, {} that start {many} or more", each.len());
+    push(table, layout, &what, "", each, None);
+    time(csv, layout, "event_each_start", each);
     Ok(())
 }
 

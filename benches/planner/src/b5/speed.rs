@@ -114,9 +114,29 @@ pub(crate) fn growth() -> Result<Vec<(u32, usize, Samples)>> {
     Ok(all)
 }
 
+/// Times of events on a full fleet.
+pub(crate) struct EventTimes {
+    /// Each kind together with the step after it.
+    pub(crate) answered: Vec<(&'static str, Samples)>,
+    /// Of all kinds, taking the event over without a step.
+    pub(crate) alone: Samples,
+    /// Of those whose step starts many requests: event and step, divided by how many.
+    pub(crate) each_start: Samples,
+}
+
+/// Requests that a step starts after one event: from here on they are many.
+pub(crate) const MANY_STARTS: usize = 8;
+
 /// Times of each kind of event together with the step after it, on a full fleet.
-pub(crate) fn events(planner: &Planner, layout: &Layout) -> Result<Vec<(&'static str, Samples)>> {
-    let mut timer = Events { planner: planner.clone(), now: 100, next: 10_000_000, started: HashSet::new() };
+pub(crate) fn events(planner: &Planner, layout: &Layout) -> Result<EventTimes> {
+    let mut timer = Events {
+        planner: planner.clone(),
+        now: 100,
+        next: 10_000_000,
+        started: HashSet::new(),
+        alone: Samples::default(),
+        each_start: Samples::default(),
+    };
     // The first step after a full pass settles what that proposed.
     timer.settle()?;
     let mut generator = Generator::new(*layout, 77);
@@ -133,13 +153,14 @@ pub(crate) fn events(planner: &Planner, layout: &Layout) -> Result<Vec<(&'static
     }
     let ended = timer.ends(10 * RUNS)?;
     let (down, up) = timer.nodes(layout, RUNS)?;
-    Ok(vec![
+    let answered = vec![
         ("request added", added),
         ("request withdrawn", withdrawn),
         ("lease ended", ended),
         ("node down", down),
         ("node up", up),
-    ])
+    ];
+    Ok(EventTimes { answered, alone: timer.alone, each_start: timer.each_start })
 }
 
 struct Events {
@@ -148,6 +169,8 @@ struct Events {
     next: usize,
     /// Requests that were started meanwhile: to ask the planner would clear the processor's caches before each event.
     started: HashSet<RequestId>,
+    alone: Samples,
+    each_start: Samples,
 }
 
 impl Events {
@@ -169,8 +192,13 @@ impl Events {
         self.now += 1;
         let begun = Instant::now();
         self.planner.apply(event)?;
+        let applied = begun.elapsed();
         let plan = self.planner.step(At(self.now));
         let taken = begun.elapsed();
+        self.alone.push(applied);
+        if plan.placements.len() >= MANY_STARTS {
+            self.each_start.push(taken.div_f64(plan.placements.len() as f64));
+        }
         self.tell(&plan)?;
         Ok(taken)
     }
