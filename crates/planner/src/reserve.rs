@@ -137,8 +137,8 @@ struct FreeTimes {
 
 /// Kinds of members kept: a fleet's gangs ask for a few.
 const KINDS: usize = 16;
-/// Changed nodes that may wait to be taken over.
-const BACKLOG: usize = 64;
+/// Changed nodes that a step takes over before anybody asks.
+const FOLLOWED: usize = 24;
 /// It has room.
 const NOW: At = At(i64::MIN);
 /// All on it have overrun or will have within the minute that an overrun is thought to last.
@@ -205,12 +205,11 @@ fn in_time(times: &[At], nodes: &[NodeIx], latest: At, after_overrun: At) -> usi
 }
 
 impl Scratch {
-    /// Takes over what changed for the kind that was asked for last, so that the next promise finds little left to do.
+    /// Takes over some of what changed for the kind that was asked for last, so that the next promise finds little left
+    /// to do.
     pub(crate) fn follow(&mut self, state: &mut State, now: At) {
-        if let Some(kind) = self.kinds.get_mut(self.latest)
-            && state.journal.since(kind.journal_end).is_none_or(|changed| changed.len() > BACKLOG)
-        {
-            kind.refresh(state, now);
+        if let Some(kind) = self.kinds.get_mut(self.latest) {
+            kind.follow(state, now);
         }
     }
 
@@ -271,6 +270,20 @@ impl FreeTimes {
             }
         }
         (self.as_of, self.journal_end) = (now, end);
+    }
+
+    /// Takes over nodes that changed first, a step's share of them. What time changes waits for the next refresh.
+    fn follow(&mut self, state: &mut State, now: At) {
+        // Told, so that what changes from here on is noted though it was the last that changed before.
+        state.journal.end();
+        let state = &*state;
+        let Some(changed) = state.journal.since(self.journal_end).filter(|_| now >= self.as_of && !self.at.is_empty())
+        else {
+            return;
+        };
+        let first = &changed[..changed.len().min(FOLLOWED)];
+        first.iter().for_each(|node| self.look(state, *node, now));
+        self.journal_end += first.len() as u64;
     }
 
     /// Takes over what is known of one node.
