@@ -6,7 +6,7 @@ use std::cmp::Reverse;
 
 use crate::request::Shape;
 use crate::state::State;
-use crate::state::topology::{NodeIx, narrow};
+use crate::state::topology::{LevelTable, NodeIx, narrow};
 use crate::units::At;
 
 use super::{OVERRUN_SECONDS, Scratch, in_time, kept_free_at, seen};
@@ -66,17 +66,11 @@ pub(crate) fn nearest(
         let fewest = spanned(counts.iter().map(|(count, _)| *count), needed).filter(|fewest| *fewest < near.below);
         let Some(fewest) = fewest else { continue };
         keep_useful(&mut counts, fewest, needed);
-        let parts: Vec<Part> = counts
-            .into_iter()
-            .map(|(_, domain)| {
-                let members = inner.members(domain).iter().map(|node| (times.at(*node), *node));
-                let in_time = members.filter(|(time, _)| *time <= near.latest);
-                let mut times: Vec<_> =
-                    in_time.map(|(time, node)| (time, state.nodes.rank[node.at()], Reverse(node))).collect();
-                times.sort_unstable();
-                Part { domain, times }
-            })
-            .collect();
+        if fewest == 1 {
+            counts = soonest(&times, inner, &counts, near.latest, needed);
+        }
+        let part = |(_, domain): (u32, u32)| times.part(inner, domain, near.latest, &state.nodes.rank);
+        let parts: Vec<Part> = counts.into_iter().map(part).collect();
         let mut instants: Vec<At> = parts.iter().flat_map(|part| part.times.iter().map(|(time, _, _)| *time)).collect();
         instants.sort_unstable();
         instants.dedup();
@@ -101,6 +95,30 @@ fn keep_useful(counts: &mut Vec<(u32, u32)>, fewest: u32, needed: u32) {
     counts.retain(|(count, _)| others.saturating_add(*count) >= needed);
 }
 
+/// Of parts that each hold the whole gang in time, the one that does first; of several the tightest then, and of those
+/// the first.
+fn soonest(times: &Times<'_>, table: &LevelTable, counts: &[(u32, u32)], latest: At, needed: u32) -> Vec<(u32, u32)> {
+    let mut best: Option<(At, u32, u32)> = None;
+    let mut ends: Vec<At> = Vec::new();
+    for (_, domain) in counts {
+        let members = table.members(*domain);
+        // Only one that holds it by the best instant so far can be as good.
+        let latest = best.map_or(latest, |(at, _, _)| at);
+        if best.is_some() && times.count(members, latest) < needed {
+            continue;
+        }
+        ends.clear();
+        ends.extend(members.iter().map(|node| times.at(*node)).filter(|at| *at <= latest));
+        let (_, at, _) = ends.select_nth_unstable(needed as usize - 1);
+        let at = *at;
+        let key = (at, narrow(ends.iter().filter(|end| **end <= at).count()), *domain);
+        if best.is_none_or(|best| key < best) {
+            best = Some(key);
+        }
+    }
+    best.into_iter().map(|(_, count, domain)| (count, domain)).collect()
+}
+
 /// When each node is free: those of a promise of its own count for who asks.
 struct Times<'a> {
     of_all: &'a [At],
@@ -115,6 +133,15 @@ impl Times<'_> {
             Ok(place) => self.own[place].1,
             Err(_) => seen(self.of_all[node.at()], self.after_overrun),
         }
+    }
+
+    /// A domain's nodes that are free by an instant.
+    fn part(&self, table: &LevelTable, domain: u32, latest: At, ranks: &[u8]) -> Part {
+        let members = table.members(domain).iter().map(|node| (self.at(*node), *node));
+        let in_time = members.filter(|(time, _)| *time <= latest);
+        let mut times: Vec<_> = in_time.map(|(time, node)| (time, ranks[node.at()], Reverse(node))).collect();
+        times.sort_unstable();
+        Part { domain, times }
     }
 
     /// Nodes that are free by an instant. What is promised is free for nobody else, so that none counts twice.
