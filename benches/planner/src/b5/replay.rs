@@ -1,4 +1,4 @@
-//! Days of each fleet at each load, under our planner and under its peers: one run each, several at once.
+//! Days of each fleet at each load, under our planner and under its peers: for some weeks drawn anew, several at once.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -16,7 +16,8 @@ use crate::chart::{Axes, Series, bars};
 use crate::table::{Bound, Csv, Row, Table};
 use crate::timing::{mean, quantile};
 
-const SEED: u64 = 1;
+/// Weeks drawn anew where figures are compared: one differs from the next by more than schedulers do.
+const SEEDS: u64 = 3;
 /// Where somebody always waits, so that waits and shares can be compared.
 const BUSY_LOAD: f64 = 0.95;
 const LOADS: [f64; 3] = [MAIN_LOAD, BUSY_LOAD, 1.1];
@@ -25,6 +26,7 @@ const LOADS: [f64; 3] = [MAIN_LOAD, BUSY_LOAD, 1.1];
 pub(crate) struct Run {
     layout: Layout,
     load: f64,
+    seed: u64,
     scheduler: &'static str,
     days: i64,
     jobs: usize,
@@ -34,22 +36,24 @@ pub(crate) struct Run {
 
 /// All runs, on as many threads as there are processors. Each run is alone with its planner and its site.
 pub(crate) fn all() -> Result<Vec<Run>> {
-    let mut todo: Vec<(Layout, f64, Option<usize>)> = Vec::new();
+    let mut todo: Vec<(Layout, f64, u64, Option<usize>)> = Vec::new();
     // Ours at the highest load take longest: they begin, so that the threads end together.
     for load in LOADS.into_iter().rev() {
         for layout in [S3, S2, S1] {
-            todo.push((layout, load, None));
-            todo.extend((0..4).map(|peer| (layout, load, Some(peer))));
+            for seed in 1..=seeds(load) {
+                todo.push((layout, load, seed, None));
+                todo.extend((0..4).map(|peer| (layout, load, seed, Some(peer))));
+            }
         }
     }
     let todo = Mutex::new(todo.into_iter());
     let next = || todo.lock().ok().and_then(|mut todo| todo.next());
     let work = || -> Result<Vec<Run>> {
         let mut runs = Vec::new();
-        while let Some((layout, load, peer)) = next() {
-            let run = one(layout, load, peer, days(layout, load), SEED)?;
+        while let Some((layout, load, seed, peer)) = next() {
+            let run = one(layout, load, peer, days(layout, load), seed)?;
             let (scheduler, days, seconds) = (run.scheduler, run.days, run.seconds);
-            eprintln!("b5: {} load {load}, {days} days, {scheduler}: {seconds:.1} s", layout.name);
+            eprintln!("b5: {} load {load}, {days} days, seed {seed}, {scheduler}: {seconds:.1} s", layout.name);
             runs.push(run);
         }
         Ok(runs)
@@ -64,7 +68,8 @@ pub(crate) fn all() -> Result<Vec<Run>> {
         Ok(())
     })?;
     runs.sort_by(|a, b| {
-        (a.layout.name, a.load).partial_cmp(&(b.layout.name, b.load)).unwrap_or(std::cmp::Ordering::Equal)
+        let key = |run: &Run| (run.layout.name, run.load, run.scheduler, run.seed);
+        key(a).partial_cmp(&key(b)).unwrap_or(std::cmp::Ordering::Equal)
     });
     Ok(runs)
 }
@@ -78,6 +83,11 @@ fn days(layout: Layout, load: f64) -> i64 {
         (false, false, true) => 4,
         (false, false, false) => 3,
     }
+}
+
+/// Seeds that are replayed: at the highest load, where the queue only grows, one.
+fn seeds(load: f64) -> u64 {
+    if load > BUSY_LOAD { 1 } else { SEEDS }
 }
 
 fn one(layout: Layout, load: f64, peer: Option<usize>, days: i64, seed: u64) -> Result<Run> {
@@ -96,7 +106,7 @@ fn one(layout: Layout, load: f64, peer: Option<usize>, days: i64, seed: u64) -> 
         }
     };
     let seconds = begun.elapsed().as_secs_f64();
-    Ok(Run { layout, load, scheduler, days, jobs: count, measures: site.measures, seconds })
+    Ok(Run { layout, load, seed, scheduler, days, jobs: count, measures: site.measures, seconds })
 }
 
 /// One run and its figures, those of the CSV file.
@@ -150,19 +160,22 @@ fn ways(measures: &Measures, table: &mut Table) {
     table.push(Row { what: "mean allocation".to_owned(), ours: allocation, ..Row::default() });
 }
 
-fn find<'a>(runs: &'a [Run], fleet: &str, load: f64, scheduler: &str) -> Option<&'a Run> {
-    runs.iter().find(|run| run.layout.name == fleet && run.load == load && run.scheduler == scheduler)
+/// Runs of one scheduler on one fleet at one load, a seed each.
+type Seeds<'a> = &'a [Run];
+
+/// Runs by fleet, load and scheduler.
+fn by_scheduler(runs: &[Run]) -> impl Iterator<Item = Seeds<'_>> {
+    runs.chunk_by(|a, b| (a.layout.name, a.load, a.scheduler) == (b.layout.name, b.load, b.scheduler))
 }
 
 /// Rows of the table: ours beside the best peer.
 pub(crate) fn rows(runs: &[Run], table: &mut Table) {
     for layout in [S1, S2, S3] {
         for load in LOADS {
-            if let Some(ours) = find(runs, layout.name, load, "galerne") {
-                let peers: Vec<&Run> = runs
-                    .iter()
-                    .filter(|run| run.layout.name == layout.name && run.load == load && run.scheduler != "galerne")
-                    .collect();
+            let here = |seeds: &Seeds<'_>| seeds[0].layout.name == layout.name && seeds[0].load == load;
+            let (ours, peers): (Vec<_>, Vec<_>) =
+                by_scheduler(runs).filter(here).partition(|seeds| seeds[0].scheduler == "galerne");
+            if let [ours] = ours[..] {
                 rows_of(ours, &peers, table);
             }
         }
@@ -183,20 +196,25 @@ const FIGURES: [Figure; 8] = [
     ("wait of gangs of 128 GPUs and more, h", |m| gang_wait(m) / 3600.0, false, 2),
 ];
 
-fn rows_of(ours: &Run, peers: &[&Run], table: &mut Table) {
+fn rows_of(ours: Seeds<'_>, peers: &[Seeds<'_>], table: &mut Table) {
+    let run = &ours[0];
+    let seeds = if ours.len() == 1 { String::new() } else { format!(", {} seeds", ours.len()) };
     for (place, (what, figure, is_more_better, digits)) in FIGURES.into_iter().enumerate() {
-        let mine = figure(&ours.measures);
+        let each: Vec<f64> = ours.iter().map(|run| figure(&run.measures)).collect();
+        let mine = mean(&each);
+        let of_all = |seeds: Seeds<'_>| mean(&seeds.iter().map(|run| figure(&run.measures)).collect::<Vec<f64>>());
         let better = |a: f64, b: f64| if is_more_better { b.total_cmp(&a) } else { a.total_cmp(&b) };
-        let best = peers.iter().min_by(|a, b| better(figure(&a.measures), figure(&b.measures)));
-        let is_promised = place == 0 && ours.load == MAIN_LOAD;
+        let best = peers.iter().map(|peer| (peer[0].scheduler, of_all(peer))).min_by(|a, b| better(a.1, b.1));
+        let (least, most) = (quantile(&each, 0.0), quantile(&each, 1.0));
+        let range = if each.len() == 1 { String::new() } else { format!(" ({least:.digits$} to {most:.digits$})") };
+        let is_promised = place == 0 && run.load == MAIN_LOAD;
         table.push(Row {
-            what: format!("{} load {}, {} days: {what}", ours.layout.name, ours.load, ours.days),
-            peer: best
-                .map_or_else(String::new, |best| format!("{} {:.digits$}", best.scheduler, figure(&best.measures))),
-            ours: format!("{mine:.digits$}"),
-            difference: best.map_or_else(String::new, |best| format!("{:+.digits$}", mine - figure(&best.measures))),
+            what: format!("{} load {}, {} days{seeds}: {what}", run.layout.name, run.load, run.days),
+            peer: best.map_or_else(String::new, |(peer, theirs)| format!("{peer} {theirs:.digits$}")),
+            ours: format!("{mine:.digits$}{range}"),
+            difference: best.map_or_else(String::new, |(_, theirs)| format!("{:+.digits$}", mine - theirs)),
             bound: is_promised.then(|| Bound::new("<= 1.05", mine <= 1.05)),
-            seconds: (place == 0).then_some(ours.seconds),
+            seconds: (place == 0).then(|| ours.iter().map(|run| run.seconds).sum()),
         });
     }
 }
@@ -206,13 +224,18 @@ fn gang_wait(measures: &Measures) -> f64 {
     mean(&waits)
 }
 
-/// Lines of the CSV file: every figure of every run.
+/// Lines of the CSV file: every figure of every scheduler, the mean of its seeds.
 pub(crate) fn lines(runs: &[Run], csv: &mut Csv) {
-    for run in runs {
-        let fleet = run.layout.name;
-        for Spread { metric, p50, p99, unit } in figures(run) {
+    for seeds in by_scheduler(runs) {
+        let run = &seeds[0];
+        let each: Vec<Vec<Spread>> = seeds.iter().map(figures).collect();
+        for (place, Spread { metric, unit, .. }) in each[0].iter().enumerate() {
+            let of_all = |figure: fn(&Spread) -> f64| {
+                mean(&each.iter().map(|figures| figure(&figures[place])).collect::<Vec<f64>>())
+            };
+            let (p50, p99) = (of_all(|figure| figure.p50), of_all(|figure| figure.p99));
             let metric = format!("{metric}_{}_load_{}", run.scheduler, run.load);
-            csv.line(&[&fleet, &metric, &format!("{p50:.4}"), &format!("{p99:.4}"), &unit]);
+            csv.line(&[&run.layout.name, &metric, &format!("{p50:.4}"), &format!("{p99:.4}"), unit]);
         }
     }
 }
@@ -263,13 +286,22 @@ fn figures(run: &Run) -> Vec<Spread> {
 
 /// Mean wait of each size class under each scheduler, at the load at which somebody always waits.
 pub(crate) fn draw(runs: &[Run], out: &Path) -> Result<()> {
-    let of = |run: &&Run| run.layout.name == "S1" && run.load == BUSY_LOAD;
-    let hours = |run: &Run| run.measures.waits.iter().map(|waits| (0.0, mean(waits) / 3600.0)).collect();
-    let mut chosen: Vec<&Run> = runs.iter().filter(of).collect();
-    chosen.sort_by_key(|run| run.scheduler != "galerne");
-    let series: Vec<Series> = chosen.into_iter().map(|run| Series::new(run.scheduler, hours(run))).collect();
+    let of = |seeds: &Seeds<'_>| seeds[0].layout.name == "S1" && seeds[0].load == BUSY_LOAD;
+    let hours = |seeds: Seeds<'_>| {
+        let of_class = |class: usize| {
+            let waits = seeds.iter().flat_map(|run| run.measures.waits[class].iter().copied());
+            (0.0, mean(&waits.collect::<Vec<f64>>()) / 3600.0)
+        };
+        (0..CLASSES.len()).map(of_class).collect()
+    };
+    let mut chosen: Vec<Seeds<'_>> = by_scheduler(runs).filter(of).collect();
+    chosen.sort_by_key(|seeds| seeds[0].scheduler != "galerne");
+    let series: Vec<Series> = chosen.into_iter().map(|seeds| Series::new(seeds[0].scheduler, hours(seeds))).collect();
     let axes = Axes {
-        title: format!("Wait until the first start: S1, 18,000 GPUs, load {BUSY_LOAD}, {} days", days(S1, BUSY_LOAD)),
+        title: format!(
+            "Wait until the first start: S1, 18,000 GPUs, load {BUSY_LOAD}, {} days, {SEEDS} seeds",
+            days(S1, BUSY_LOAD)
+        ),
         x: "GPUs asked for".to_owned(),
         y: "mean wait, h".to_owned(),
         ..Axes::default()
