@@ -159,7 +159,7 @@ impl<F: Fn(NodeIx) -> bool> Search<'_, F> {
         result
     }
 
-    /// The preferred level's domains within a domain of a coarser table of that tree; `None` for other tables.
+    /// The preferred level's domains within a domain of a coarser table; `None` where that level is not below.
     fn preferred_parts(&self, table: usize, domain: u32) -> Option<(usize, std::ops::Range<u32>)> {
         let topology = &self.state.topology;
         let preferred = topology.table_of(self.ask.shape.prefer?)?;

@@ -42,8 +42,11 @@ pub(super) fn gone_for(facts: &Facts<'_>, plan: &Plan, request: RequestId) -> BT
 }
 
 /// Leases that stop already for promises that stand.
-fn stopping(facts: &Facts<'_>, plan: &Plan) -> impl Iterator<Item = LeaseId> {
+fn stopping<'a>(facts: &'a Facts<'_>, plan: &'a Plan) -> impl Iterator<Item = LeaseId> + 'a {
+    // Who starts elsewhere needs nobody's place any more.
+    let starts = |request| plan.placements.iter().any(|placement| placement.request == request);
     let standing = facts.before.reservations.iter().filter(|promise| is_standing(promise, plan.at));
+    let standing = standing.filter(move |promise| !starts(promise.request));
     standing.flat_map(|promise| promise.stops.iter().copied())
 }
 

@@ -61,10 +61,10 @@ impl Planner {
         // What is free now and was not chosen lacks something else.
         let found = self.nearest(slot, latest, spanned).filter(|(starts_at, _)| *starts_at > now);
         let Some((starts_at, nodes)) = found else { return false };
-        let before = self.drop_promise(id);
+        let before = self.leave_promise(id, &nodes);
         self.pass.promises_left -= usize::from(before.is_none());
         self.pass.longest_gap = self.pass.longest_gap.max(seconds(starts_at.since(now)));
-        self.proposals.promised.push((id, before));
+        self.note_promised(id, before);
         let amount = self.amount(shape, nodes.len());
         self.keep_promise(id, Promise { starts_at, nodes, stops: Vec::new(), queue, amount, told: false, missing: 0 });
         true

@@ -77,6 +77,22 @@ impl Planner {
         Some(promise)
     }
 
+    /// Takes out a promise that another replaces. Nodes that the other does not need go to others after the round, too.
+    pub(super) fn leave_promise(&mut self, request: RequestId, needed: &[NodeIx]) -> Option<Promise> {
+        let promise = self.promises.remove_keeping_nodes(request)?;
+        self.shares.refund(promise.queue, &promise.amount);
+        self.stamps.promises += 1;
+        self.pass.kept.extend(promise.nodes.iter().filter(|node| needed.binary_search(node).is_err()));
+        Some(promise)
+    }
+
+    /// A request was promised something in this pass; what it was promised before the pass stands first.
+    pub(super) fn note_promised(&mut self, request: RequestId, before: Option<Promise>) {
+        if self.proposals.promised.iter().all(|(other, _)| *other != request) {
+            self.proposals.promised.push((request, before));
+        }
+    }
+
     /// Gives such nodes to all; `false` where there are none.
     pub(super) fn release_kept(&mut self) -> bool {
         let mut kept = std::mem::take(&mut self.pass.kept);
@@ -100,10 +116,14 @@ impl Planner {
         let mut proposals = std::mem::take(&mut self.proposals);
         let mut replaced = Vec::new();
         for (request, before) in proposals.promised.drain(..).rev() {
-            if self.promises.get(request).is_some_and(|promise| !promise.told) {
-                self.drop_promise(request);
-                replaced.extend(before.filter(|before| before.told).map(|before| (request, before)));
+            if self.promises.get(request).is_some_and(|promise| promise.told) {
+                continue;
             }
+            self.drop_promise(request);
+            // It may have started instead, or left.
+            let Some(slot) = self.requests.find(request) else { continue };
+            let shape = self.requests.get(slot).request.shape;
+            replaced.extend(before.filter(|before| before.told).map(|before| (request, shape, before)));
         }
         let mut displaced = Vec::new();
         while let Some(mut proposal) = proposals.placed.pop() {
@@ -119,15 +139,9 @@ impl Planner {
             let kept = proposal.promise.take().filter(|promise| promise.told);
             displaced.extend(kept.map(|promise| (id, shape, promise)));
         }
-        for (request, before) in replaced {
-            // Somebody else may have been promised its nodes, and been told so.
-            if before.nodes.iter().all(|node| self.state.nodes.reserved[node.at()].is_none()) {
-                self.keep_promise(request, before);
-            }
-        }
         proposals.grants.clear();
         self.proposals = proposals;
-        for (request, shape, promise) in displaced {
+        for (request, shape, promise) in replaced.into_iter().chain(displaced) {
             if self.can_be_kept(&promise, &shape) {
                 self.keep_promise(request, promise);
             }

@@ -294,9 +294,7 @@ impl Planner {
         let stops = decision.victims.iter().map(|victim| victim.lease).collect();
         let before = self.drop_promise(id);
         // Where it was promised a later start in this very pass, that stands there already.
-        if self.proposals.promised.iter().all(|(request, _)| *request != id) {
-            self.proposals.promised.push((id, before));
-        }
+        self.note_promised(id, before);
         self.keep_promise(id, Promise { starts_at: now, nodes, stops, queue, amount, told: false, missing: 0 });
     }
 }

@@ -1,3 +1,6 @@
+mod lives;
+mod replaced;
+
 use std::collections::BTreeMap;
 
 use super::*;

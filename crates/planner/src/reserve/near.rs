@@ -58,8 +58,9 @@ pub(crate) fn nearest(
     for domain in 0..narrow(state.topology.tables()[outer].len()) {
         let below =
             if outer == preferred { Some(domain..domain + 1) } else { state.topology.within(outer, domain, preferred) };
+        let Some(below) = below else { continue };
         // Few are free in time: they are counted before they are looked at one by one.
-        let mut counts: Vec<(u32, u32)> = below?
+        let mut counts: Vec<(u32, u32)> = below
             .map(|domain| (times.count(inner.members(domain), near.latest), domain))
             .filter(|(count, _)| *count > 0)
             .collect();

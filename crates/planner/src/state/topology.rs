@@ -170,8 +170,12 @@ impl Topology {
         &self.orders[place(within) * 8 + place(prefer)]
     }
 
-    /// The domains of a finer table of the same tree within a domain; `None` where that table is not below.
+    /// The domains of a finer table of the same tree within a domain; `None` where that table is not below. All of the
+    /// fabric, too, are in the whole fleet.
     pub(crate) fn within(&self, table: usize, domain: u32, finer: usize) -> Option<std::ops::Range<u32>> {
+        if table == self.whole() {
+            return Some(0..narrow(self.tables[finer].len()));
+        }
         let (mut at, mut range) = self.tables[table].children(domain)?;
         while at != finer {
             let last = range.end.checked_sub(1).filter(|last| *last >= range.start)?;
