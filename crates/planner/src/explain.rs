@@ -12,8 +12,9 @@ use std::collections::BTreeMap;
 use crate::fair::Shares;
 use crate::fleet::FleetSpec;
 use crate::plan::GpuGrant;
+use crate::planner::spanned;
 use crate::power::PowerTree;
-use crate::reason::{ADVISED, Awaited, Cause, Next, Step, Then, Why};
+use crate::reason::{ADVISED, Awaited, Cause, Mark, Next, Step, Then, Why};
 use crate::request::{Request, Shape};
 use crate::reserve::Promises;
 use crate::state::State;
@@ -125,6 +126,9 @@ impl<'a> Explainer<'a> {
             Own::BetterHour(until) => return self.only_until(&ask, over, Cause::BetterHour { until }, until),
             Own::Nothing => {}
         }
+        if let Some(why) = self.for_nearness(request, own_quota) {
+            return why;
+        }
         let found = match self.facts.promises.get(request.id) {
             Some(promise) => {
                 let nodes = narrow(promise.nodes.len());
@@ -155,7 +159,7 @@ impl<'a> Explainer<'a> {
             why.because.extend(over.into_iter().map(Why::blocks));
         }
         why.because.extend(found.parts);
-        why
+        if why.obstacles().next().is_none() { self.only_promised(&ask, why) } else { why }
     }
 
     /// What is in the way of a shape and class, quotas aside; steps are looked for once, and for the first few.
@@ -208,6 +212,43 @@ impl<'a> Explainer<'a> {
             Some(Next { step, then })
         });
         raised.collect()
+    }
+
+    /// A gang that could start, and waits for what it was promised over fewer domains of the level that it prefers.
+    fn for_nearness(&mut self, request: &Request, own_quota: Option<Cause>) -> Option<Why> {
+        let promise = self.facts.promises.get(request.id)?;
+        let (level, until) = (request.shape.prefer?, promise.starts_at);
+        let domains = spanned(self.facts.state, level, &promise.nodes)?;
+        // It may wait though it fits before promised starts.
+        let ask = Ask { run_seconds: request.run_seconds, ..Ask::new(request) };
+        if until <= self.facts.now || !self.obstacles(&ask).is_empty() {
+            return None;
+        }
+        let instead_of = self.spanned_now(&ask, level)?;
+        if domains >= instead_of {
+            return None;
+        }
+        let mut why = Why::blocks(Cause::Waits)
+            .because(Why::holds(Cause::Promised { starts_at: until, nodes: narrow(promise.nodes.len()) }))
+            .because(Why::blocks(Cause::ForNearness { until, level, domains, instead_of }));
+        why.because.extend(own_quota.map(Why::holds));
+        why.because.extend(self.enough_nodes(&ask));
+        if self.depth == Depth::Advice {
+            why.next = self.steps_to_start_apart(&ask, level);
+        }
+        Some(why)
+    }
+
+    /// Nothing is in the way but its promise: nodes of that and nodes open to all would do only together.
+    fn only_promised(&mut self, ask: &Ask, mut why: Why) -> Why {
+        let Some(part) = why.because.iter_mut().find(|part| matches!(part.cause, Cause::Promised { .. })) else {
+            return why;
+        };
+        part.mark = Mark::Blocks;
+        if self.depth == Depth::Advice {
+            why.next.extend(self.await_promised(ask));
+        }
+        why
     }
 
     /// It waits for an instant; what is in the way even so is told too.

@@ -35,6 +35,7 @@ mod stopping;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use nearness::spanned;
 use proposals::Proposals;
 use requests::Requests;
 

@@ -91,6 +91,9 @@ pub enum Cause {
     Model { model: ModelId, total: u32, free: u32 },
     /// It has a promise.
     Promised { starts_at: At, nodes: u32 },
+    /// It could start now over so many domains of the level it prefers (`instead_of`; no fewer are to be had), and
+    /// rather waits until then for the start that it was promised, over fewer.
+    ForNearness { until: At, level: Level, domains: u32, instead_of: u32 },
     /// It takes the place of others, which are stopping; one of them.
     Preempting { leases: u32, lease: LeaseId },
     /// Leases in the way never said when they end, so that nobody knows when it starts; ten stand for ten or more.
@@ -143,6 +146,8 @@ pub enum Step {
     SayRunTime { seconds: u32 },
     /// Ask for less nearness.
     Relax { from: Level, to: Option<Level> },
+    /// Prefer no nearness: it starts wherever there is room.
+    DropPreference { level: Level },
     /// Allow this model too: so many of its nodes are free for a member.
     AllowModel { model: ModelId, free: u32 },
     /// Ask for this much of a resource on each node: GPUs and CPU in thousandths, memory in MiB.
@@ -208,6 +213,7 @@ impl Cause {
             Self::Model { .. } => "model",
             Self::Behind { .. } => "behind",
             Self::Promised { .. } => "promised",
+            Self::ForNearness { .. } => "for_nearness",
             Self::Preempting { .. } => "preempting",
             Self::EndsUnknown { .. } => "ends_unknown",
         }
@@ -221,6 +227,7 @@ impl Step {
             Self::Wait { .. } => "wait",
             Self::SayRunTime { .. } => "say_run_time",
             Self::Relax { .. } => "relax",
+            Self::DropPreference { .. } => "drop_preference",
             Self::AllowModel { .. } => "allow_model",
             Self::Less { .. } => "less",
             Self::LessBoth { .. } => "less_both",

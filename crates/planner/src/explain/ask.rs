@@ -1,9 +1,12 @@
 //! The questions: which nodes would take a member, are there enough of them together, is there power, may the queue.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
 use super::Explainer;
 use super::census::{Lack, Place, Stand};
-use crate::fleet::Amount;
-use crate::planner::amount;
+use crate::fleet::{Amount, Level};
+use crate::planner::{amount, spanned};
 use crate::reason::{Cause, Resource};
 use crate::request::{Gpus, Request, Shape};
 use crate::state::topology::{NO_DOMAIN, NodeIx, narrow};
@@ -25,6 +28,8 @@ pub(super) struct Ask {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Change {
     Nothing,
+    /// It has no other nodes than those promised to it.
+    OnlyPromised,
     /// This node is taken back into service.
     Restored(NodeIx),
     /// This cap is higher by so many watts.
@@ -60,6 +65,11 @@ impl Ask {
 
     pub(super) fn request_has_no_promise(&self, facts: &super::Facts<'_>) -> bool {
         facts.promises.get(self.request).is_none()
+    }
+
+    /// Whether it has no other nodes than those promised to it.
+    pub(super) const fn needs_promised(&self) -> bool {
+        matches!(self.change, Change::OnlyPromised)
     }
 
     pub(super) fn with(&self, shape: Shape) -> Self {
@@ -101,7 +111,7 @@ impl Explainer<'_> {
         }
         if let Some(level) = ask.shape.within {
             let table = self.facts.state.topology.table_of(level);
-            let fullest = domains.iter().max_by_key(|best| (best.nodes.len(), std::cmp::Reverse(best.domain)));
+            let fullest = domains.iter().max_by_key(|best| (best.nodes.len(), Reverse(best.domain)));
             let domain =
                 fullest.zip(table).and_then(|(best, table)| self.facts.state.topology.tables()[table].id(best.domain));
             causes.push(Cause::Apart { level, needed, best: narrow(best), domain });
@@ -148,7 +158,11 @@ impl Explainer<'_> {
                     if asked.of(resource) > 0 && limit.of(resource) < UNLIMITED {
                         let raised = match ask.change {
                             Change::Limit(at, of, by) if at == queue && of == resource => by,
-                            Change::Limit(..) | Change::Nothing | Change::Restored(_) | Change::Cap(..) => 0,
+                            Change::Limit(..)
+                            | Change::Nothing
+                            | Change::OnlyPromised
+                            | Change::Restored(_)
+                            | Change::Cap(..) => 0,
                         };
                         limits.push((queue, resource, limit.of(resource) + raised, used.of(resource)));
                     }
@@ -194,7 +208,7 @@ impl Explainer<'_> {
 
     fn is_open(&self, ask: &Ask, stand: &Stand) -> bool {
         match stand.place {
-            Place::Open => true,
+            Place::Open => !ask.needs_promised(),
             Place::Promised(request) => request == ask.request || self.ends_before(ask, request),
             Place::Cordoned => matches!(ask.change, Change::Restored(_)),
             Place::Held(_) | Place::Down => false,
@@ -246,6 +260,26 @@ impl Explainer<'_> {
             }
         }
         domains
+    }
+
+    /// Domains of a level that it would span if it started now, as few as can be.
+    pub(super) fn spanned_now(&mut self, ask: &Ask, level: Level) -> Option<u32> {
+        let state = self.facts.state;
+        let domain_of = &state.topology.tables()[state.topology.table_of(level)?].domain_of;
+        let needed = ask.needed() as usize;
+        let mut fewest: Option<u32> = None;
+        for best in self.domains(ask, self.candidates(ask)) {
+            let mut nodes = best.nodes;
+            nodes.retain(|node| domain_of[node.at()] != NO_DOMAIN);
+            let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
+            nodes.iter().for_each(|node| *counts.entry(domain_of[node.at()]).or_default() += 1);
+            nodes.sort_by_key(|node| (Reverse(counts[&domain_of[node.at()]]), domain_of[node.at()], *node));
+            let (powered, chosen) = self.powered_first(ask, &nodes, needed);
+            if powered == needed {
+                fewest = fewest.into_iter().chain(spanned(state, level, &chosen)).min();
+            }
+        }
+        fewest
     }
 
     /// Points of the power tree that have too little left, where enough nodes are free: of the domain where most of
@@ -306,7 +340,7 @@ impl Explainer<'_> {
     /// Points above these nodes that have too little left for all of them.
     fn short_points(&mut self, ask: &Ask, nodes: &[NodeIx]) -> Vec<Cause> {
         let watts = i64::from(ask.shape.peak_watts);
-        let mut loads: std::collections::BTreeMap<PowerId, i64> = std::collections::BTreeMap::new();
+        let mut loads: BTreeMap<PowerId, i64> = BTreeMap::new();
         for node in nodes {
             for point in self.points_above(self.facts.state.nodes.power[node.at()]) {
                 *loads.entry(point).or_default() += watts;
@@ -339,7 +373,7 @@ impl Explainer<'_> {
         let Some(root) = self.facts.state.feeder() else { return Vec::new() };
         let raised = match ask.change {
             Change::Cap(point, by) if point == root => by,
-            Change::Cap(..) | Change::Nothing | Change::Restored(_) | Change::Limit(..) => 0,
+            Change::Cap(..) | Change::Nothing | Change::OnlyPromised | Change::Restored(_) | Change::Limit(..) => 0,
         };
         let classes =
             (0..crate::units::MAX_TENANT_CLASSES).filter_map(|class| u8::try_from(class).ok()).map(TenantClass);

@@ -101,7 +101,7 @@ struct Served {
 
 impl Explainer<'_> {
     /// When nothing is in the way any more if everything ends when it said, and the last end that it takes. Nothing is
-    /// imagined beside.
+    /// imagined beside, but that it may be kept to its promised nodes.
     pub(super) fn wait(&mut self, ask: &Ask) -> Option<(At, Awaited)> {
         // A run that would end before a promised start when it began now does not when it begins later.
         let ask = &Ask { run_seconds: None, ..*ask };
@@ -407,7 +407,7 @@ impl Explainer<'_> {
         if is_enough
             && is_allowed
             && freed.is_ready
-            && freed.promised.is_none_or(|request| request == ask.request)
+            && freed.promised.map_or_else(|| !ask.needs_promised(), |request| request == ask.request)
             && marks.served[freed.node.at()] != marks.walk
         {
             self.take_in(ask, freed.node, freed.release, marks, served);

@@ -77,6 +77,21 @@ impl Explainer<'_> {
         steps
     }
 
+    /// What helps one that could start and waits for nearness: to prefer none, or that its promised nodes are free.
+    pub(super) fn steps_to_start_apart(&mut self, ask: &Ask, level: Level) -> Vec<Next> {
+        let anywhere = ask.with(Shape { prefer: None, ..ask.shape });
+        let started = self.tried(&anywhere, &[], Step::DropPreference { level });
+        let mut steps: Vec<Next> = started.into_iter().chain(self.await_promised(ask)).collect();
+        let now = self.facts.now;
+        steps.sort_by_key(|next| (next.then, cost(&next.step, now)));
+        steps
+    }
+
+    /// That its promised nodes are free.
+    pub(super) fn await_promised(&mut self, ask: &Ask) -> Option<Next> {
+        self.await_ends(&Ask { change: Change::OnlyPromised, ..*ask })
+    }
+
     /// The step with what the questions answer to the changed ask, where it helps.
     fn tried(&mut self, ask: &Ask, obstacles: &[Cause], step: Step) -> Option<Next> {
         let left = self.obstacles(ask);
@@ -418,7 +433,7 @@ fn cost(step: &Step, now: At) -> u8 {
         Step::Wait { on: Awaited::Begin | Awaited::Stop(_), .. } => 0,
         Step::Wait { until, .. } if until.since(now) <= SHORT_WAIT_SECONDS => 0,
         Step::SayRunTime { .. } => 1,
-        Step::Relax { .. } => 2,
+        Step::Relax { .. } | Step::DropPreference { .. } => 2,
         Step::AllowModel { .. } => 3,
         Step::Spread { .. } => 4,
         Step::Less { .. } | Step::LessBoth { .. } => 5,

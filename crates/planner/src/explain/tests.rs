@@ -78,8 +78,7 @@ fn the_parts_of_a_node_count_add_up() {
 #[test]
 fn every_step_helps_whatever_the_fleet() {
     let mut tried = 0;
-    for seed in 0..RANDOM_SITES {
-        let scene = random::scene(seed);
+    for (seed, scene) in sites().enumerate() {
         let (planner, plan) = scene.planned();
         for (id, reason) in random::first_in_line(&plan) {
             let why = &plan.reasons[reason as usize];
@@ -103,14 +102,15 @@ fn every_step_helps_whatever_the_fleet() {
 #[test]
 fn one_request_is_told_what_a_plan_tells() {
     let mut told = 0;
-    for seed in 0..RANDOM_SITES {
-        let (mut planner, plan) = random::scene(seed).planned();
-        let mut stepped = random::scene(seed).told();
+    for (seed, scene) in sites().enumerate() {
+        let (mut planner, plan) = scene.planned();
+        let mut stepped = scene.told();
         stepped.step(NOW);
         for (request, reason) in &plan.waiting {
             let why = Some(&plan.reasons[*reason as usize]);
             assert_eq!(planner.why(*request, NOW).as_ref(), why, "site {seed}, {request:?}, after a plan");
             assert_eq!(stepped.why(*request, NOW).as_ref(), why, "site {seed}, {request:?}, after a step");
+            assert!(why.is_some_and(|why| why.obstacles().next().is_some()), "site {seed}, {request:?}: {why:#?}");
             told += 1;
         }
         for placement in &plan.placements {
@@ -124,8 +124,7 @@ fn one_request_is_told_what_a_plan_tells() {
 #[test]
 fn a_step_tells_the_obstacles_of_a_plan() {
     let mut told = 0;
-    for seed in 0..RANDOM_SITES {
-        let scene = random::scene(seed);
+    for (seed, scene) in sites().enumerate() {
         let plan = scene.planned().1;
         let step = scene.told().tick(NOW);
         assert_eq!(step.waiting.len(), plan.waiting.len(), "site {seed}: all are new");
@@ -174,4 +173,16 @@ fn only_so_many_shapes_are_advised_in_one_plan() {
     }
 }
 
+/// Whoever waits for nearness is told so: in enough of the sites drawn at random for the tests above.
+#[test]
+fn random_gangs_wait_for_nearness() {
+    let waits = |why: &&Why| why.obstacles().any(|part| matches!(part.cause, Cause::ForNearness { .. }));
+    let told: usize = sites().map(|scene| scene.planned().1.reasons.iter().filter(waits).count()).sum();
+    assert!(told > 10, "{told} wait for nearness");
+}
+
 const RANDOM_SITES: u64 = 60;
+
+fn sites() -> impl Iterator<Item = Scene> {
+    (0..RANDOM_SITES).map(random::scene).chain((0..RANDOM_SITES).map(random::near))
+}

@@ -6,8 +6,10 @@
 //! patience for this, unless leases stay longer than they said.
 //! Deliberately absent: gangs of no fixed size, which take what there is, and those that are to be near a lease.
 
+use crate::fleet::Level;
 use crate::request::{Request, Shape};
 use crate::reserve::{self, Near, Promise};
+use crate::state::State;
 use crate::state::topology::{NO_DOMAIN, NodeIx, narrow};
 use crate::units::At;
 
@@ -104,14 +106,19 @@ impl Planner {
         self.spanned(shape, nodes).filter(|spanned| *spanned > fewest)
     }
 
-    /// Domains of the preferred level that nodes span; `None` where some stand in none.
+    /// Domains of the preferred level that nodes span.
     fn spanned(&self, shape: &Shape, nodes: &[NodeIx]) -> Option<u32> {
-        let table = &self.state.topology.tables()[self.state.topology.table_of(shape.prefer?)?];
-        let mut domains: Vec<u32> = nodes.iter().map(|node| table.domain_of[node.at()]).collect();
-        domains.sort_unstable();
-        domains.dedup();
-        (domains.last() != Some(&NO_DOMAIN)).then(|| narrow(domains.len()))
+        spanned(&self.state, shape.prefer?, nodes)
     }
+}
+
+/// Domains of a level that nodes span; `None` where some stand in none.
+pub(crate) fn spanned(state: &State, level: Level, nodes: &[NodeIx]) -> Option<u32> {
+    let table = &state.topology.tables()[state.topology.table_of(level)?];
+    let mut domains: Vec<u32> = nodes.iter().map(|node| table.domain_of[node.at()]).collect();
+    domains.sort_unstable();
+    domains.dedup();
+    (domains.last() != Some(&NO_DOMAIN)).then(|| narrow(domains.len()))
 }
 
 #[cfg(test)]

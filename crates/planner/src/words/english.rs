@@ -48,6 +48,7 @@ pub(super) fn cause(words: &Words<'_>, request: &Request, why: &Why) -> String {
         Cause::Promised { starts_at, nodes: number } => {
             format!("promised: it starts {} at the latest, on {}", words.at(starts_at), nodes(number))
         }
+        Cause::ForNearness { until, level, domains, instead_of } => nearness(words, until, level, domains, instead_of),
         Cause::Preempting { leases, lease } => preempting(leases, &words.lease(lease)),
         Cause::EndsUnknown { leases } => {
             let more = if leases < crate::reason::ENDS_COUNTED { "" } else { " or more" };
@@ -81,6 +82,7 @@ fn advice(words: &Words<'_>, request: &Request, step: &Step) -> String {
             format!("ask for one {} instead of one {}", level_word(to), level_word(from))
         }
         Step::Relax { from, to: None } => format!("do not ask for one {}", level_word(from)),
+        Step::DropPreference { level } => format!("do not prefer one {}", level_word(level)),
         Step::AllowModel { model, free } => {
             format!("allow {} too: {} free", kind(words, model), nodes_are(free))
         }
@@ -226,6 +228,14 @@ fn gap(run_seconds: Option<u32>, seconds: u32) -> String {
         None => format!("its run time was not said: up to {gap} would fit before that"),
         Some(runs) => format!("it runs {}: up to {gap} would fit before that", duration(runs)),
     }
+}
+
+fn nearness(words: &Words<'_>, until: At, level: Level, domains: u32, instead_of: u32) -> String {
+    let end = if level == Level::Leaf { "es" } else { "s" };
+    let now =
+        format!("over {} {}{end} it could start now", figures::count(ENGLISH, instead_of.into()), level_word(level));
+    let fewer = if domains == 1 { "one".to_owned() } else { figures::count(ENGLISH, domains.into()) };
+    format!("nearness: {now}, over {fewer} it starts {}", words.at(until))
 }
 
 fn preempting(leases: u32, lease: &str) -> String {

@@ -48,6 +48,7 @@ pub(super) fn cause(words: &Words<'_>, request: &Request, why: &Why) -> String {
         Cause::Promised { starts_at, nodes: number } => {
             format!("promesse{NBSP}: démarre {} au plus tard, sur {}", words.at(starts_at), nodes(number))
         }
+        Cause::ForNearness { until, level, domains, instead_of } => nearness(words, until, level, domains, instead_of),
         Cause::Preempting { leases, lease } => preempting(leases, &words.lease(lease)),
         Cause::EndsUnknown { leases } => {
             let more = if leases < crate::reason::ENDS_COUNTED { "" } else { " ou plus" };
@@ -79,6 +80,7 @@ fn advice(words: &Words<'_>, request: &Request, step: &Step) -> String {
         }
         Step::Relax { from, to: Some(to) } => format!("se contenter {} au lieu {}", of_one(to), of_one(from)),
         Step::Relax { from, to: None } => format!("ne plus exiger {}", one(from)),
+        Step::DropPreference { level } => format!("ne plus préférer {}", one(level)),
         Step::AllowModel { model, free } => {
             format!("autoriser aussi {}{NBSP}: {}", kind(words, model), agree_nodes(free, "libre", "libres"))
         }
@@ -165,7 +167,7 @@ fn quota(queue: &str, resource: Resource, limit: i64, used: i64, more: i64) -> S
 
 fn topology(words: &Words<'_>, level: Level, best: u32, domain: Option<DomainId>, needed: u32) -> String {
     let named = domain.map_or_else(String::new, |domain| format!(" ({})", words.domain(domain)));
-    let the_best = if matches!(level, Level::Unit | Level::Rack) { "la meilleure" } else { "le meilleur" };
+    let the_best = if is_feminine(level) { "la meilleure" } else { "le meilleur" };
     let free = agree(best, "libre", "libres");
     format!("topologie{NBSP}: il en faut {} dans {}, {free} dans {the_best}{named}", count(needed), one(level))
 }
@@ -242,6 +244,13 @@ fn gap(run_seconds: Option<u32>, seconds: u32) -> String {
     }
 }
 
+fn nearness(words: &Words<'_>, until: At, level: Level, domains: u32, instead_of: u32) -> String {
+    let only = if is_feminine(level) { "une seule" } else { "un seul" };
+    let fewer = if domains == 1 { only.to_owned() } else { count(domains) };
+    let (now, then) = (format!("{}{NBSP}{}", count(instead_of), several(level)), words.at(until));
+    format!("proximité{NBSP}: sur {now} elle pourrait démarrer maintenant, sur {fewer} elle démarre {then}")
+}
+
 fn preempting(leases: u32, lease: &str) -> String {
     match leases {
         0 | 1 => format!("prend la place du bail {lease}, en cours d'arrêt"),
@@ -299,6 +308,23 @@ const fn one(level: Level) -> &'static str {
         Level::Leaf => "un seul commutateur leaf",
         Level::NvLink => "un seul domaine NVLink",
     }
+}
+
+/// Several domains of a level.
+const fn several(level: Level) -> &'static str {
+    match level {
+        Level::Site => "sites",
+        Level::Pod => "îlots",
+        Level::Unit => "unités évolutives",
+        Level::Rack => "baies",
+        Level::Spine => "groupes spine",
+        Level::Leaf => "commutateurs leaf",
+        Level::NvLink => "domaines NVLink",
+    }
+}
+
+const fn is_feminine(level: Level) -> bool {
+    matches!(level, Level::Unit | Level::Rack)
 }
 
 fn of_one(level: Level) -> String {

@@ -88,6 +88,29 @@ pub(super) fn scene(seed: u64) -> Scene {
     scene
 }
 
+/// Racks that end in parts, and gangs that prefer a level and have patience: no quota, no watts.
+pub(super) fn near(seed: u64) -> Scene {
+    let mut draw = Draw(seed);
+    let unit = |rack: usize| u32::try_from(rack / 2).unwrap();
+    let racks: Vec<Rack> = (0..draw.pick(&[3, 4, 6])).map(|rack| Rack { unit: unit(rack), ..BOXES }).collect();
+    let mut scene = Scene::new("drawn", &racks).reservations(draw.pick(&[1, 2, 4]));
+    (scene.spec.policy.nearness_milli, scene.spec.policy.nearness_seconds) = (draw.pick(&[100, 1_000]), 7_200);
+    for first in (1..=racks.len() as u64 * 4).step_by(2) {
+        let on = if draw.one_in(3) { vec![first] } else { vec![first, first + 1] };
+        let ends_in = draw.pick(&[None, Some(300), Some(600), Some(1_800), Some(40_000)]);
+        if !draw.one_in(3) {
+            scene = scene.busy(100 + first, &on, ends_in);
+        }
+    }
+    for id in 1..=2 + draw.below(3) {
+        let shape = Shape { nodes: nodes(draw.pick(&[1, 2, 4, 4, 6, 8])), ..super::scene::WHOLE };
+        let prefer = draw.pick(&[None, Some(Level::Unit), Some(Level::Rack), Some(Level::Rack), Some(Level::NvLink)]);
+        let run_seconds = draw.pick(&[None, Some(600), Some(20_000), Some(20_000)]);
+        scene = with_possible(scene, Request { run_seconds, ..request(id, Shape { prefer, ..shape }) });
+    }
+    scene
+}
+
 /// A request that the fleet could never hold is refused; what waits could run.
 fn with_possible(scene: Scene, request: Request) -> Scene {
     let mut alone = Planner::new(scene.spec.clone()).unwrap();

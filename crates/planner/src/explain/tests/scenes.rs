@@ -1,6 +1,7 @@
 //! The situations, in the order of the transcripts. Only add at the end: their numbers are names.
 
 mod giving;
+mod near;
 mod order;
 mod place;
 mod share;
@@ -13,5 +14,6 @@ pub(super) fn all() -> Vec<(&'static str, Scene)> {
     all.extend(share::scenes());
     all.extend(order::scenes());
     all.extend(giving::scenes());
+    all.extend(near::scenes());
     all
 }

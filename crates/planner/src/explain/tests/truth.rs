@@ -58,6 +58,13 @@ pub(super) fn check_in(
         return Err(OTHERS.to_owned());
     }
     let after = find(&after, id).ok_or("it neither starts nor waits")?;
+    let is_near = |why: &Why| why.obstacles().any(|part| matches!(part.cause, Cause::ForNearness { .. }));
+    // With the obstacles gone it could start, and waits by its own wish: it is told so then. Known to be open: nodes of
+    // a promise and others are not taken together.
+    let waits_for_promise = after.obstacles().any(|part| matches!(part.cause, Cause::Promised { .. }));
+    if next.then == Then::Starts && (is_near(&after) || waits_for_promise) && !is_near(before) {
+        return Ok(());
+    }
     let left = u32::try_from(after.obstacles().count()).unwrap();
     match next.then {
         Then::Starts => Err(format!("it does not start: {after:#?}")),
@@ -102,6 +109,7 @@ fn follow(
         }
         Step::SayRunTime { seconds } => request.run_seconds = Some(seconds),
         Step::Relax { to, .. } => shape.within = to,
+        Step::DropPreference { .. } => shape.prefer = None,
         Step::AllowModel { model, .. } => shape.models |= 1 << model.0,
         Step::AllowResidency { residencies, .. } => shape.residencies |= residencies,
         Step::Less { resource: Resource::Cpu, amount } => shape.cpu_milli = amount,
@@ -188,6 +196,7 @@ fn nodes_of(cause: &Cause) -> u32 {
         | Cause::Power { .. }
         | Cause::Model { .. }
         | Cause::Promised { .. }
+        | Cause::ForNearness { .. }
         | Cause::Preempting { .. }
         | Cause::EndsUnknown { .. } => 0,
     }

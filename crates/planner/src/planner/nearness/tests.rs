@@ -3,6 +3,7 @@ use super::*;
 use crate::event::Event;
 use crate::fleet::{FleetSpec, Level};
 use crate::plan::Plan;
+use crate::reason::{Awaited, Cause, Step, Why};
 use crate::request::{Gpus, Nodes, Stop};
 use crate::units::{LeaseId, NodeId, RequestId};
 
@@ -78,6 +79,43 @@ fn a_gang_waits_a_part_of_its_run_time_for_one_unit() {
     let plan = planner.step(At(800));
     assert_eq!(starts(&plan), [RequestId(1)], "as soon as they have ended");
     assert_eq!(units(&planner, plan.placements[0].grants.iter().map(|grant| grant.node)), 1);
+}
+
+/// It is told that it could start and waits for nearness, by a plan, a step and alone, while it waits for that.
+#[test]
+fn who_waits_for_nearness_is_told_why() {
+    let told = |why: &Why| {
+        let obstacles: Vec<Cause> = why.obstacles().map(|part| part.cause).collect();
+        let steps: Vec<Step> = why.next.iter().map(|next| next.step).collect();
+        (obstacles, steps)
+    };
+    let nearness = Cause::ForNearness { until: At(900), level: Level::Unit, domains: 1, instead_of: 2 };
+    let steps = vec![
+        Step::Wait { until: At(900), on: Awaited::Leases { last: LeaseId(107) } },
+        Step::DropPreference { level: Level::Unit },
+    ];
+    let mut planner = busy([4_000, 900, 3_000, 5_000], (100, 3_600));
+    add(&mut planner, gang(10_000));
+    let mut stepped = planner.clone();
+    let plan = planner.plan(At(0));
+    assert_eq!(told(&plan.reasons[plan.waiting[0].1 as usize]), (vec![nearness], steps.clone()));
+    let step = stepped.step(At(0));
+    assert_eq!(told(&step.reasons[step.waiting[0].1 as usize]), (vec![nearness], Vec::new()), "a step looks for none");
+    for planner in [&mut planner, &mut stepped] {
+        assert_eq!(told(&planner.why(RequestId(1), At(0)).unwrap()), (vec![nearness], steps.clone()));
+    }
+    // Others take all that is open but one node: with the two free ones of its promise it could not start any more.
+    planner.commit(&plan, At(0), |_| LeaseId(1)).unwrap();
+    let open: Vec<NodeId> = [6, 7, 22, 23, 30, 31].map(|place| planner.fleet().nodes[place].id).to_vec();
+    for (number, node) in (200..).zip(&open[..4]) {
+        start(&mut planner, number, *node, 90_000);
+        planner.plan(At(100));
+        assert_eq!(told(&planner.why(RequestId(1), At(100)).unwrap()), (vec![nearness], steps.clone()), "{number}");
+    }
+    start(&mut planner, 204, open[4], 90_000);
+    planner.plan(At(100));
+    let (obstacles, _) = told(&planner.why(RequestId(1), At(100)).unwrap());
+    assert_eq!(obstacles, [Cause::Nodes { needed: 4, free: 3, could: 32 }]);
 }
 
 #[test]
