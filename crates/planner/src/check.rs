@@ -118,6 +118,8 @@ pub enum Violation {
     PromiseOfWrongNodes { request: RequestId },
     #[error("`{promises}` starts are promised, and the policy allows `{most}`")]
     TooManyPromises { promises: usize, most: u16 },
+    #[error("request `{}` could start, and waits for nearness longer than policy allows", .request.0)]
+    WaitsTooLong { request: RequestId, starts_at: At },
     #[error("lease `{}` is moved to or from what it cannot be", .lease.0)]
     WrongMove { lease: LeaseId },
     #[error("`{moves}` moves are proposed, and the policy allows `{most}`")]

@@ -140,7 +140,8 @@ pub struct Amount {
 pub struct Policy {
     /// Seconds of waiting that are worth one step of priority.
     pub ageing_seconds: u32,
-    /// Gangs at the head that are promised a start; those behind may only fill what is left.
+    /// Gangs at the head, for nodes of one class, that are promised a start; those behind may only fill what is left.
+    /// Promises for which leases stop, or which wait for nearness, do not count.
     pub reservations: u16,
     /// Preemption decisions in one pass.
     pub preemptions: u16,
@@ -153,18 +154,21 @@ pub struct Policy {
     pub nearness_milli: u32,
     /// And at most so many seconds; so long where the run time is not said.
     pub nearness_seconds: u32,
+    /// Gangs that wait so at once.
+    pub nearness_reservations: u16,
 }
 
 impl Default for Policy {
     fn default() -> Self {
         Self {
             ageing_seconds: 6 * 3600,
-            reservations: 32,
+            reservations: 1,
             preemptions: 8,
             preemption_loss_milli: 250,
             moves: 0,
             nearness_milli: 100,
             nearness_seconds: 3600,
+            nearness_reservations: 32,
         }
     }
 }

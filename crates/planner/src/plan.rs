@@ -89,6 +89,8 @@ pub struct Reservation {
     pub nodes: Vec<NodeId>,
     /// Leases that stop for it and have not ended yet, by number.
     pub stops: Vec<LeaseId>,
+    /// It could start at once, over more domains of the level that it prefers, and waits for this.
+    pub for_nearness: bool,
 }
 
 /// A wait for a better hour.

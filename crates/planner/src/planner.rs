@@ -198,7 +198,8 @@ impl Planner {
 
     fn reservation(&self, request: RequestId, promise: &Promise) -> Reservation {
         let nodes = promise.nodes.iter().map(|node| self.state.topology.id(*node)).collect();
-        Reservation { request, starts_at: promise.starts_at, nodes, stops: promise.stops.clone() }
+        let Promise { starts_at, for_nearness, .. } = *promise;
+        Reservation { request, starts_at, nodes, stops: promise.stops.clone(), for_nearness }
     }
 
     /// What so many members of a shape are to a queue.

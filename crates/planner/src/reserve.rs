@@ -25,6 +25,8 @@ pub(crate) struct Promise {
     pub(crate) nodes: Vec<NodeIx>,
     /// Leases that stop for it, by number; none where it waits for others to end.
     pub(crate) stops: Vec<LeaseId>,
+    /// It could start, and waits for nearness.
+    pub(crate) for_nearness: bool,
     /// Charged to this queue while it is kept.
     pub(crate) queue: QueueId,
     pub(crate) amount: Amount,

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::fleet::Lease;
 use crate::plan::{GpuGrant, Grant, Plan, Reservation};
 use crate::request::Request;
-use crate::units::{At, LeaseId, NodeId, RequestId};
+use crate::units::{At, LeaseId, ModelId, NodeId, RequestId, ResidencyId};
 
 use super::rooms::Rooms;
 use super::{Facts, Holder, Violation, preemptions};
@@ -27,14 +27,9 @@ pub(super) fn check(facts: &Facts<'_>, plan: &Plan, found: &mut Vec<Violation>) 
             found.push(Violation::AnsweredTwice { request });
         }
         check_promise(facts, plan, promise, asked, found);
+        check_patience(facts, plan, promise, asked, found);
     }
-    let most = facts.before.fleet.policy.reservations;
-    let old = facts.before.reservations.len();
-    // Those that begin at once are made by leases that give way, not by waiting.
-    let later = plan.reservations.iter().filter(|promise| promise.starts_at > plan.at).count();
-    if later > old.max(usize::from(most)) {
-        found.push(Violation::TooManyPromises { promises: later, most });
-    }
+    check_counts(facts, plan, found);
     for old in facts.before.reservations {
         let Some(asked) = facts.requests.get(&old.request).filter(|_| !starting.contains(&old.request)) else {
             continue;
@@ -49,6 +44,48 @@ pub(super) fn check(facts: &Facts<'_>, plan: &Plan, found: &mut Vec<Violation>) 
             Some(new) => found.push(Violation::PromiseSlipped { request, before: starts_at, after: new.starts_at }),
             None => found.push(Violation::PromiseGone { request, starts_at }),
         }
+    }
+}
+
+/// No more promises than policy allows: to those who have no room for each class of nodes, and to those who wait for
+/// nearness.
+fn check_counts(facts: &Facts<'_>, plan: &Plan, found: &mut Vec<Violation>) {
+    let policy = &facts.before.fleet.policy;
+    let mut old: BTreeMap<_, usize> = BTreeMap::new();
+    for promise in facts.before.reservations {
+        kinds(facts, promise).into_iter().for_each(|kind| *old.entry(kind).or_default() += 1);
+    }
+    let mut now: BTreeMap<_, usize> = BTreeMap::new();
+    // Those that begin at once are made by leases that give way, not by waiting.
+    for promise in plan.reservations.iter().filter(|promise| promise.starts_at > plan.at) {
+        kinds(facts, promise).into_iter().for_each(|kind| *now.entry(kind).or_default() += 1);
+    }
+    for (kind, promises) in now {
+        let most = if kind.is_none() { policy.nearness_reservations } else { policy.reservations };
+        if promises > usize::from(most).max(old.get(&kind).copied().unwrap_or(0)) {
+            found.push(Violation::TooManyPromises { promises, most });
+        }
+    }
+}
+
+/// What a promise counts for: each class of its nodes, or, where it waits for nearness, that.
+fn kinds(facts: &Facts<'_>, promise: &Reservation) -> BTreeSet<Option<(ModelId, ResidencyId, u8)>> {
+    if promise.for_nearness {
+        return BTreeSet::from([None]);
+    }
+    let nodes = promise.nodes.iter().filter_map(|node| facts.nodes.get(node));
+    nodes.map(|node| Some((node.model, node.residency, node.gpus))).collect()
+}
+
+/// Whoever could start waits for nearness no longer than policy says.
+fn check_patience(facts: &Facts<'_>, plan: &Plan, promise: &Reservation, asked: &Request, found: &mut Vec<Violation>) {
+    let policy = &facts.before.fleet.policy;
+    let is_new = promise.for_nearness && !facts.before.reservations.contains(promise);
+    let share = asked.run_seconds.map(|run| i64::from(run).saturating_mul(policy.nearness_milli.into()) / 1000);
+    let most = i64::from(policy.nearness_seconds).min(share.unwrap_or(i64::MAX));
+    if is_new && promise.starts_at > plan.at.plus(most) {
+        let (request, starts_at) = (promise.request, promise.starts_at);
+        found.push(Violation::WaitsTooLong { request, starts_at });
     }
 }
 

@@ -48,6 +48,7 @@ impl Writer {
             writer.at(reservation.starts_at);
             writer.list(&reservation.nodes, |writer, node: &NodeId| writer.number(node.0));
             writer.list(&reservation.stops, |writer, lease: &LeaseId| writer.number(lease.0));
+            writer.number(u64::from(reservation.for_nearness));
         });
         self.list(&plan.holds, |writer, hold| {
             writer.number(hold.request.0);

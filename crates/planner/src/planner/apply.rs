@@ -312,6 +312,7 @@ impl Planner {
             && promise.starts_at == reservation.starts_at
             && promise.nodes == nodes
             && promise.stops == stops
+            && promise.for_nearness == reservation.for_nearness
         {
             promise.told = true;
             return Ok(());
@@ -329,9 +330,10 @@ impl Planner {
         }
         self.drop_promise(request);
         let amount = self.amount(&shape, nodes.len());
+        let Reservation { starts_at, for_nearness, .. } = *reservation;
         self.keep_promise(
             request,
-            Promise { starts_at: reservation.starts_at, nodes, stops, queue, amount, told: true, missing: 0 },
+            Promise { starts_at, nodes, stops, for_nearness, queue, amount, told: true, missing: 0 },
         );
         Ok(())
     }

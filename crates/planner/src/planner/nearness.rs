@@ -56,19 +56,22 @@ impl Planner {
             Some(promise) if promise.starts_at <= latest => {
                 return self.spanned(shape, &promise.nodes).is_some_and(|promised| promised < spanned);
             }
-            Some(_) => {}
-            None if self.pass.promises_left == 0 => return false,
-            None => {}
+            Some(_) | None if self.pass.nearness_left == 0 => return false,
+            Some(_) | None => {}
         }
         // What is free now and was not chosen lacks something else.
         let found = self.nearest(slot, latest, spanned).filter(|(starts_at, _)| *starts_at > now);
         let Some((starts_at, nodes)) = found else { return false };
         let before = self.leave_promise(id, &nodes);
-        self.pass.promises_left -= usize::from(before.is_none());
+        self.pass.nearness_left = self.pass.nearness_left.saturating_sub(1);
         self.pass.longest_gap = self.pass.longest_gap.max(seconds(starts_at.since(now)));
         self.note_promised(id, before);
         let amount = self.amount(shape, nodes.len());
-        self.keep_promise(id, Promise { starts_at, nodes, stops: Vec::new(), queue, amount, told: false, missing: 0 });
+        let (stops, for_nearness) = (Vec::new(), true);
+        self.keep_promise(
+            id,
+            Promise { starts_at, nodes, stops, for_nearness, queue, amount, told: false, missing: 0 },
+        );
         true
     }
 

@@ -30,8 +30,10 @@ pub(super) struct Pass {
     taken_at: u64,
     /// Something was taken since it began.
     has_taken: bool,
-    /// Promises that may still be made.
-    pub(super) promises_left: usize,
+    /// Promises to those who have no room: the classes of nodes that each keeps.
+    promised: Vec<u64>,
+    /// Promises that may still be made to those who wait for nearness.
+    pub(super) nearness_left: usize,
     /// The longest time until a promised start, in seconds; zero where nothing is promised.
     pub(super) longest_gap: u32,
     /// Promised nodes that a run may use before their start.
@@ -124,10 +126,35 @@ impl Planner {
         for request in self.overdue_promises(now) {
             self.drop_promise(request);
         }
-        let allowed = usize::from(self.spec.policy.reservations);
-        self.pass.promises_left = allowed.saturating_sub(self.promises.len());
+        self.count_promises();
         let latest = self.promises.iter().map(|(_, promise)| promise.starts_at).max();
         self.pass.longest_gap = latest.map_or(0, |latest| seconds(latest.since(now)));
+    }
+
+    /// Those of leases that stop are short, and made by preemption: they count for nobody.
+    fn count_promises(&mut self) {
+        let mut promised = std::mem::take(&mut self.pass.promised);
+        promised.clear();
+        let mut near = 0;
+        for (_, promise) in self.promises.iter() {
+            if promise.for_nearness {
+                near += 1;
+            } else if promise.stops.is_empty() {
+                promised.push(self.classes_of(&promise.nodes));
+            }
+        }
+        self.pass.promised = promised;
+        self.pass.nearness_left = usize::from(self.spec.policy.nearness_reservations).saturating_sub(near);
+    }
+
+    fn classes_of(&self, nodes: &[NodeIx]) -> u64 {
+        nodes.iter().fold(0, |mask, node| mask | 1 << self.state.nodes.class[node.at()])
+    }
+
+    /// Whether one more may be promised nodes of these classes: promises of other models or places are no rivals.
+    fn may_promise_more(&self, classes: u64) -> bool {
+        let rivals = self.pass.promised.iter().filter(|promised| *promised & classes != 0).count();
+        rivals < usize::from(self.spec.policy.reservations)
     }
 
     /// Once the pass has taken something, what lacked watts before may lack room: it is asked again.
@@ -200,7 +227,7 @@ impl Planner {
         }
     }
 
-    /// No promise is left: whom only that could help goes out.
+    /// No promise is left for some: whom only that could help goes out.
     fn end_promises(&mut self) {
         for shape in self.shapes.all() {
             if self.shapes.get(shape).is_used() {
@@ -232,8 +259,9 @@ impl Planner {
     fn useful_below(&mut self, ix: ShapeIx) -> Option<u32> {
         let entry = self.shapes.get(ix);
         let (verdict, shape) = (*entry.verdict(&self.state, self.stamps.power)?, entry.kind.shape);
+        let classes = entry.classes;
         // What lacks watts now may lack room once something is taken, and be promised some.
-        if self.pass.promises_left > 0 && self.could_promise(&shape, &verdict) {
+        if self.could_promise(&shape, &verdict) && self.may_promise_more(classes) {
             return None;
         }
         if matches!(verdict.blocked, Blocked::Power(_)) && self.lays_anew() {
@@ -394,7 +422,8 @@ impl Planner {
     /// There is no room: a short run may still fit before a promised start, and the first in line get a promise.
     fn consider_blocked(&mut self, ix: ListIx, item: Item, verdict: &Verdict, now: At) {
         let shape_ix = self.requests.list(ix).shape;
-        let shape = self.shapes.get(shape_ix).kind.shape;
+        let entry = self.shapes.get(shape_ix);
+        let (shape, classes) = (entry.kind.shape, entry.classes);
         let mut limit = self.backfill_limit(&shape, verdict);
         if limit > 0 && verdict.backfill_limit == u32::MAX {
             let longest = self.longest_backfill(shape_ix, now);
@@ -402,7 +431,7 @@ impl Planner {
             limit = limit.min(longest);
         }
         let promised = self.promises.get(self.requests.get(item.slot).request.id).is_some();
-        let promisable = self.pass.promises_left > 0 && self.may_promise(&shape, verdict);
+        let promisable = self.may_promise(&shape, verdict) && self.may_promise_more(classes);
         if item.run_seconds >= limit && !promisable {
             self.requests.list_mut(ix).skip_to_run_below(limit);
             return;
@@ -434,7 +463,7 @@ impl Planner {
                 return;
             }
             self.requests.list_mut(ix).cursor += 1;
-            if self.pass.promises_left == 0 {
+            if !self.may_promise_more(classes) {
                 self.end_promises();
             }
         }
@@ -619,11 +648,12 @@ impl Planner {
         let (starts_at, nodes) = self.nearer(slot, starts_at, nodes);
         let amount = self.amount(&shape, nodes.len());
         self.pass.longest_gap = self.pass.longest_gap.max(seconds(starts_at.since(now)));
-        self.pass.promises_left -= 1;
+        self.pass.promised.push(self.classes_of(&nodes));
         self.proposals.promised.push((request, None));
+        let stops = Vec::new();
         self.keep_promise(
             request,
-            Promise { starts_at, nodes, stops: Vec::new(), queue, amount, told: false, missing: 0 },
+            Promise { starts_at, nodes, stops, for_nearness: false, queue, amount, told: false, missing: 0 },
         );
         true
     }

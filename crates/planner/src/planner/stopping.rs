@@ -295,7 +295,11 @@ impl Planner {
         let before = self.drop_promise(id);
         // Where it was promised a later start in this very pass, that stands there already.
         self.note_promised(id, before);
-        self.keep_promise(id, Promise { starts_at: now, nodes, stops, queue, amount, told: false, missing: 0 });
+        let for_nearness = false;
+        self.keep_promise(
+            id,
+            Promise { starts_at: now, nodes, stops, for_nearness, queue, amount, told: false, missing: 0 },
+        );
     }
 }
 

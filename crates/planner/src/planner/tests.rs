@@ -494,3 +494,25 @@ fn assert_same_taken(left: &Planner, right: &Planner) {
         assert_eq!(left.power.committed(PowerId(point)), right.power.committed(PowerId(point)), "point {point}");
     }
 }
+
+#[test]
+fn each_class_of_nodes_has_a_promise_for_its_own_first_in_line() {
+    let mut fleet = site(1_000_000);
+    fleet.policy.reservations = 1;
+    let mut planner = Planner::new(fleet).unwrap();
+    add(&mut planner, Request { queue: QueueId(3), ..request(1, Gpus::Whole(8), 32) });
+    let plan = planner.plan(At(0));
+    planner.commit(&plan, At(0), |_| LeaseId(1)).unwrap();
+    for (id, models) in [(2, 0b01), (3, 0b10), (4, 0b01), (5, 0b10), (6, 0)] {
+        let mut asked = request(id, Gpus::Whole(8), 4);
+        asked.shape.models = models;
+        add(&mut planner, asked);
+    }
+    let promised = |plan: &Plan| plan.reservations.iter().map(|one| one.request.0).collect::<Vec<_>>();
+    let plan = planner.plan(At(0));
+    assert_eq!(promised(&plan), [2, 3], "one for each model; who takes any is behind both");
+    planner.commit(&plan, At(0), |_| LeaseId(0)).unwrap();
+    planner.apply(Event::RequestWithdrawn(RequestId(3))).unwrap();
+    assert_eq!(promised(&planner.clone().step(At(1))), [5], "and the next of that model, not of the other");
+    assert_eq!(promised(&planner.plan(At(1))), [2, 5]);
+}

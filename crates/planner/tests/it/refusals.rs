@@ -173,6 +173,7 @@ fn events() -> Vec<Event> {
             starts_at: At(9_000),
             nodes,
             stops: Vec::new(),
+            for_nearness: false,
         })
     };
     let forecast = |step_seconds, cost: usize, gpu_milli: Vec<i64>, from| {
@@ -225,8 +226,13 @@ fn planner() -> Planner {
     planner.apply(Event::LeaseStarted(fixture::lease(1, 1, 0))).unwrap();
     planner.apply(Event::RequestAdded(fixture::request(1))).unwrap();
     planner.apply(Event::RequestAdded(fixture::request(3))).unwrap();
-    let promise =
-        Reservation { request: RequestId(3), starts_at: At(9_000), nodes: vec![NodeId(12)], stops: Vec::new() };
+    let promise = Reservation {
+        request: RequestId(3),
+        starts_at: At(9_000),
+        nodes: vec![NodeId(12)],
+        stops: Vec::new(),
+        for_nearness: false,
+    };
     planner.apply(Event::ReservationTold(promise)).unwrap();
     planner
 }

@@ -105,11 +105,12 @@ fn promise() -> Reservation {
         starts_at: At(5_000),
         nodes: vec![NodeId(1), NodeId(2), NodeId(3)],
         stops: Vec::new(),
+        for_nearness: false,
     }
 }
 
 fn after_stop() -> Reservation {
-    Reservation { request: RequestId(7), starts_at: NOW, nodes: vec![NodeId(4)], stops: vec![LeaseId(4)] }
+    Reservation { request: RequestId(7), starts_at: NOW, nodes: vec![NodeId(4)], stops: vec![LeaseId(4)], ..promise() }
 }
 
 /// A way to spoil the scene, and the violation it must bring.
@@ -222,6 +223,13 @@ fn givers() -> Vec<Spoil> {
             scene.fleet.policy.reservations = 0;
             scene.reservations.clear();
         }),
+        ("TooManyPromises", |scene| {
+            scene.fleet.policy.nearness_reservations = 0;
+            scene.plan.reservations[0].for_nearness = true;
+            scene.reservations.clear();
+        }),
+        // Of 3,000 seconds it may wait 300.
+        ("WaitsTooLong", |scene| scene.plan.reservations[0].for_nearness = true),
         ("WrongMove", |scene| scene.plan.moves[0].from = whole(1, 2)),
         ("GpuTwice", |scene| scene.plan.moves[0].to = whole(5, 1)),
         ("TooManyMoves", |scene| scene.fleet.policy.moves = 0),

@@ -135,6 +135,24 @@ fn nobody_is_stopped_for_who_waits_for_nearness() {
 }
 
 #[test]
+fn who_waits_for_nearness_takes_no_promise_from_who_has_no_room() {
+    for (near, waits) in [(1, true), (0, false)] {
+        let mut planner = busy([4_000, 900, 3_000, 5_000], (100, 3_600));
+        (planner.spec.policy.reservations, planner.spec.policy.nearness_reservations) = (1, near);
+        add(&mut planner, gang(10_000));
+        // It comes later, and no eight nodes of a unit are free before a day has passed.
+        let mut whole = Request { priority: 0, ..request(2, Gpus::Whole(8), 8) };
+        whole.shape.within = Some(Level::Unit);
+        add(&mut planner, whole);
+        let plan = planner.plan(At(0));
+        let promised: Vec<(u64, bool)> =
+            plan.reservations.iter().map(|one| (one.request.0, one.for_nearness)).collect();
+        assert_eq!(promised, if waits { vec![(1, true), (2, false)] } else { vec![(2, false)] });
+        assert_eq!(starts(&plan).len(), usize::from(!waits));
+    }
+}
+
+#[test]
 fn a_gang_that_would_wait_longer_starts_at_once() {
     for (run_seconds, milli, most) in [(10_000, 89, 3_600), (10_000, 100, 899), (10_000, 0, 3_600)] {
         let mut planner = busy([4_000, 900, 3_000, 5_000], (milli, most));

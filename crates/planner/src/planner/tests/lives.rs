@@ -56,6 +56,7 @@ fn fleet(draw: &mut Draw) -> FleetSpec {
     policy.preemption_loss_milli = draw.pick(&[250, 4_000]);
     policy.nearness_milli = draw.pick(&[0, 100, 500, 2_000]);
     policy.nearness_seconds = draw.pick(&[300, 3_600, 100_000]);
+    policy.nearness_reservations = draw.pick(&[0, 1, 4, 32]);
     policy.moves = draw.pick(&[0, 0, 2]);
     fleet
 }

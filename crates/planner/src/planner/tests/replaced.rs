@@ -93,7 +93,13 @@ fn busy_site(ends: &[(u64, Option<i64>)]) -> Planner {
 
 fn tell(planner: &mut Planner, request: u64, starts_at: i64, nodes: &[u64]) -> Reservation {
     let nodes = nodes.iter().copied().map(NodeId).collect();
-    let told = Reservation { request: RequestId(request), starts_at: At(starts_at), nodes, stops: Vec::new() };
+    let told = Reservation {
+        request: RequestId(request),
+        starts_at: At(starts_at),
+        nodes,
+        stops: Vec::new(),
+        for_nearness: false,
+    };
     planner.apply(Event::ReservationTold(told.clone())).unwrap();
     told
 }
