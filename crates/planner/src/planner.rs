@@ -34,6 +34,7 @@ mod single;
 mod stopping;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 pub(crate) use nearness::spanned;
 use proposals::Proposals;

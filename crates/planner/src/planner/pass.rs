@@ -14,10 +14,11 @@ use crate::reserve::{self, Promise};
 use crate::shapes::{Blocked, ShapeIx, Verdict};
 use crate::state::State;
 use crate::state::topology::{NO_DOMAIN, NodeIx, narrow};
-use crate::units::{At, QueueId, RequestId};
+use crate::units::{At, RequestId};
 
 use super::Planner;
-use super::requests::{Item, Key, ListIx, Slot};
+use super::requests::{Item, ListIx, Slot};
+use super::turns::Turns;
 
 /// A promise is kept so many seconds beyond its start: stopping takes its time, and few leases end to the second.
 const GRACE_SECONDS: i64 = 600;
@@ -27,9 +28,9 @@ const GRACE_SECONDS: i64 = 600;
 pub(super) struct Pass {
     pub(super) now: At,
     /// The count of `State::taken` when the last pass began.
-    taken_at: u64,
+    pub(super) taken_at: u64,
     /// Something was taken since it began.
-    has_taken: bool,
+    pub(super) has_taken: bool,
     /// Promises to those who have no room: the classes of nodes that each keeps.
     promised: Vec<u64>,
     /// Promises that may still be made to those who wait for nearness.
@@ -42,7 +43,7 @@ pub(super) struct Pass {
     gap_ends: Vec<(u32, Reverse<At>)>,
     grants: Vec<(NodeIx, GpuGrant)>,
     /// By queue.
-    turns: Vec<Turns>,
+    pub(super) turns: Vec<Turns>,
     /// Leases that give way.
     pub(super) preemptions: Vec<Preemption>,
     /// Nodes of promises that were made good in this round, kept from others until it ends.
@@ -55,18 +56,6 @@ pub(super) struct Pass {
     pub(super) holds_valid_until: Option<At>,
     /// Members that may still be tried to make room.
     pub(super) tries_left: u32,
-}
-
-/// Whose turn it is in a queue.
-#[derive(Debug, Clone, Default)]
-struct Turns {
-    /// Something might be placed in it: it takes part.
-    wanted: bool,
-    was_wanted: bool,
-    /// The queue's turn has come in this round.
-    begun: bool,
-    /// Lists in which something might be placed, that with the next request of all at the end.
-    heads: Vec<(Key, ListIx)>,
 }
 
 impl Pass {
@@ -152,128 +141,9 @@ impl Planner {
     }
 
     /// Whether one more may be promised nodes of these classes: promises of other models or places are no rivals.
-    fn may_promise_more(&self, classes: u64) -> bool {
+    pub(super) fn may_promise_more(&self, classes: u64) -> bool {
         let rivals = self.pass.promised.iter().filter(|promised| *promised & classes != 0).count();
         rivals < usize::from(self.spec.policy.reservations)
-    }
-
-    /// Once the pass has taken something, what lacked watts before may lack room: it is asked again.
-    fn notice_taken(&mut self) {
-        if !self.pass.has_taken && self.pass.taken_at != self.state.taken() {
-            self.pass.has_taken = true;
-            self.stamps.power += 1;
-        }
-    }
-
-    /// Lets every queue take part in which something might be placed.
-    fn wake_lists(&mut self) {
-        self.notice_taken();
-        self.ask_shapes();
-        self.pass.turns.resize_with(self.requests.queues(), Turns::default);
-        self.pass.turns.iter_mut().for_each(|turns| (turns.begun, turns.wanted) = (false, false));
-        self.ask_queues();
-    }
-
-    /// Finds the queues in which something might be placed, and lets others take part no longer. By shape, for most
-    /// have nothing; what its lists are is looked at when a queue's turn comes.
-    fn ask_queues(&mut self) {
-        self.pass.turns.iter_mut().for_each(|turns| turns.was_wanted = std::mem::take(&mut turns.wanted));
-        for shape in self.shapes.all() {
-            let entry = self.shapes.get(shape);
-            if !entry.is_useless(0) {
-                for (_, queue) in &entry.lists {
-                    self.pass.turns[queue.0 as usize].wanted = true;
-                }
-            }
-        }
-        for (queue, turns) in (0..).map(QueueId).zip(&self.pass.turns) {
-            if turns.wanted && !turns.was_wanted {
-                self.shares.wake(queue);
-            } else if turns.was_wanted && !turns.wanted {
-                self.shares.park(queue);
-            }
-        }
-    }
-
-    /// The lists of a queue in which something might be placed, each from its start.
-    fn begin_turns(&mut self, queue: QueueId) {
-        let turns = &mut self.pass.turns[queue.0 as usize];
-        turns.begun = true;
-        turns.heads.clear();
-        for place in 0..self.requests.lists_of(queue).len() {
-            let ix = self.requests.lists_of(queue)[place];
-            let list = self.requests.list(ix);
-            if !self.shapes.get(list.shape).is_useless(list.shortest_run) {
-                turns.heads.extend(list.items.front().map(|item| (item.key, ix)));
-                self.requests.list_mut(ix).cursor = 0;
-            }
-        }
-        turns.heads.sort_unstable_by(|left, right| right.cmp(left));
-    }
-
-    /// Finds for every shape whether it may be placed at all: room and watts only shrink in a round, so that what has
-    /// none when it begins has none when its turn comes.
-    fn ask_shapes(&mut self) {
-        for shape in self.shapes.all() {
-            if !self.shapes.get(shape).is_used() {
-                continue;
-            }
-            if self.shapes.get(shape).verdict(&self.state, self.stamps.power).is_none()
-                && let Err(missing) = self.could_start(shape)
-            {
-                self.shapes.set_verdict(shape, &self.state, self.stamps.power, Blocked::from(missing));
-            }
-            self.mend_useful_below(shape);
-        }
-    }
-
-    /// No promise is left for some: whom only that could help goes out.
-    fn end_promises(&mut self) {
-        for shape in self.shapes.all() {
-            if self.shapes.get(shape).is_used() {
-                self.mend_useful_below(shape);
-            }
-        }
-        self.ask_queues();
-    }
-
-    fn mend_useful_below(&mut self, shape: ShapeIx) {
-        let below = self.useful_below(shape);
-        self.shapes.set_useful_below(shape, below);
-    }
-
-    /// Whether one request of a shape may have a place: exact for one node, for gangs as far as counts say.
-    fn could_start(&mut self, shape: ShapeIx) -> Result<(), NoPlace> {
-        let entry = self.shapes.get(shape);
-        let (shape, class, ask) = (entry.kind.shape, entry.kind.class, entry.ask);
-        if !entry.is_gang() {
-            return self.find_single(&ask, &shape, class, None).map(|_| ());
-        }
-        let Some(view) = entry.view else { return Ok(()) };
-        let mut tables = self.state.topology.order(shape.within, shape.prefer).tables.iter().copied();
-        let most = |table: u8| self.state.views.largest(view, usize::from(table)).map_or(0, |(_, count)| count);
-        if tables.any(|table| most(table) >= u32::from(shape.nodes.min)) { Ok(()) } else { Err(NoPlace::Room) }
-    }
-
-    /// Runs of at least so many seconds find no place now; `None`: any may.
-    fn useful_below(&mut self, ix: ShapeIx) -> Option<u32> {
-        let entry = self.shapes.get(ix);
-        let (verdict, shape) = (*entry.verdict(&self.state, self.stamps.power)?, entry.kind.shape);
-        let classes = entry.classes;
-        // What lacks watts now may lack room once something is taken, and be promised some.
-        if self.could_promise(&shape, &verdict) && self.may_promise_more(classes) {
-            return None;
-        }
-        if matches!(verdict.blocked, Blocked::Power(_)) && self.lays_anew() {
-            return None;
-        }
-        let limit = self.backfill_limit(&shape, &verdict);
-        if limit == 0 || verdict.backfill_limit != u32::MAX {
-            return Some(limit);
-        }
-        let longest = self.longest_backfill(ix, self.pass.now);
-        self.shapes.limit_backfill(ix, longest, NoPlace::Room);
-        Some(limit.min(longest))
     }
 
     /// Promises whose start has passed for too long, whatever is in the way: a lease that stays, a quota, a cap.
@@ -283,7 +153,7 @@ impl Planner {
     }
 
     /// Runs of fewer seconds may fit before promised starts.
-    fn backfill_limit(&self, shape: &Shape, verdict: &Verdict) -> u32 {
+    pub(super) fn backfill_limit(&self, shape: &Shape, verdict: &Verdict) -> u32 {
         let has_gaps = self.state.has_gaps() || shape.gpus == Gpus::Whole(0);
         if has_gaps && self.pass.longest_gap > 0 { verdict.backfill_limit.min(self.pass.longest_gap + 1) } else { 0 }
     }
@@ -293,7 +163,7 @@ impl Planner {
     }
 
     /// The same were there no room, whatever was missing.
-    fn could_promise(&self, shape: &Shape, verdict: &Verdict) -> bool {
+    pub(super) fn could_promise(&self, shape: &Shape, verdict: &Verdict) -> bool {
         let whole_nodes = shape.nodes.max > 1 || self.state.takes_whole_node(shape);
         whole_nodes && verdict.unpromised_at != Some(self.stamps.promises)
     }
@@ -346,38 +216,6 @@ impl Planner {
         let nodes = promise.nodes.clone();
         let grants: Vec<_> = nodes.iter().filter_map(|node| Some((*node, self.state.grant(*node, &shape)?))).collect();
         self.propose(slot, grants.into_iter());
-    }
-
-    /// The list whose next request comes first in its queue. Lists of shapes for which nothing is left go out.
-    fn head(&mut self, queue: QueueId) -> Option<ListIx> {
-        if !self.pass.turns[queue.0 as usize].begun {
-            self.begin_turns(queue);
-        }
-        let heads = &mut self.pass.turns[queue.0 as usize].heads;
-        while let Some((_, ix)) = heads.last() {
-            let list = self.requests.list(*ix);
-            if !self.shapes.get(list.shape).is_useless(list.shortest_run) {
-                return Some(*ix);
-            }
-            heads.pop();
-        }
-        None
-    }
-
-    /// The first list of a queue has moved on, or was not changed.
-    fn mend_head(&mut self, queue: QueueId) {
-        let heads = &mut self.pass.turns[queue.0 as usize].heads;
-        let Some((key, ix)) = heads.last().copied() else { return };
-        let list = self.requests.list(ix);
-        let next = list.items.get(list.cursor).map(|item| item.key);
-        if next == Some(key) {
-            return;
-        }
-        heads.pop();
-        if let Some(next) = next {
-            let place = heads.partition_point(|other| *other > (next, ix));
-            heads.insert(place, (next, ix));
-        }
     }
 
     /// Whether a request may not begin yet, or waits for a better hour.
@@ -569,7 +407,7 @@ impl Planner {
     }
 
     /// Runs of fewer seconds than this have room before promised starts; others have none.
-    fn longest_backfill(&mut self, shape: ShapeIx, now: At) -> u32 {
+    pub(super) fn longest_backfill(&mut self, shape: ShapeIx, now: At) -> u32 {
         let entry = self.shapes.get(shape);
         let (shape, view) = (entry.kind.shape, entry.view);
         let table =
