@@ -18,7 +18,7 @@ use crate::units::{At, RequestId};
 
 use super::Planner;
 use super::requests::{Item, ListIx, Slot};
-use super::turns::Turns;
+use super::turns::{Joinable, Turns};
 
 /// A promise is kept so many seconds beyond its start: stopping takes its time, and few leases end to the second.
 const GRACE_SECONDS: i64 = 600;
@@ -33,6 +33,8 @@ pub(super) struct Pass {
     pub(super) has_taken: bool,
     /// Promises to those who have no room: the classes of nodes that each keeps.
     promised: Vec<u64>,
+    /// Promised gangs that are still to be tried on their own nodes and others together in this round.
+    pub(super) joinable: Vec<Joinable>,
     /// Promises that may still be made to those who wait for nearness.
     pub(super) nearness_left: usize,
     /// The longest time until a promised start, in seconds; zero where nothing is promised.
@@ -269,9 +271,15 @@ impl Planner {
             limit = limit.min(longest);
         }
         let promised = self.promises.get(self.requests.get(item.slot).request.id).is_some();
+        if self.take_joinable(ix, item.key) {
+            self.start_together(item.slot, classes);
+            self.mend_useful_below(shape_ix);
+            self.requests.list_mut(ix).cursor += 1;
+            return;
+        }
         let promisable = self.may_promise(&shape, verdict) && self.may_promise_more(classes);
         if item.run_seconds >= limit && !promisable {
-            self.requests.list_mut(ix).skip_to_run_below(limit);
+            self.skip_to_run_below(ix, limit);
             return;
         }
         if promised {
@@ -451,6 +459,28 @@ impl Planner {
         }
         self.gang_scratch = scratch;
         found
+    }
+
+    /// Starts a promised gang on nodes of which some are kept for it and others open to all, if there are enough.
+    fn start_together(&mut self, slot: Slot, classes: u64) {
+        if self.within_quota(slot).is_err() {
+            return;
+        }
+        let max = self.most_nodes(slot);
+        let request = &self.requests.get(slot).request;
+        let (shape, class, id) = (request.shape, request.class, request.id);
+        let ask = gang::Ask { shape: &shape, class, view: None, min: u32::from(shape.nodes.min), max, near: None };
+        let mut scratch = std::mem::take(&mut self.gang_scratch);
+        let state = &self.state;
+        let serves = |node: NodeIx| {
+            classes >> state.nodes.class[node.at()] & 1 == 1
+                && state.nodes.reserved[node.at()].is_none_or(|owner| owner == id)
+                && state.could_place(node, &shape)
+        };
+        if gang::choose_among(state, &mut self.power, &ask, &mut scratch, serves).is_ok() {
+            self.propose_near(slot, &shape, &scratch.chosen);
+        }
+        self.gang_scratch = scratch;
     }
 
     fn backfill_single(&mut self, slot: Slot, gaps: &[NodeIx]) -> Result<(), NoPlace> {

@@ -23,14 +23,49 @@ pub(super) struct Turns {
     heads: Vec<(Key, ListIx)>,
 }
 
+/// A promised gang that may start on some of its nodes together with others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Joinable {
+    list: ListIx,
+    key: Key,
+}
+
 impl Planner {
     /// Lets every queue take part in which something might be placed.
     pub(super) fn wake_lists(&mut self) {
         self.notice_taken();
+        self.find_joinable();
         self.ask_shapes();
         self.pass.turns.resize_with(self.requests.queues(), Turns::default);
         self.pass.turns.iter_mut().for_each(|turns| (turns.begun, turns.wanted) = (false, false));
         self.ask_queues();
+    }
+
+    /// Finds promised gangs that may start on some of their nodes together with open ones, as far as counts say.
+    fn find_joinable(&mut self) {
+        let mut joinable = std::mem::take(&mut self.pass.joinable);
+        joinable.clear();
+        for (request, promise) in self.promises.iter() {
+            // Who waits for nearness could start, and does not.
+            let waits = promise.for_nearness && promise.starts_at > self.pass.now;
+            let Some(slot) = self.requests.find(request).filter(|_| !waits) else { continue };
+            let waiting = self.requests.get(slot);
+            let entry = self.shapes.get(self.requests.list(waiting.list).shape);
+            let Some(view) = entry.view.filter(|_| entry.is_gang() && waiting.proposal.is_none()) else { continue };
+            let shape = &waiting.request.shape;
+            let table = shape
+                .within
+                .map_or_else(|| Some(self.state.topology.whole()), |level| self.state.topology.table_of(level));
+            let open = table.and_then(|table| self.state.views.largest(view, table)).map_or(0, |(_, count)| count);
+            let needed = u32::from(shape.nodes.min);
+            let own = promise.nodes.iter().filter(|node| self.state.could_place(**node, shape));
+            let missing = needed.saturating_sub(open);
+            // Where open nodes are enough it is placed like any other.
+            if open > 0 && missing > 0 && own.take(missing as usize).count() == missing as usize {
+                joinable.push(Joinable { list: waiting.list, key: waiting.key });
+            }
+        }
+        self.pass.joinable = joinable;
     }
 
     /// Once the pass has taken something, what lacked watts before may lack room: it is asked again.
@@ -136,6 +171,26 @@ impl Planner {
         }
     }
 
+    /// Whether it is this one's turn to be tried on its own nodes and others together; it is tried once in a round.
+    pub(super) fn take_joinable(&mut self, list: ListIx, key: Key) -> bool {
+        let place = self.pass.joinable.iter().position(|one| *one == Joinable { list, key });
+        place.map(|place| self.pass.joinable.swap_remove(place)).is_some()
+    }
+
+    /// Moves on in a list to the next run shorter than that, or to the next that is tried so.
+    pub(super) fn skip_to_run_below(&mut self, list: ListIx, limit: u32) {
+        let from = self.requests.list(list).cursor;
+        self.requests.list_mut(list).skip_to_run_below(limit);
+        let items = &self.requests.list(list).items;
+        let to = self.requests.list(list).cursor;
+        let keys = self.pass.joinable.iter().filter(|one| one.list == list).map(|one| one.key);
+        let places = keys.filter_map(|key| items.binary_search_by_key(&key, |item| item.key).ok());
+        let next = places.filter(|place| (from..to).contains(place)).min();
+        if let Some(next) = next {
+            self.requests.list_mut(list).cursor = next;
+        }
+    }
+
     /// Whether one request of a shape may have a place: exact for one node, for gangs as far as counts say.
     fn could_start(&mut self, shape: ShapeIx) -> Result<(), NoPlace> {
         let entry = self.shapes.get(shape);
@@ -159,6 +214,9 @@ impl Planner {
         let entry = self.shapes.get(ix);
         let (verdict, shape) = (*entry.verdict(&self.state, self.stamps.power)?, entry.kind.shape);
         let classes = entry.classes;
+        if self.pass.joinable.iter().any(|one| self.requests.list(one.list).shape == ix) {
+            return None;
+        }
         // What lacks watts now may lack room once something is taken, and be promised some.
         if self.could_promise(&shape, &verdict) && self.may_promise_more(classes) {
             return None;

@@ -59,8 +59,8 @@ pub(super) fn check_in(
     }
     let after = find(&after, id).ok_or("it neither starts nor waits")?;
     let is_near = |why: &Why| why.obstacles().any(|part| matches!(part.cause, Cause::ForNearness { .. }));
-    // With the obstacles gone it could start, and waits by its own wish: it is told so then. Known to be open: nodes of
-    // a promise and others are not taken together.
+    // With the obstacles gone it could start, and waits by its own wish: it is told so then. Known to be open: who waits
+    // for nearness is told no more than its promise where what it could have now spans as few domains.
     let waits_for_promise = after.obstacles().any(|part| matches!(part.cause, Cause::Promised { .. }));
     if next.then == Then::Starts && (is_near(&after) || waits_for_promise) && !is_near(before) {
         return Ok(());

@@ -124,6 +124,35 @@ fn ends(free: &[u64], soon: &[u64], late: &[u64]) -> Vec<(u64, Option<i64>)> {
 }
 
 #[test]
+fn a_promised_gang_starts_on_some_of_its_nodes_together_with_others() {
+    let all: Vec<u64> = (0..32).collect();
+    let mut planner = busy_site(&ends(&[], &all, &[]));
+    planner.apply(Event::RequestAdded(gang_for(1, 4, None))).unwrap();
+    let plan = planner.plan(At(0));
+    let own = plan.reservations[0].nodes.clone();
+    planner.commit(&plan, At(0), |_| LeaseId(0)).unwrap();
+    let others = [NodeId(6), NodeId(13), NodeId(20)];
+    assert!(own.iter().all(|node| !others.contains(node)));
+    for (number, node) in [own[0]].into_iter().chain(others).enumerate() {
+        assert_eq!(planner.step(At(10)).placements, [], "{number} of four are free");
+        planner.apply(Event::LeaseEnded(LeaseId(100 + node.0))).unwrap();
+    }
+    // It comes later, and would have one of those that are open to all.
+    planner.apply(Event::RequestAdded(gang_for(2, 1, None))).unwrap();
+    let plan = planner.clone().plan(At(10));
+    let on = |plan: &Plan| {
+        let grants = plan.placements.iter().flat_map(|start| &start.grants);
+        grants.map(|grant| grant.node).collect::<Vec<_>>()
+    };
+    assert_eq!(plan.placements.iter().map(|start| start.request.0).collect::<Vec<_>>(), [1]);
+    let mut wanted = [own[0], others[0], others[1], others[2]];
+    wanted.sort_unstable();
+    assert_eq!(on(&plan), wanted);
+    assert_eq!(planner.clone().tick(At(10)).placements, plan.placements);
+    assert_eq!(planner.step(At(10)).placements, plan.placements);
+}
+
+#[test]
 fn a_tick_tells_a_promise_once() {
     // Request 1 starts on 8..12 and leaves 0 and 1, so that 2, promised 100,000 before that, can have unit 0 at 500.
     let mut planner = busy_site(&ends(&[0, 1, 8, 9, 10, 11, 16, 17, 24], &[2, 3], &[6, 7, 25, 26, 27]));
