@@ -239,7 +239,7 @@ impl<'a> Explainer<'a> {
         Some(why)
     }
 
-    /// Nothing is in the way but its promise: nodes of that and nodes open to all would do only together.
+    /// Nothing is in the way but its promise: it waits for that, over no more domains than it could have now.
     fn only_promised(&mut self, ask: &Ask, mut why: Why) -> Why {
         let Some(part) = why.because.iter_mut().find(|part| matches!(part.cause, Cause::Promised { .. })) else {
             return why;

@@ -77,6 +77,18 @@ pub(crate) fn choose_among(
     Search { state, power, ask, scratch, serves }.by_walk()
 }
 
+/// Parts that so many nodes need of those that have so many each, the fullest first; `None` where all are not enough.
+pub(crate) fn parts_needed(fullest_first: impl Iterator<Item = u32>, needed: u32) -> Option<u32> {
+    let mut left = needed;
+    let used = fullest_first.take_while(|count| {
+        let is_needed = left > 0;
+        left = left.saturating_sub(*count);
+        is_needed
+    });
+    let used = narrow(used.count());
+    (left == 0).then_some(used)
+}
+
 struct Search<'a, F> {
     state: &'a State,
     power: &'a mut PowerTree,
@@ -186,13 +198,9 @@ impl<F: Fn(NodeIx) -> bool> Search<'_, F> {
         self.scratch.parts.clear();
         self.scratch.parts.extend(parts.map(|part| count(preferred, part)));
         self.scratch.parts.sort_unstable_by(|left, right| right.cmp(left));
-        let mut left = needed;
-        let touched = self.scratch.parts.iter().take_while(|has| {
-            let is_needed = left > 0;
-            left = left.saturating_sub(**has);
-            is_needed
-        });
-        narrow(touched.count())
+        let parts = &self.scratch.parts;
+        // Where they are not enough, the rest stands in none of them.
+        parts_needed(parts.iter().copied(), needed).unwrap_or_else(|| narrow(parts.len()))
     }
 
     /// Every domain that has enough nodes, best first, until one has the watts too; then with the least nodes asked.

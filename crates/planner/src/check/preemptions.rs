@@ -6,20 +6,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::fleet::{Amount, Lease};
-use crate::plan::{Plan, Preemption, PreemptionCause, Reservation};
+use crate::plan::{Plan, Preemption, PreemptionCause};
 use crate::request::{Request, Stop};
-use crate::units::{At, LeaseId, QueueId, RequestId};
+use crate::units::{LeaseId, QueueId, RequestId};
 
+use super::promises::is_standing;
 use super::{Facts, Violation, queues};
 
 /// What is gained beyond a day is not counted.
 const MOST_GAINED_SECONDS: i64 = 24 * 3600;
-/// So long after its start a promise that stood counts no more.
-const MOST_OVERDUE_SECONDS: i64 = 600;
 
 pub(super) fn check(facts: &Facts<'_>, plan: &Plan, found: &mut Vec<Violation>) {
-    check_names(facts, plan, found);
     let decisions = decisions(plan);
+    check_names(facts, plan, &decisions, found);
     let most = facts.before.fleet.policy.preemptions;
     if decisions.len() > usize::from(most) {
         found.push(Violation::TooManyPreemptions { requests: decisions.len(), most });
@@ -50,14 +49,12 @@ fn stopping<'a>(facts: &'a Facts<'_>, plan: &'a Plan) -> impl Iterator<Item = Le
     standing.flat_map(|promise| promise.stops.iter().copied())
 }
 
-/// Whether a promise that stood counts still.
-fn is_standing(promise: &Reservation, now: At) -> bool {
-    promise.starts_at.plus(MOST_OVERDUE_SECONDS) >= now
-}
+/// A request, and those that stop for it.
+type Decision<'a> = (RequestId, Vec<&'a Preemption>);
 
 /// Who stops for whom, in the order of the plan.
-fn decisions(plan: &Plan) -> Vec<(RequestId, Vec<&Preemption>)> {
-    let mut decisions: Vec<(RequestId, Vec<&Preemption>)> = Vec::new();
+fn decisions(plan: &Plan) -> Vec<Decision<'_>> {
+    let mut decisions: Vec<Decision<'_>> = Vec::new();
     for preemption in &plan.preemptions {
         match decisions.iter_mut().find(|(request, _)| *request == preemption.for_request) {
             Some((_, victims)) => victims.push(preemption),
@@ -68,9 +65,8 @@ fn decisions(plan: &Plan) -> Vec<(RequestId, Vec<&Preemption>)> {
 }
 
 /// What a plan promises names just those that stop for it; whoever others stop for is promised a start.
-fn check_names(facts: &Facts<'_>, plan: &Plan, found: &mut Vec<Violation>) {
-    let decisions = decisions(plan);
-    for (request, victims) in &decisions {
+fn check_names(facts: &Facts<'_>, plan: &Plan, decisions: &[Decision<'_>], found: &mut Vec<Violation>) {
+    for (request, victims) in decisions {
         let promise = plan.reservations.iter().find(|promise| promise.request == *request);
         let named: Option<BTreeSet<LeaseId>> = promise.map(|promise| promise.stops.iter().copied().collect());
         if named != Some(victims.iter().map(|victim| victim.lease).collect()) {
@@ -99,7 +95,7 @@ struct Replay<'a, 'p> {
 
 impl<'a, 'p> Replay<'a, 'p> {
     /// As it was before anybody was stopped.
-    fn new(facts: &'a Facts<'a>, plan: &'p Plan, decisions: &[(RequestId, Vec<&Preemption>)]) -> Self {
+    fn new(facts: &'a Facts<'a>, plan: &'p Plan, decisions: &[Decision<'_>]) -> Self {
         let mut charged = queues::used_by_leases(facts);
         let mut stays = charged.clone();
         let leaving: BTreeSet<LeaseId> = stopping(facts, plan).collect();

@@ -38,13 +38,18 @@ pub(super) fn check(facts: &Facts<'_>, plan: &Plan, found: &mut Vec<Violation>) 
         match promised.get(&request) {
             Some(new) if new.starts_at <= starts_at => {}
             // Nodes are kept for nobody longer than that, whatever keeps it from starting.
-            Some(_) | None if starts_at.plus(MOST_OVERDUE_SECONDS) < plan.at => {}
+            Some(_) | None if !is_standing(old, plan.at) => {}
             // It may go or slip only where the fleet, not this plan, made it impossible.
             Some(_) | None if !stands(facts, plan, old, asked) => {}
             Some(new) => found.push(Violation::PromiseSlipped { request, before: starts_at, after: new.starts_at }),
             None => found.push(Violation::PromiseGone { request, starts_at }),
         }
     }
+}
+
+/// Whether a promise that stood still counts.
+pub(super) fn is_standing(promise: &Reservation, now: At) -> bool {
+    promise.starts_at.plus(MOST_OVERDUE_SECONDS) >= now
 }
 
 /// No more promises than policy allows: to those who have no room for each class of nodes, and to those who wait for

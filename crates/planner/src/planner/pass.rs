@@ -48,7 +48,7 @@ pub(super) struct Pass {
     pub(super) turns: Vec<Turns>,
     /// Leases that give way.
     pub(super) preemptions: Vec<Preemption>,
-    /// Nodes of promises that were made good in this round, kept from others until it ends.
+    /// Nodes of promises that were made good or replaced in this round, kept from others until it ends.
     pub(super) kept: Vec<NodeIx>,
     /// Requests that could start and wait for nearness: nobody is stopped for them.
     pub(super) choosy: Vec<RequestId>,
@@ -418,8 +418,7 @@ impl Planner {
     pub(super) fn longest_backfill(&mut self, shape: ShapeIx, now: At) -> u32 {
         let entry = self.shapes.get(shape);
         let (shape, view) = (entry.kind.shape, entry.view);
-        let table =
-            shape.within.map_or_else(|| Some(self.state.topology.whole()), |level| self.state.topology.table_of(level));
+        let table = self.state.topology.table_within(shape.within);
         let is_counted = !entry.is_gang() || view.is_some();
         let Some(table) = table.filter(|_| is_counted) else { return u32::MAX };
         let mut ends = std::mem::take(&mut self.pass.gap_ends);

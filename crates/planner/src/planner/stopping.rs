@@ -293,7 +293,6 @@ impl Planner {
         }));
         let stops = decision.victims.iter().map(|victim| victim.lease).collect();
         let before = self.drop_promise(id);
-        // Where it was promised a later start in this very pass, that stands there already.
         self.note_promised(id, before);
         let for_nearness = false;
         self.keep_promise(

@@ -53,9 +53,7 @@ impl Planner {
             let entry = self.shapes.get(self.requests.list(waiting.list).shape);
             let Some(view) = entry.view.filter(|_| entry.is_gang() && waiting.proposal.is_none()) else { continue };
             let shape = &waiting.request.shape;
-            let table = shape
-                .within
-                .map_or_else(|| Some(self.state.topology.whole()), |level| self.state.topology.table_of(level));
+            let table = self.state.topology.table_within(shape.within);
             let open = table.and_then(|table| self.state.views.largest(view, table)).map_or(0, |(_, count)| count);
             let needed = u32::from(shape.nodes.min);
             let own = promise.nodes.iter().filter(|node| self.state.could_place(**node, shape));

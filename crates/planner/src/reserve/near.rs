@@ -4,6 +4,7 @@
 
 use std::cmp::Reverse;
 
+use crate::gang::parts_needed;
 use crate::request::Shape;
 use crate::state::State;
 use crate::state::topology::{LevelTable, NodeIx, narrow};
@@ -46,7 +47,7 @@ pub(crate) fn nearest(
 ) -> Option<(At, Vec<NodeIx>)> {
     let needed = u32::from(shape.nodes.min);
     let preferred = state.topology.table_of(shape.prefer?)?;
-    let outer = shape.within.map_or_else(|| Some(state.topology.whole()), |level| state.topology.table_of(level))?;
+    let outer = state.topology.table_within(shape.within)?;
     let kind = scratch.kind(state, shape, classes, now);
     let after_overrun = now.plus(OVERRUN_SECONDS);
     let own_time = |node: NodeIx| seen(kept_free_at(state, shape, classes, node, now), after_overrun);
@@ -156,14 +157,7 @@ impl Times<'_> {
 fn spanned(counts: impl Iterator<Item = u32>, needed: u32) -> Option<u32> {
     let mut counts: Vec<u32> = counts.collect();
     counts.sort_unstable_by_key(|count| Reverse(*count));
-    let mut left = needed;
-    let used = counts.iter().take_while(|count| {
-        let is_needed = left > 0;
-        left = left.saturating_sub(**count);
-        is_needed
-    });
-    let used = narrow(used.count());
-    (left == 0).then_some(used)
+    parts_needed(counts.into_iter(), needed)
 }
 
 /// The fullest parts, and for the rest the one it fits best; of each the nodes that are free first.

@@ -164,6 +164,12 @@ impl Topology {
         self.tables.len() - 1
     }
 
+    /// The table of which one domain must hold a gang: of the level that it insists on, else of the whole fleet; `None`
+    /// where the fleet has no such level.
+    pub(crate) fn table_within(&self, within: Option<Level>) -> Option<usize> {
+        within.map_or_else(|| Some(self.whole()), |level| self.table_of(level))
+    }
+
     /// Tables to search for one domain, best first.
     pub(crate) fn order(&self, within: Option<Level>, prefer: Option<Level>) -> &SearchOrder {
         let place = |level: Option<Level>| level.map_or(0, |level| level as usize + 1);
@@ -238,7 +244,7 @@ impl Topology {
             .collect();
         let mut orders = Vec::with_capacity(64);
         for within in levels() {
-            let outer = within.map_or_else(|| Some(self.whole()), |level| self.table_of(level));
+            let outer = self.table_within(within);
             for prefer in levels() {
                 let inner = prefer.and_then(|level| self.table_of(level));
                 let allowed = |table: &usize| outer.is_some_and(|outer| nested[*table][outer]);

@@ -3,6 +3,7 @@
 //! Only nodes with a lease that may be stopped or is stopping are looked at, and those on which a member has room now.
 
 use crate::fleet::Amount;
+use crate::gang::parts_needed;
 use crate::pack::NodeFree;
 use crate::plan::GpuGrant;
 use crate::preempt::{Ground, NO_DOMAIN, OUTSIDE, Role, Site};
@@ -247,15 +248,9 @@ impl Planner {
         counts.sort_unstable_by(|left, right| right.cmp(left));
         let mut group_of = vec![NO_DOMAIN; table.len()];
         let (mut rest, mut fewest, mut groups) = (&counts[..], usize::MAX, 0);
-        loop {
-            let mut left = u32::from(nodes.min);
-            let taken = rest.iter().take_while(|(count, _)| {
-                let is_needed = left > 0;
-                left = left.saturating_sub(*count);
-                is_needed
-            });
-            let taken = taken.count();
-            if left > 0 || taken > fewest {
+        while let Some(taken) = parts_needed(rest.iter().map(|(count, _)| *count), u32::from(nodes.min)) {
+            let taken = taken as usize;
+            if taken > fewest {
                 break;
             }
             let (group, others) = rest.split_at(taken);
