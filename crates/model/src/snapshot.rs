@@ -1,11 +1,13 @@
 //! What the gateway knows: everything it needs to authenticate, admit, route and price without asking anybody.
 //!
-//! The control plane publishes a new value on each change; the gateway swaps it whole.
+//! The control plane publishes a new value on each change; the gateway swaps it whole. To gateways in processes of their own
+//! it goes as [`Changes`] from the value before.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::identity::{KeyScope, RateLimits};
 use crate::ids::{BudgetId, EndpointId, KeyId, PriceBookId, PrincipalId, ProjectId, ReplicaId, TenantId};
@@ -14,8 +16,12 @@ use crate::ledger::EnergyMethod;
 use crate::money::{BudgetSubject, TokenPrice};
 use crate::units::{Micros, Milliwatts};
 
+mod changes;
+
+pub use changes::{Changes, EntryChanges};
+
 /// Routes, keys, prices and limits at one moment.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Snapshot {
     /// Keys by the hex HMAC of the secret.
     pub keys: HashMap<String, Arc<KeyEntry>>,
@@ -45,7 +51,7 @@ impl Snapshot {
 }
 
 /// A key that may be used until it expires.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyEntry {
     /// The key.
     pub id: KeyId,
@@ -66,7 +72,7 @@ pub struct KeyEntry {
 }
 
 /// An endpoint and the replicas behind it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointEntry {
     /// The endpoint.
     pub id: EndpointId,
@@ -105,7 +111,7 @@ pub struct EndpointEntry {
 }
 
 /// A replica that takes requests.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplicaEntry {
     /// The replica.
     pub id: ReplicaId,
@@ -116,7 +122,8 @@ pub struct ReplicaEntry {
 }
 
 /// How the energy of a request on a replica is computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ReplicaEnergy {
     /// The worker reports CPU time; multiply by the node's rate.
     CpuTime,
@@ -127,7 +134,7 @@ pub enum ReplicaEnergy {
 }
 
 /// Energy and carbon of CPU time on a node.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnergyRate {
     /// Power of one busy CPU above idle.
     pub active: Milliwatts,
@@ -138,7 +145,7 @@ pub struct EnergyRate {
 }
 
 /// A budget's limit.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BudgetEntry {
     /// The budget.
     pub id: BudgetId,
