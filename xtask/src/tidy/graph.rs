@@ -21,6 +21,7 @@ const BORDERS: &[(&str, &[&str])] = &[
     // The words as well: it hands what the agent reads to the server.
     ("bin", &["model", "api", "server", "agent", "cli"]),
     ("planner-bench", &["planner"]),
+    ("gateway-bench", &["model", "store", "gateway"]),
     ("xtask", &[]),
 ];
 
