@@ -3,6 +3,7 @@
 //! Deliberately absent: logic. Commands that talk to a server are in `galerne_cli`; what starts a server or works on its
 //! files is wired here, because only here may server and agent meet.
 
+mod gateway;
 mod up;
 
 mod host;
@@ -28,8 +29,11 @@ fn main() -> ExitCode {
 
 fn run(command: Command, global: &Global, mut output: Output) -> u8 {
     // Only a server has work for several threads; a command starts faster without them.
-    let builder =
-        if matches!(command, Command::Up(_)) { Builder::new_multi_thread } else { Builder::new_current_thread };
+    let builder = if matches!(command, Command::Up(_) | Command::Gateway(_)) {
+        Builder::new_multi_thread
+    } else {
+        Builder::new_current_thread
+    };
     let runtime = match builder().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -46,6 +50,7 @@ fn run(command: Command, global: &Global, mut output: Output) -> u8 {
 fn dispatch(runtime: &Runtime, command: Command, global: &Global, mut output: Output) -> u8 {
     let ended = match &command {
         Command::Up(arguments) => runtime.block_on(up::run(arguments)),
+        Command::Gateway(arguments) => runtime.block_on(gateway::run(arguments, global.ca_file.as_deref())),
         Command::Restore(arguments) => runtime.block_on(offline::restore(arguments, &mut output)),
         Command::Migrate(arguments) => runtime.block_on(offline::migrate(arguments, &mut output)),
         Command::Config(command) => offline::config(command, &mut output),

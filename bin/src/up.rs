@@ -137,13 +137,13 @@ async fn drain(running: Running, phases: &Phases, stop: &mut Stop) {
 }
 
 /// Ctrl-C and SIGTERM.
-struct Stop {
+pub(crate) struct Stop {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl Stop {
-    fn new() -> Result<Self, Failure> {
+    pub(crate) fn new() -> Result<Self, Failure> {
         let signal = |kind| {
             signal(kind).map_err(|error| Failure::new(Code::Internal, "signals cannot be received").because_of(&error))
         };
@@ -151,7 +151,7 @@ impl Stop {
     }
 
     /// Waits until somebody asks to stop.
-    async fn asked(&mut self) {
+    pub(crate) async fn asked(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}

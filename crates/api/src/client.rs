@@ -16,9 +16,11 @@ use crate::v1::{Create, Kind, Page, Update};
 
 mod chat;
 mod failure;
+mod gateways;
 
 pub use chat::ChatEvents;
 pub use failure::Failure;
+pub use gateways::{Lines, Link};
 
 /// Attempts of one call in all, the first included.
 const ATTEMPTS: u32 = 4;
@@ -99,6 +101,11 @@ impl Client {
     /// The server's address.
     pub fn base(&self) -> &Url {
         &self.base
+    }
+
+    /// Whether nobody on the way can read what is said: over TLS, or inside this machine.
+    pub fn is_protected(&self) -> bool {
+        self.base.scheme() == "https" || is_this_machine(&self.base)
     }
 
     /// One page of a kind.
@@ -206,7 +213,12 @@ impl Client {
     }
 
     async fn once(&self, call: &Call) -> Result<Answer, Failure> {
-        let request = self.request(call)?.timeout(Duration::from_millis(ANSWER_TIMEOUT_MS));
+        self.within(call, Duration::from_millis(ANSWER_TIMEOUT_MS)).await
+    }
+
+    /// One attempt, which is given up after `patience`.
+    async fn within(&self, call: &Call, patience: Duration) -> Result<Answer, Failure> {
+        let request = self.request(call)?.timeout(patience);
         let failed = |source| Failure::Http { url: self.base.to_string(), source };
         let mut response = request.send().await.map_err(failed)?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());

@@ -61,6 +61,8 @@ pub struct Global {
 pub enum Command {
     /// Start Galerne on this machine, in the foreground
     Up(Box<up::UpArguments>),
+    /// Start a gateway of a running Galerne: /v1 alone, in a process of its own
+    Gateway(Box<GatewayArguments>),
     /// Talk to an endpoint
     Chat(chat::ChatArguments),
     /// Check a server and a key, and use them from now on: --url, and --key or a key on stdin
@@ -143,6 +145,55 @@ pub enum Command {
     },
     /// Print the version of this program, and of the server if one answers
     Version,
+}
+
+/// Options of `galerne gateway`.
+#[derive(Debug, Clone, Args)]
+pub struct GatewayArguments {
+    /// Where `galerne up` answers: https, or http on this machine
+    #[arg(long, value_name = "URL")]
+    pub control: String,
+    /// File with an API key of scope `gateway`: galerne key create NAME --scope gateway
+    #[arg(long, value_name = "FILE")]
+    pub key_file: PathBuf,
+    /// What it is called at the control plane [default: this host and its directory]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Directory for usage on its way and logs, one for each gateway [default: gateway/ below the one of `galerne up`]
+    #[arg(long, value_name = "FOLDER")]
+    pub data: Option<String>,
+    /// Address and port to listen on; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: String,
+    /// Certificate chain, PEM; needed for an address that other machines can reach
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert: Option<String>,
+    /// Key of the certificate, PEM
+    #[arg(long, value_name = "FILE")]
+    pub tls_key: Option<String>,
+    /// How log lines are written to stderr: text, json, or auto (text at a terminal)
+    #[arg(long, alias = "log-format", value_name = "FORMAT")]
+    pub log: Option<String>,
+    /// Write {"url"} here once requests are answered, for scripts
+    #[arg(long, value_name = "FILE")]
+    pub ready_file: Option<PathBuf>,
+}
+
+impl GatewayArguments {
+    /// The options that a gateway shares with a server, by their names in the configuration. `data` is where its
+    /// directory is when none was given.
+    pub fn flags(&self, data: String) -> Vec<(&'static str, String)> {
+        [
+            ("data", Some(self.data.clone().unwrap_or(data))),
+            ("listen", Some(self.listen.clone())),
+            ("tls_cert", self.tls_cert.clone()),
+            ("tls_key", self.tls_key.clone()),
+            ("log", self.log.clone()),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect()
+    }
 }
 
 /// Options of `galerne restore`.

@@ -24,7 +24,7 @@ mod failure;
 mod output;
 mod table;
 
-pub use arguments::{Arguments, Command, ConfigCommand, Global, RestoreArguments, ServerArguments};
+pub use arguments::{Arguments, Command, ConfigCommand, GatewayArguments, Global, RestoreArguments, ServerArguments};
 pub use commands::node::hardware_line;
 pub use failure::Failure;
 pub use output::{Format, Output};
@@ -69,7 +69,7 @@ pub fn write_options(output: &mut Output, options: &[OptionShown]) -> Result<(),
 
 /// Runs a command that talks to a server, or to nobody.
 ///
-/// `up`, `restore`, `migrate` and `config` work on a server's own files: the binary runs them.
+/// `up`, `gateway`, `restore`, `migrate` and `config` work on a server's own files: the binary runs them.
 pub async fn run(command: Command, global: &Global, output: Output, config: &Path) -> u8 {
     let profile = match Profile::load(config) {
         Ok(profile) => profile.overridden(global.url.as_deref(), global.key.as_deref(), global.ca_file.as_deref()),
@@ -87,7 +87,7 @@ pub async fn run(command: Command, global: &Global, output: Output, config: &Pat
 
 async fn dispatch(command: Command, session: &mut Session, config: &Path) -> Result<(), Failure> {
     match command {
-        Command::Up(_) | Command::Restore(_) | Command::Migrate(_) | Command::Config(_) => {
+        Command::Up(_) | Command::Gateway(_) | Command::Restore(_) | Command::Migrate(_) | Command::Config(_) => {
             unreachable!("the binary runs what works on a server's files")
         }
         Command::Chat(arguments) => arguments.run(session).await,

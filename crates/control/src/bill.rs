@@ -88,7 +88,11 @@ impl Bill {
     }
 
     pub(crate) async fn accept(&self, records: &[UsageRecord]) -> Result<i64, StoreError> {
-        let settled = self.store.settle_batch(self.source, records).await?;
+        self.accept_from(self.source, records).await
+    }
+
+    pub(crate) async fn accept_from(&self, source: i64, records: &[UsageRecord]) -> Result<i64, StoreError> {
+        let settled = self.store.settle_batch(source, records).await?;
         if settled.overruns > 0 {
             tracing::warn!(count = settled.overruns, "charges exceeded their holds, the provider bears the rest");
         }

@@ -48,9 +48,15 @@ impl Handle {
         *lock(&self.demand.feed) = Some(feed);
     }
 
-    /// Settles usage records in the ledger, each exactly once; returns the last sequence that is durable.
+    /// Settles usage records of this process's gateway in the ledger, each exactly once; returns the last sequence that
+    /// is durable.
     pub async fn accept(&self, records: Vec<UsageRecord>) -> Result<i64, StoreError> {
         self.bill.accept(&records).await
+    }
+
+    /// The same for a gateway in a process of its own, whose spool has the number `source`.
+    pub async fn accept_from(&self, source: i64, records: &[UsageRecord]) -> Result<i64, StoreError> {
+        self.bill.accept_from(source, records).await
     }
 
     /// Books what the node's meters said over an interval. The id is the sample's own: the same again is booked once.

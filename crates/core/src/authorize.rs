@@ -48,6 +48,8 @@ pub enum Noun {
     Backup,
     /// Answers of models on `/v1`.
     Inference,
+    /// A gateway in a process of its own: to be one.
+    Gateway,
 }
 
 /// What is done to it.
@@ -61,7 +63,7 @@ pub enum Verb {
     Update,
     /// Remove it.
     Delete,
-    /// Call it (inference).
+    /// Call it (inference), or be it (a gateway).
     Use,
 }
 
@@ -124,6 +126,8 @@ enum Class {
     OperateSite,
     /// Inference.
     UseInference,
+    /// The secrets and usage of the whole site, as a gateway needs them.
+    BeGateway,
 }
 
 /// Every role, most powerful first.
@@ -233,8 +237,8 @@ pub fn covers(outer: Scope, inner: Scope) -> bool {
 /// What kind of action this is; nothing when the verb does not exist for the noun.
 fn class_of(action: Action) -> Option<Class> {
     use Noun::{
-        ApiKey, Backup, Budget, Endpoint, Event, Inference, Ledger, Model, Node, PriceBook, Principal, Project, Pull,
-        Replica, RoleBinding, Tenant, Usage,
+        ApiKey, Backup, Budget, Endpoint, Event, Gateway, Inference, Ledger, Model, Node, PriceBook, Principal,
+        Project, Pull, Replica, RoleBinding, Tenant, Usage,
     };
     use Verb::{Create, Delete, Read, Update, Use};
     Some(match (action.noun, action.verb) {
@@ -251,9 +255,10 @@ fn class_of(action: Action) -> Option<Class> {
         (Budget, Create | Update | Delete) => Class::ManageMoney,
         (Tenant | PriceBook | Node | Backup, Create | Update | Delete) => Class::OperateSite,
         (Inference, Use) => Class::UseInference,
+        (Gateway, Use) => Class::BeGateway,
         // Loops and the ledger write these; nobody does by hand.
         (Replica | Usage | Event | Ledger, Create | Update | Delete) => return None,
-        (Inference, Read | Create | Update | Delete) => return None,
+        (Inference | Gateway, Read | Create | Update | Delete) => return None,
         (
             Tenant | Project | Principal | RoleBinding | ApiKey | Budget | PriceBook | Node | Model | Pull | Endpoint
             | Replica | Usage | Ledger | Event | Backup,
@@ -267,7 +272,7 @@ fn class_of(action: Action) -> Option<Class> {
 /// The table of rights: what a role grants at its scope and below.
 fn grants(role: Role, class: Class) -> bool {
     use Class::{
-        ChangeResources, ManageIdentities, ManageKeys, ManageMoney, OperateSite, ReadEvents, ReadIdentities,
+        BeGateway, ChangeResources, ManageIdentities, ManageKeys, ManageMoney, OperateSite, ReadEvents, ReadIdentities,
         ReadLedger, ReadPrices, ReadResources, ReadSite, ReadUsage, UseInference,
     };
     match (role, class) {
@@ -277,30 +282,32 @@ fn grants(role: Role, class: Class) -> bool {
         ) => true,
         (
             Role::Operator,
-            ChangeResources | ManageIdentities | ManageKeys | ManageMoney | OperateSite | UseInference,
+            ChangeResources | ManageIdentities | ManageKeys | ManageMoney | OperateSite | UseInference | BeGateway,
         ) => true,
 
         (Role::Owner, ReadResources | ReadPrices | ReadIdentities | ReadUsage | ReadEvents | ReadLedger) => true,
         (Role::Owner, ChangeResources | ManageIdentities | ManageKeys | ManageMoney | UseInference) => true,
-        (Role::Owner, ReadSite | OperateSite) => false,
+        (Role::Owner, ReadSite | OperateSite | BeGateway) => false,
 
         (Role::Member, ReadResources | ReadPrices | ReadUsage | ChangeResources | UseInference) => true,
         (Role::Member, ReadIdentities | ReadEvents | ReadLedger | ReadSite) => false,
-        (Role::Member, ManageIdentities | ManageKeys | ManageMoney | OperateSite) => false,
+        (Role::Member, ManageIdentities | ManageKeys | ManageMoney | OperateSite | BeGateway) => false,
 
         (Role::Viewer, ReadResources | ReadPrices | ReadUsage) => true,
         (Role::Viewer, ReadIdentities | ReadEvents | ReadLedger | ReadSite) => false,
-        (Role::Viewer, ChangeResources | ManageIdentities | ManageKeys | ManageMoney | OperateSite | UseInference) => {
-            false
-        }
+        (
+            Role::Viewer,
+            ChangeResources | ManageIdentities | ManageKeys | ManageMoney | OperateSite | UseInference | BeGateway,
+        ) => false,
 
         (
             Role::Auditor,
             ReadResources | ReadPrices | ReadIdentities | ReadUsage | ReadEvents | ReadLedger | ReadSite,
         ) => true,
-        (Role::Auditor, ChangeResources | ManageIdentities | ManageKeys | ManageMoney | OperateSite | UseInference) => {
-            false
-        }
+        (
+            Role::Auditor,
+            ChangeResources | ManageIdentities | ManageKeys | ManageMoney | OperateSite | UseInference | BeGateway,
+        ) => false,
     }
 }
 
@@ -312,6 +319,7 @@ fn scope_needed(class: Class) -> KeyScope {
         Class::ChangeResources => KeyScope::Write,
         Class::ManageIdentities | Class::ManageKeys | Class::ManageMoney | Class::OperateSite => KeyScope::Admin,
         Class::UseInference => KeyScope::Inference,
+        Class::BeGateway => KeyScope::Gateway,
     }
 }
 
@@ -329,7 +337,7 @@ fn offered_downwards(class: Class, holder: Scope, target: Scope) -> bool {
         Class::ReadResources | Class::ReadPrices => true,
         Class::ReadIdentities | Class::ReadUsage | Class::ReadEvents | Class::ReadLedger | Class::ReadSite => false,
         Class::ChangeResources | Class::ManageIdentities | Class::ManageKeys | Class::ManageMoney => false,
-        Class::OperateSite | Class::UseInference => false,
+        Class::OperateSite | Class::UseInference | Class::BeGateway => false,
     };
     offered && covers(target, holder)
 }
@@ -366,6 +374,7 @@ fn scope_word(scope: KeyScope) -> &'static str {
         KeyScope::Read => "read",
         KeyScope::Write => "write",
         KeyScope::Admin => "admin",
+        KeyScope::Gateway => "gateway",
     }
 }
 
@@ -402,6 +411,7 @@ impl std::fmt::Display for Noun {
             Self::Event => "events",
             Self::Backup => "backups",
             Self::Inference => "models through `/v1`",
+            Self::Gateway => "gateways",
         })
     }
 }

@@ -15,7 +15,8 @@ use galerne_model::ledger::Operation;
 use galerne_model::snapshot::{BudgetEntry, EndpointEntry, KeyEntry, Snapshot};
 use galerne_model::units::{Micros, Tokens};
 
-use crate::config::{Place, Shared};
+use crate::config::{Closed, Place, Shared};
+use crate::link::ALONE_MAX;
 use crate::models;
 use crate::refusal::{Headers, Refusal};
 use crate::request::Asked;
@@ -76,10 +77,7 @@ pub(crate) fn admit(
     request_id: RequestId,
     place: Place,
 ) -> Result<(Ticket, Headers), Refusal> {
-    if !shared.may_admit() {
-        let text = "this server does not hold the lease of its database now, so nothing is admitted";
-        return Err(Refusal::new(Code::LeaseLost, text).retry_after(RECORDING_WAIT));
-    }
+    shared.may_admit().map_err(closed)?;
     let now = shared.now();
     let subjects = subjects(snapshot, key, endpoint);
     let payer = Payer { tenant_id: key.tenant_id, project_id: key.project_id, line_id: snapshot.line_of(key.id) };
@@ -117,6 +115,23 @@ pub(crate) fn admit(
     }
     let reserved = Reserved { hold: entry, money: hold, permit, place };
     Ok((Ticket::new(shared, reserved, endpoint, snapshot.energy), rate_headers))
+}
+
+fn closed(why: Closed) -> Refusal {
+    let refusal = match why {
+        Closed::LeaseLost => {
+            let text = "this server does not hold the lease of its database now, so nothing is admitted";
+            Refusal::new(Code::LeaseLost, text)
+        }
+        Closed::ControlPlaneAway => {
+            let minutes = ALONE_MAX.as_secs() / 60;
+            let text = format!(
+                "this gateway has not heard its control plane for {minutes} minutes or is let in no more, so nothing is admitted; hint: its log says why"
+            );
+            Refusal::new(Code::ControlPlaneAway, text)
+        }
+    };
+    refusal.retry_after(RECORDING_WAIT)
 }
 
 fn give_back(shared: &Shared, permit: Permit, hold: budget::Hold) {

@@ -32,8 +32,17 @@ use crate::upstream::Upstream;
 /// Wall-clock time; the server passes the process's one clock.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
-/// Whether this process may spend from budgets at this moment.
-pub type MayAdmit = Arc<dyn Fn() -> bool + Send + Sync>;
+/// Whether this process may admit requests at this moment.
+pub type MayAdmit = Arc<dyn Fn() -> Result<(), Closed> + Send + Sync>;
+
+/// Why nothing is admitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closed {
+    /// Another server may hold the lease of the database.
+    LeaseLost,
+    /// The control plane was not heard for too long, or lets this gateway in no more.
+    ControlPlaneAway,
+}
 
 /// How often idle limiters, gone replicas and gone endpoints are forgotten.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(30);
@@ -266,9 +275,9 @@ impl Shared {
         (self.clock)()
     }
 
-    /// Whether this process may spend from budgets at this moment.
-    pub(crate) fn may_admit(&self) -> bool {
-        self.may_admit.get().is_none_or(|may_admit| may_admit())
+    /// Whether this process may admit requests at this moment.
+    pub(crate) fn may_admit(&self) -> Result<(), Closed> {
+        self.may_admit.get().map_or(Ok(()), |may_admit| may_admit())
     }
 
     /// Ends once the shutdown has cut requests and a client has had its time for the last words.

@@ -33,13 +33,16 @@ mod stream;
 
 mod spool;
 
+mod link;
+
 mod denial;
 mod metrics;
 mod models;
 mod refusal;
 
 pub use activity::EndpointActivity;
-pub use config::{Bounds, Clock, Gateway, GatewayConfig, GatewayError, MayAdmit, Wake};
+pub use config::{Bounds, Clock, Closed, Gateway, GatewayConfig, GatewayError, MayAdmit, Wake};
 pub use denial::COUNTED_BY;
 pub use digest::digest;
+pub use link::{ALONE_MAX, ControlLink, LinkConfig, LinkEnds, LinkError, LinkSeen};
 pub use spool::{Hold, Recovered, Spool, SpoolError, SpoolFull, SpoolLimits, UsageBatch};

@@ -151,6 +151,8 @@ pub enum KeyScope {
     Write,
     /// Change identities, keys, budgets, prices.
     Admin,
+    /// Be a gateway in a process of its own.
+    Gateway,
 }
 
 /// What a key is asked to be.

@@ -4,16 +4,20 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use galerne_gateway::Gateway;
+use galerne_model::snapshot::Snapshot;
 use galerne_store::Store;
 use jiff::Timestamp;
 use prometheus_client::registry::Registry;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 mod directory;
+mod fleet;
 mod secrets;
 
 pub(crate) use directory::Directory;
+pub(crate) use fleet::{Fleet, NotIn, session_of};
 pub(crate) use secrets::{PEPPER_BYTES, Pepper};
 
 use crate::start::metrics::{self, ApiMetrics};
@@ -31,6 +35,10 @@ pub(crate) struct Parts {
     pub(crate) control: galerne_control::Handle,
     /// What running requests hold is known to the gateway only.
     pub(crate) gateway: Gateway,
+    /// Gateways in processes of their own.
+    pub(crate) fleet: Arc<Fleet>,
+    /// What every gateway knows.
+    pub(crate) snapshot: watch::Receiver<Arc<Snapshot>>,
     pub(crate) metrics: ApiMetrics,
     pub(crate) registry: Mutex<Registry>,
     /// Requests of the API, and work of theirs that outlives an answer's head; joined at shutdown.
@@ -66,6 +74,20 @@ impl App {
 
     pub(crate) fn gateway(&self) -> &Gateway {
         &self.0.gateway
+    }
+
+    pub(crate) fn fleet(&self) -> &Fleet {
+        &self.0.fleet
+    }
+
+    /// What every gateway knows, now and when it changes.
+    pub(crate) fn snapshot(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.0.snapshot.clone()
+    }
+
+    /// Cancelled when the server takes nothing new.
+    pub(crate) fn draining(&self) -> &CancellationToken {
+        &self.0.draining
     }
 
     pub(crate) fn metrics(&self) -> &ApiMetrics {

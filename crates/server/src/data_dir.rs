@@ -61,11 +61,20 @@ pub enum DataDirError {
 impl DataDir {
     /// Makes the directory when it is absent and takes it for this process.
     pub(crate) fn take(path: &Path) -> Result<Self, DataDirError> {
+        Self::take_with(path, &FOLDERS)
+    }
+
+    /// The same for a gateway in a process of its own, which keeps a spool and logs only.
+    pub(crate) fn take_for_gateway(path: &Path) -> Result<Self, DataDirError> {
+        Self::take_with(path, &["spool", "logs"])
+    }
+
+    fn take_with(path: &Path, folders: &[&str]) -> Result<Self, DataDirError> {
         let unusable = |path: &Path, source| DataDirError::Unusable { path: path.to_owned(), source };
         make(path).map_err(|source| unusable(path, source))?;
         let path = path.canonicalize().map_err(|source| unusable(path, source))?;
         let lock = lock(&path)?;
-        for folder in FOLDERS {
+        for folder in folders {
             let folder = path.join(folder);
             make(&folder).map_err(|source| unusable(&folder, source))?;
         }

@@ -9,12 +9,15 @@ pub mod config;
 pub(crate) mod data_dir;
 pub(crate) mod start;
 
+pub mod gateway_process;
+
 pub(crate) mod app;
 pub(crate) mod http;
 pub(crate) mod routes;
 
 pub use data_dir::DataDirError;
 pub use galerne_control::{Counted, EnergySample};
+pub use galerne_gateway::LinkError;
 pub use galerne_store::{BackupManifest, Migrated, StoreError, StoreUrl, restore};
 pub use routes::document;
 

@@ -20,6 +20,7 @@ mod kinds;
 
 mod backups;
 mod events;
+mod gateways;
 mod keys;
 mod ledger;
 mod pages;
@@ -75,6 +76,7 @@ pub(crate) fn router(app: App) -> Router {
     let (router, _) = described();
     router
         .merge(pages::open())
+        .merge(gateways::routes())
         .fallback(frame::no_route)
         .method_not_allowed_fallback(frame::no_method)
         .layer(axum::middleware::from_fn_with_state(app.clone(), frame::around))

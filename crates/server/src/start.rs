@@ -15,7 +15,7 @@ use galerne_control::{Activity, EnergySample, Inputs};
 use galerne_drivers::fetch::FetchSettings;
 use galerne_drivers::grid::Grid;
 use galerne_drivers::webhook::Webhook;
-use galerne_gateway::{Gateway, GatewayConfig, Spool, SpoolLimits, UsageBatch, Wake};
+use galerne_gateway::{Closed, Gateway, GatewayConfig, Spool, SpoolLimits, UsageBatch, Wake};
 use galerne_model::ids::NodeId;
 use galerne_model::ledger::EnergyMethod;
 use galerne_model::limits::{DRAIN_DEADLINE_MS, REPLICA_STOP_GRACE_MS};
@@ -30,14 +30,15 @@ use tokio_util::task::TaskTracker;
 
 mod bootstrap;
 mod error;
-mod listen;
+pub(crate) mod listen;
 mod loops;
 pub(crate) mod metrics;
 mod unread;
 
 pub use error::StartError;
+pub(crate) use loops::write_events;
 
-use crate::app::{App, Directory, Parts, Pepper};
+use crate::app::{App, Directory, Fleet, Parts, Pepper};
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::http::refusal::chain;
@@ -152,21 +153,20 @@ pub async fn start(
         FetchSettings { reach: config.reach, ..FetchSettings::from_environment(|name| environment.get(name).cloned()) };
     let ground =
         Ground { config, data: &data, store: &store, pepper: &pepper, clock: &clock, node_id, source, grid, fetch };
-    let Planes { control, gateway, woken, used } = start_planes(ground, &loops, &stop_loops).await?;
+    let fleet = Arc::new(Fleet::default());
+    let Planes { control, gateway, snapshot, woken, used } = start_planes(ground, &fleet, &loops, &stop_loops).await?;
     control.set_energy_rate(host.meter.active, host.meter.method);
     if let Some(gate) = gate {
-        gateway.admit_while(Arc::new(move || gate.is_open()));
+        gateway.admit_while(Arc::new(move || if gate.is_open() { Ok(()) } else { Err(Closed::LeaseLost) }));
     }
     let tenure = Tenure::begin(lease);
 
     let mut registry = Registry::default();
     let api_metrics = metrics::ApiMetrics::register(&mut registry);
     let loop_metrics = loops::LoopMetrics::register(&mut registry);
-    gateway.register_metrics(&mut registry);
-    if let Some(receiver) = &config.events {
-        let webhook = Webhook::new(receiver.clone()).map_err(|error| StartError::Webhook(error.into()))?;
-        let (store, clock) = (store.clone(), clock.clone());
-        let seen = forward::start(store, clock, webhook, holder, &loops, stop_loops.clone());
+    metrics::register_gateways(&mut registry, &gateway, &fleet);
+    if let Some(webhook) = webhook(config)? {
+        let seen = forward::start(store.clone(), clock.clone(), webhook, holder, &loops, stop_loops.clone());
         metrics::register_forwarding(&mut registry, seen);
     }
     let directory = Directory::load(&store).await?;
@@ -178,6 +178,8 @@ pub async fn start(
         data: data.path().to_owned(),
         control: control.clone(),
         gateway: gateway.clone(),
+        fleet,
+        snapshot,
         metrics: api_metrics,
         registry: Mutex::new(registry),
         tasks: TaskTracker::new(),
@@ -199,6 +201,12 @@ pub async fn start(
     progress(Progress::Done(Phase::StartLoops, url.clone()));
     tracing::info!(%address, "serving");
     Ok(Running { url, address, node_id, first_key, app, gateway, listener, loops, stop_loops, draining, tenure, data })
+}
+
+/// Where events are sent, if anywhere.
+fn webhook(config: &Config) -> Result<Option<Webhook>, StartError> {
+    let made = config.events.clone().map(Webhook::new).transpose();
+    made.map_err(|error| StartError::Webhook(error.into()))
 }
 
 /// The state, open and ours.
@@ -296,11 +304,17 @@ struct Ground<'a> {
 struct Planes {
     control: galerne_control::Handle,
     gateway: Gateway,
+    snapshot: watch::Receiver<Arc<Snapshot>>,
     woken: mpsc::Receiver<Wake>,
     used: mpsc::Receiver<UsageBatch>,
 }
 
-async fn start_planes(ground: Ground<'_>, loops: &TaskTracker, stop: &CancellationToken) -> Result<Planes, StartError> {
+async fn start_planes(
+    ground: Ground<'_>,
+    fleet: &Arc<Fleet>,
+    loops: &TaskTracker,
+    stop: &CancellationToken,
+) -> Result<Planes, StartError> {
     let Ground { config, data, store, pepper, clock, node_id, source, grid, fetch } = ground;
     let (snapshot, snapshot_seen) = watch::channel(Arc::new(Snapshot::default()));
     let (spending, spending_seen) = watch::channel(Arc::new(Spending::default()));
@@ -327,14 +341,14 @@ async fn start_planes(ground: Ground<'_>, loops: &TaskTracker, stop: &Cancellati
         spool_limits: SpoolLimits::default(),
         pepper: pepper.bytes(),
         clock: Arc::new(move || told.now()),
-        snapshot: snapshot_seen,
+        snapshot: snapshot_seen.clone(),
         spending: spending_seen,
         wake,
         usage,
     })
     .map_err(StartError::Gateway)?;
-    control.set_activity(activity_of(gateway.clone()));
-    Ok(Planes { control, gateway, woken, used })
+    control.set_activity(activity_of(gateway.clone(), Arc::clone(fleet)));
+    Ok(Planes { control, gateway, snapshot: snapshot_seen, woken, used })
 }
 
 impl Running {
@@ -420,14 +434,20 @@ pub fn worker_program(config: &Config) -> std::path::PathBuf {
     candidates.into_iter().find(|path| path.is_file()).unwrap_or_else(|| NAME.into())
 }
 
-fn activity_of(gateway: Gateway) -> galerne_control::ActivityFeed {
+/// What all gateways are doing, this process's own and those in processes of their own.
+fn activity_of(gateway: Gateway, fleet: Arc<Fleet>) -> galerne_control::ActivityFeed {
     Arc::new(move || {
-        let all = gateway.activity();
-        let told = |activity: galerne_gateway::EndpointActivity| Activity {
+        let own = gateway.activity().into_iter().map(|activity| Activity {
             endpoint_id: activity.endpoint_id,
             in_flight: u32::try_from(activity.in_flight).unwrap_or(u32::MAX),
             last_request_at: activity.last_request_at,
-        };
-        all.into_iter().map(told).collect()
+        });
+        let mut all = std::collections::BTreeMap::new();
+        for activity in own.chain(fleet.activity(App::now())) {
+            let sum = all.entry(activity.endpoint_id).or_insert(Activity { in_flight: 0, ..activity });
+            sum.in_flight = sum.in_flight.saturating_add(activity.in_flight);
+            sum.last_request_at = sum.last_request_at.max(activity.last_request_at);
+        }
+        all.into_values().collect()
     })
 }

@@ -34,6 +34,7 @@ const PYTHON_SETUP: &str = "python";
 const EXAMPLES: &str = "examples in documentation";
 const CLIENTS: &str = "clients";
 const CAMPAIGN: &str = "exactly-once campaign";
+const FLEET: &str = "fleet campaign";
 const DENY: &str = "cargo-deny";
 
 /// The packages with examples in their documentation: rustdoc takes seconds for each crate, also where there is none.
@@ -58,7 +59,7 @@ const WITH_ENGINE: [&str; 6] = ["--release", "--locked", "--package", "galerne-w
 /// What is run at `extent`.
 pub(super) fn all(root: &Path, extent: Extent) -> Vec<Step> {
     let mut steps = vec![format(), tidy(), python(), engine(), build(), tests(extent), examples(), clients()];
-    steps.extend([campaign(extent), lints()]);
+    steps.extend([campaign(extent), fleet(extent), lints()]);
     if extent == Extent::Full {
         steps.push(deny());
     }
@@ -139,6 +140,17 @@ fn campaign(extent: Extent) -> Step {
     let script = "tests/campaign/exactly_once.py";
     let command = vec![PYTHON, script, "--bin", "target/debug/galerne", "--requests", requests, "--kills", kills];
     step(CAMPAIGN, &[PYTHON_SETUP, ENGINE, BUILD], vec![command], Counted::BySummary(plain))
+}
+
+/// Three gateways over one control plane, killed and cut off; the ledger must hold each answer once.
+fn fleet(extent: Extent) -> Step {
+    let (requests, kills) = match extent {
+        Extent::Change => ("400", "6"),
+        Extent::Full => ("4000", "64"),
+    };
+    let script = "tests/campaign/fleet.py";
+    let command = vec!["python3", script, "--bin", "target/debug/galerne", "--requests", requests, "--kills", kills];
+    step(FLEET, &[BUILD], vec![command], Counted::BySummary(plain))
 }
 
 fn deny() -> Step {

@@ -17,6 +17,14 @@ pub enum Failure {
         #[source]
         source: reqwest::Error,
     },
+    /// Somebody is there and says nothing.
+    #[error("`{url}` has said nothing for {} s", after.as_secs())]
+    Silent {
+        /// The server's address.
+        url: String,
+        /// How long was waited.
+        after: std::time::Duration,
+    },
     /// Not an address.
     #[error("`{address}` is not an address of a Galerne server")]
     BadAddress {
@@ -63,7 +71,7 @@ impl Failure {
     pub fn code(&self) -> Code {
         match self {
             Self::Problem(problem) => problem.code,
-            Self::Http { .. } => Code::ServerUnreachable,
+            Self::Http { .. } | Self::Silent { .. } => Code::ServerUnreachable,
             Self::BadAddress { .. } => Code::UsageInvalid,
             Self::BadKey => Code::InvalidKey,
             Self::Answer { .. } | Self::NotOurs { .. } | Self::TooLong { .. } => Code::AnswerInvalid,
@@ -75,7 +83,7 @@ impl Failure {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Problem(problem) => problem.hint.clone(),
-            Self::Http { .. } => {
+            Self::Http { .. } | Self::Silent { .. } => {
                 Some("is it running? start it with `galerne up`, or give its address with `--url`".to_owned())
             }
             Self::BadAddress { .. } => Some("write it as `http://HOST:PORT` or `https://HOST`".to_owned()),
@@ -90,6 +98,7 @@ impl Failure {
         match self {
             Self::Http { source, .. } => !source.is_connect() && !source.is_timeout() && !source.is_builder(),
             Self::Problem(_)
+            | Self::Silent { .. }
             | Self::BadAddress { .. }
             | Self::BadKey
             | Self::Answer { .. }

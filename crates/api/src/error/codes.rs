@@ -101,6 +101,7 @@ codes! {
     Overloaded = "overloaded", 503, Unavailable, Later, Unexpected, "too many requests are in flight";
     MeterFull = "meter_full", 503, Unavailable, Later, Broken, "usage cannot be recorded, so nothing is admitted";
     LeaseLost = "lease_lost", 503, Unavailable, Later, Broken, "this server does not hold the lease of its database";
+    ControlPlaneAway = "control_plane_away", 503, Unavailable, Later, Broken, "this gateway does not hear its control plane";
     Draining = "draining", 503, Unavailable, Later, Caller, "the server is shutting down";
 
     // Models and engines.
@@ -131,6 +132,10 @@ codes! {
     DataDirUnusable = "data_dir_unusable", 500, Local, Never, Broken, "the data directory cannot be used";
     TlsInvalid = "tls_invalid", 500, Local, Never, Broken, "the certificate or its key cannot be used";
     LedgerOpen = "ledger_open", 500, Failed, Never, Broken, "the ledger does not close";
+
+    // Gateways and their control plane.
+    GatewaySessionOver = "gateway_session_over", 409, Conflict, Later, Unexpected, "the control plane does not know the gateway's session";
+    GatewayReplaced = "gateway_replaced", 409, Conflict, Never, Broken, "another gateway process has the same spool";
 
     // The command line.
     ServerUnreachable = "server_unreachable", 503, Unavailable, Later, Caller, "the Galerne server does not answer";

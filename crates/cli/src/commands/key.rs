@@ -68,6 +68,8 @@ pub(crate) enum ScopeArgument {
     Write,
     /// Change identities, keys, budgets, prices
     Admin,
+    /// Be a gateway: galerne gateway --key-file
+    Gateway,
 }
 
 impl ScopeArgument {
@@ -77,6 +79,7 @@ impl ScopeArgument {
             Self::Read => KeyScope::Read,
             Self::Write => KeyScope::Write,
             Self::Admin => KeyScope::Admin,
+            Self::Gateway => KeyScope::Gateway,
         }
     }
 }

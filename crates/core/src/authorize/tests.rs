@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::*;
 
-const NOUNS: [Noun; 17] = [
+const NOUNS: [Noun; 18] = [
     Noun::Tenant,
     Noun::Project,
     Noun::Principal,
@@ -22,9 +22,11 @@ const NOUNS: [Noun; 17] = [
     Noun::Event,
     Noun::Backup,
     Noun::Inference,
+    Noun::Gateway,
 ];
 const VERBS: [Verb; 5] = [Verb::Read, Verb::Create, Verb::Update, Verb::Delete, Verb::Use];
-const ALL_SCOPES: [KeyScope; 4] = [KeyScope::Inference, KeyScope::Read, KeyScope::Write, KeyScope::Admin];
+const ALL_SCOPES: [KeyScope; 5] =
+    [KeyScope::Inference, KeyScope::Read, KeyScope::Write, KeyScope::Admin, KeyScope::Gateway];
 
 fn tenant(n: u128) -> Scope {
     Scope::Tenant { tenant_id: TenantId::from_uuid(Uuid::from_u128(n)) }
@@ -85,6 +87,7 @@ the ledger           R---- R---- .---- .---- R----
 events               R---- R---- .---- .---- R----
 backups              RCUD- ....- ....- ....- R...-
 models through `/v1` ----X ----X ----X ----. ----.
+gateways             ----X ----. ----. ----. ----.
 ";
     assert_eq!(table, expected, "operator, owner, member, viewer, auditor:\n{table}");
 }

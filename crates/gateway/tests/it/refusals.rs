@@ -22,7 +22,10 @@ async fn a_server_without_the_lease_of_its_database_admits_nothing() {
     let site = Site::start(snapshot(&[&engine.url])).await;
     let may_admit = Arc::new(std::sync::atomic::AtomicBool::new(true));
     let asked = Arc::clone(&may_admit);
-    site.gateway.admit_while(Arc::new(move || asked.load(std::sync::atomic::Ordering::SeqCst)));
+    let order = std::sync::atomic::Ordering::SeqCst;
+    site.gateway.admit_while(Arc::new(move || {
+        if asked.load(order) { Ok(()) } else { Err(galerne_gateway::Closed::LeaseLost) }
+    }));
     assert_eq!(site.chat(json!({"max_tokens": 2})).await.status, 200);
     may_admit.store(false, std::sync::atomic::Ordering::SeqCst);
     let refused = site.chat(json!({"max_tokens": 2})).await;

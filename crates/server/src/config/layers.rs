@@ -74,6 +74,11 @@ impl Layers {
         if problems.is_empty() { Ok(layers) } else { Err(BadConfig { problems }) }
     }
 
+    /// The user's own data directory, where `data` points when nobody says otherwise.
+    pub fn user_data(&self) -> Option<&str> {
+        self.user_data.as_deref()
+    }
+
     /// The value of an option, as typed.
     pub fn get(&self, name: &str) -> Option<(&str, &Origin)> {
         self.values.get(name).map(|(value, origin)| (value.as_str(), origin))

@@ -284,5 +284,5 @@ fn tell(write: &mut Write<'_>, action: &str, before: &ApiKey, after: &ApiKey, te
     write.touches_identities();
 }
 
-/// Scopes of a key that may do everything its principal may.
+/// Scopes of a key that may do everything its principal may, but be a gateway: that takes a key made for it.
 pub(crate) const ALL_SCOPES: [KeyScope; 4] = [KeyScope::Inference, KeyScope::Read, KeyScope::Write, KeyScope::Admin];

@@ -70,6 +70,9 @@ pub enum StartError {
     /// The gateway.
     #[error("the gateway cannot start")]
     Gateway(#[source] GatewayError),
+    /// The control plane of a gateway in a process of its own.
+    #[error(transparent)]
+    Link(std::sync::Arc<galerne_gateway::LinkError>),
     /// The system gives no random bytes.
     #[error("the system gives no random bytes: {0}")]
     Random(getrandom::Error),
@@ -98,6 +101,7 @@ impl StartError {
             Self::Store(StoreError::DiskFull(_)) => Code::NotEnoughDisk,
             Self::Store(_) => Code::StoreUnavailable,
             Self::Spool(_) => Code::DataDirUnusable,
+            Self::Link(error) => error.code(),
             Self::Stopped(_)
             | Self::Webhook(_)
             | Self::Control(_)
@@ -145,6 +149,7 @@ impl StartError {
                 "one server serves a database: stop that one first, or give this one a database of its own: `--database URL`"
                     .to_owned(),
             ),
+            Self::Link(error) => error.hint(),
             Self::Grid { .. }
             | Self::Stopped(_)
             | Self::Webhook(_)

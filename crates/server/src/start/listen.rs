@@ -46,14 +46,14 @@ const CLOSE_GRACE: Duration = Duration::from_secs(2);
 const STREAMS_MAX: u32 = 256;
 
 /// An address that is ours.
-pub(super) struct Bound {
+pub(crate) struct Bound {
     listener: TcpListener,
     address: SocketAddr,
     tls: Option<RustlsConfig>,
 }
 
 /// A listener that serves.
-pub(super) struct Listener {
+pub(crate) struct Listener {
     handle: Handle<SocketAddr>,
     /// Absent once it has ended and `failed` has told.
     task: Option<JoinHandle<io::Result<()>>>,
@@ -71,7 +71,7 @@ struct Patience {
 
 impl Bound {
     /// Takes the address and reads the certificate.
-    pub(super) async fn bind(config: &Config) -> Result<Self, StartError> {
+    pub(crate) async fn bind(config: &Config) -> Result<Self, StartError> {
         let address = config.listen;
         let listener = TcpListener::bind(address).map_err(|source| match source.kind() {
             io::ErrorKind::AddrInUse => StartError::AddressInUse { address },
@@ -94,17 +94,17 @@ impl Bound {
         Ok(Self { listener, address, tls })
     }
 
-    pub(super) const fn address(&self) -> SocketAddr {
+    pub(crate) const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         format!("{scheme}://{}", self.address)
     }
 
     /// Serves until told to stop.
-    pub(super) fn serve(self, router: Router) -> Listener {
+    pub(crate) fn serve(self, router: Router) -> Listener {
         self.serve_with(router, Patience { head: HEAD_TIMEOUT, write: WRITE_TIMEOUT, room: ROOM_TIMEOUT })
     }
 
@@ -144,7 +144,7 @@ const HEAD_LIMIT: u32 = 64 * 1024;
 
 impl Listener {
     /// Ends when serving ends.
-    pub(super) async fn failed(&mut self) -> io::Error {
+    pub(crate) async fn failed(&mut self) -> io::Error {
         let Some(task) = &mut self.task else { return io::Error::other("the listener has ended") };
         let ended = task.await;
         self.task = None;
@@ -156,12 +156,12 @@ impl Listener {
     }
 
     /// No new connections; those there are end with their request.
-    pub(super) fn stop_accepting(&self) {
+    pub(crate) fn stop_accepting(&self) {
         self.handle.graceful_shutdown(None);
     }
 
     /// Waits for the connections, then cuts them.
-    pub(super) async fn join(self) {
+    pub(crate) async fn join(self) {
         self.stop_accepting();
         let Some(mut task) = self.task else { return };
         let ended = match tokio::time::timeout(CLOSE_GRACE, &mut task).await {

@@ -202,7 +202,7 @@ async fn write_batches(store: &Store, batches: &mut VecDeque<Vec<Event>>) -> Res
 }
 
 /// Writes events, all of them or none, each once.
-async fn write_events(store: &Store, events: &[Event]) -> Result<(), StoreError> {
+pub(crate) async fn write_events(store: &Store, events: &[Event]) -> Result<(), StoreError> {
     let Some(first) = events.first() else { return Ok(()) };
     let mut tx = store.begin().await?;
     // An earlier attempt may have been committed before its answer was lost.

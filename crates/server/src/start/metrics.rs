@@ -1,8 +1,10 @@
 //! Metrics of the API and of the process. Names are constants; labels come from closed sets.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use galerne_control::forward::{Forwarding, ForwardingSeen};
+use galerne_gateway::{Gateway, LinkSeen};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
@@ -11,6 +13,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::app::Fleet;
 use crate::http::frame::Strangers;
 
 const API_REQUESTS: &str = "galerne_api_requests";
@@ -22,6 +25,9 @@ const FORWARD_FAILURES: &str = "galerne_events_forward_failures";
 const FORWARD_BACKLOG: &str = "galerne_events_forward_backlog";
 const FORWARD_TROUBLE: &str = "galerne_events_forward_trouble";
 const BUILD: &str = "galerne_build";
+const LINKED: &str = "galerne_gateway_control_plane_connected";
+const SILENCE: &str = "galerne_gateway_control_plane_silence";
+const GATEWAYS: &str = "galerne_gateways_connected";
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Answered {
@@ -68,11 +74,11 @@ impl ApiMetrics {
         );
         registry.register_with_unit(
             PROCESS_MEMORY,
-            "Resident memory of the control plane",
+            "Resident memory of this process",
             Unit::Bytes,
             metrics.memory.clone(),
         );
-        registry.register_with_unit(PROCESS_CPU, "CPU time of the control plane", Unit::Seconds, metrics.cpu.clone());
+        registry.register_with_unit(PROCESS_CPU, "CPU time of this process", Unit::Seconds, metrics.cpu.clone());
         let build = Family::<Build, Gauge>::default();
         build.get_or_create(&Build { version: env!("CARGO_PKG_VERSION") }).set(1);
         registry.register(BUILD, "The version that runs; always 1", build);
@@ -152,6 +158,43 @@ impl Collector for ForwardingSeries {
 
 pub(crate) fn register_forwarding(registry: &mut Registry, seen: ForwardingSeen) {
     registry.register_collector(Box::new(ForwardingSeries(seen)));
+}
+
+/// How many gateways in processes of their own are heard, read at each scrape.
+#[derive(Debug)]
+struct FleetSeries(Arc<Fleet>);
+
+impl Collector for FleetSeries {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let count = ConstGauge::new(i64::try_from(self.0.heard_count()).unwrap_or(i64::MAX));
+        let help = "Gateways in processes of their own that reported in the last ten seconds";
+        count.encode(encoder.encode_descriptor(GATEWAYS, help, None, count.metric_type())?)
+    }
+}
+
+/// How a gateway's link to its control plane goes, read at each scrape.
+#[derive(Debug)]
+struct LinkSeries(LinkSeen);
+
+impl Collector for LinkSeries {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let connected = ConstGauge::new(i64::from(self.0.is_connected()));
+        let help = "1 while the stream of snapshots from the control plane is open";
+        connected.encode(encoder.encode_descriptor(LINKED, help, None, connected.metric_type())?)?;
+        let silence = ConstGauge::new(i64::try_from(self.0.silence().as_secs()).unwrap_or(i64::MAX));
+        let help = "Time since the control plane was last heard";
+        silence.encode(encoder.encode_descriptor(SILENCE, help, Some(&Unit::Seconds), silence.metric_type())?)
+    }
+}
+
+pub(crate) fn register_link(registry: &mut Registry, link: LinkSeen) {
+    registry.register_collector(Box::new(LinkSeries(link)));
+}
+
+/// Series of this process's gateway and of those in processes of their own.
+pub(crate) fn register_gateways(registry: &mut Registry, own: &Gateway, fleet: &Arc<Fleet>) {
+    own.register_metrics(registry);
+    registry.register_collector(Box::new(FleetSeries(Arc::clone(fleet))));
 }
 
 /// The registry in Prometheus' text format. The library writes OpenMetrics, which names counters without their `_total`.

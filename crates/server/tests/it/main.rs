@@ -10,6 +10,7 @@ mod postgres;
 mod bad_input;
 mod changes;
 mod denials;
+mod gateways;
 mod identity;
 mod lease;
 mod lifecycle;
