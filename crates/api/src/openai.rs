@@ -165,7 +165,7 @@ pub struct ChatCompletion {
 pub struct ChatChoice {
     pub index: u32,
     pub message: AssistantMessage,
-    pub logprobs: Option<Value>,
+    pub logprobs: Option<ChatLogprobs>,
     pub finish_reason: Option<FinishReason>,
 }
 
@@ -209,7 +209,7 @@ pub struct ChatChunk {
 pub struct ChunkChoice {
     pub index: u32,
     pub delta: Delta,
-    pub logprobs: Option<Value>,
+    pub logprobs: Option<ChatLogprobs>,
     pub finish_reason: Option<FinishReason>,
 }
 
@@ -241,8 +241,41 @@ pub struct Completion {
 pub struct CompletionChoice {
     pub index: u32,
     pub text: String,
-    pub logprobs: Option<Value>,
+    pub logprobs: Option<TextLogprobs>,
     pub finish_reason: Option<FinishReason>,
+}
+
+/// Log-probabilities of a chat's answer, token by token.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ChatLogprobs {
+    pub content: Option<Vec<TokenLogprob>>,
+    /// Always null: this engine has no refusals apart from the text.
+    #[schema(value_type = Object)]
+    pub refusal: Option<Vec<Value>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct TokenLogprob {
+    pub token: String,
+    pub logprob: f32,
+    /// What the token is in UTF-8; a token may be a part of a character, which `token` cannot show.
+    pub bytes: Option<Vec<u8>>,
+    /// The likeliest tokens in its place; inside of this list there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(no_recursion)]
+    pub top_logprobs: Option<Vec<TokenLogprob>>,
+}
+
+/// Log-probabilities of a text completion: lists of one length. The first token of an echoed prompt has none.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct TextLogprobs {
+    pub tokens: Vec<String>,
+    pub token_logprobs: Vec<Option<f32>>,
+    /// By the text of the token; the chosen one is among them.
+    #[schema(value_type = Vec<Object>)]
+    pub top_logprobs: Vec<Option<Map<String, Value>>>,
+    /// Characters of the text before each token.
+    pub text_offset: Vec<usize>,
 }
 
 /// Tokens counted, and what Galerne measured beside them.

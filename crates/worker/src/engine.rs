@@ -4,6 +4,7 @@
 
 mod embed;
 mod generate;
+mod live;
 mod load;
 mod native;
 

@@ -4,8 +4,10 @@
 
 mod complete;
 mod embed;
+mod logprobs;
 mod problem;
 mod read;
+mod tokens;
 mod write;
 
 use std::hash::{BuildHasher as _, RandomState};
@@ -114,7 +116,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/completions", post(complete::text))
         .route("/v1/embeddings", post(embed::embeddings))
         .route("/v1/models", get(models))
-        .route("/tokenize", post(complete::tokenize))
+        .route("/tokenize", post(tokens::tokenize))
+        .route("/detokenize", post(tokens::detokenize))
         .route("/usage/{request_id}", get(usage))
         .route("/health", get(health))
         .route("/metrics", get(metrics))

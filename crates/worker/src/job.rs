@@ -11,33 +11,49 @@ use tokio::sync::{mpsc, oneshot};
 use crate::account::{Account, Spent};
 use crate::metrics::Metrics;
 use crate::sample::Sampling;
+use crate::score::Scored;
 
 /// A request to the engine thread.
 #[derive(Debug)]
 pub(crate) enum Job {
-    Generate(Generate),
+    Generate(Box<Generate>),
     Embed(Embed),
     /// Give up what is left and end.
     Stop,
 }
 
-/// One answer to generate.
+/// One request to answer, with one text or several.
 #[derive(Debug)]
 pub(crate) struct Generate {
     /// As in the reply; for the log.
     pub id: String,
     /// At least one token, and with `max_tokens` at most the context.
     pub prompt: Vec<i32>,
+    /// Answers to it, each sampled for itself; at least one.
+    pub choices: usize,
+    /// Of each choice. 0: the prompt is computed and nothing else.
     pub max_tokens: usize,
+    /// Tokens before which a choice neither ends nor is stopped.
+    pub min_tokens: usize,
     pub sampling: Sampling,
     pub stops: Vec<String>,
     /// Goes on after the model has ended its turn, for measurements.
     pub ignore_end: bool,
+    pub scores: Scores,
     pub deadline: Option<Instant>,
     pub account: Account,
     /// Whose cached prompts it may profit from.
     pub cache_scope: Option<String>,
     pub events: mpsc::Sender<Event>,
+}
+
+/// Which log-probabilities are wanted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Scores {
+    /// Of the answer's tokens, with this many of the likeliest ones.
+    pub answer: Option<usize>,
+    /// Of the prompt's tokens, likewise.
+    pub prompt: Option<usize>,
 }
 
 /// Texts to embed, tokenised.
@@ -58,32 +74,30 @@ pub(crate) struct Embedded {
 /// What happens to an answer.
 #[derive(Debug)]
 pub(crate) enum Event {
-    Text(String),
-    /// The last event of an answer.
-    Done(Done),
+    /// The prompt's tokens with their scores, if they were wanted; the first token has none.
+    Prompt(Vec<Scored>),
+    Text(Piece),
+    /// A choice has ended.
+    Ended {
+        choice: usize,
+        reason: FinishReason,
+        logprob: f64,
+    },
+    /// The last event: every choice has ended.
+    Done(Spent),
     /// The last event of an answer that could not be finished.
     Failed(Failure),
 }
 
-/// The account of a finished answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Done {
-    pub reason: FinishReason,
-    pub prompt_tokens: usize,
-    pub completion_tokens: usize,
-    pub cached_tokens: usize,
-    pub cpu_micros: u64,
-}
-
-impl Done {
-    pub(crate) fn spent(&self) -> Spent {
-        Spent {
-            prompt_tokens: self.prompt_tokens,
-            completion_tokens: self.completion_tokens,
-            cached_tokens: self.cached_tokens,
-            cpu_micros: self.cpu_micros,
-        }
-    }
+/// A part of a choice's text.
+#[derive(Debug, Default)]
+pub(crate) struct Piece {
+    pub choice: usize,
+    pub text: String,
+    /// Tokens it is made of.
+    pub tokens: usize,
+    /// Their scores, if they were wanted.
+    pub scored: Vec<Scored>,
 }
 
 /// Why the engine gave up on a request.
@@ -104,10 +118,11 @@ pub(crate) enum Busy {
     Stopped,
 }
 
-/// Events of one answer never wait: one per token, the account, and what finishing hands out.
+/// Events of one answer never wait: for each choice one per token, its end, and what finishing hands out; the prompt's scores
+/// and the account.
 #[must_use]
-pub(crate) fn events_of(max_tokens: usize) -> usize {
-    max_tokens + 4
+pub(crate) fn events_of(max_tokens: usize, choices: usize) -> usize {
+    choices * (max_tokens + 3) + 3
 }
 
 /// The way to the engine thread.

@@ -28,9 +28,11 @@ mod engine;
 #[path = "engine/absent.rs"]
 mod engine;
 
+mod output;
 mod prefix;
 mod sample;
 mod schedule;
+mod score;
 mod share;
 mod text;
 

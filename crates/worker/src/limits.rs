@@ -26,6 +26,15 @@ pub(crate) const STOP_BYTES: usize = 256;
 /// Entries of `logit_bias`; OpenAI takes 300 tokens.
 pub(crate) const BIASES: usize = 1024;
 
+/// Answers to one request; OpenAI takes 128, but they would wait here for one another.
+pub(crate) const CHOICES: usize = 32;
+
+/// Likeliest tokens told beside each token; OpenAI's own limit for chats.
+pub(crate) const TOP_LOGPROBS: usize = 20;
+
+/// Tokens of prompts whose scores are wanted in one step: each takes a row of logits, which is 0.6 MB for 150,000 tokens.
+pub(crate) const SCORED_TOKENS_AT_ONCE: usize = 32;
+
 /// Accounts of ended requests kept for whoever asks: a few hundred kilobytes, and far more than are cut off at once.
 pub(crate) const ACCOUNTS: usize = 4096;
 

@@ -2,6 +2,7 @@
 //! Bytes throughout. The compute buffer is an estimate, checked against what llama.cpp reports for the models tested.
 
 use crate::gguf::Header;
+use crate::limits;
 use crate::refusal::Refusal;
 
 /// What a worker will take.
@@ -28,7 +29,8 @@ impl Plan {
             .saturating_add(context.saturating_mul(step.saturating_mul(6)));
         // llama.cpp reserves a row of logits for every token of a step; they follow the layers in the same memory.
         let logits = header.vocabulary.saturating_mul(step.saturating_mul(4));
-        let rows_handed_out = header.vocabulary.saturating_mul(slots.saturating_mul(4));
+        let rows = slots.saturating_add(limits::SCORED_TOKENS_AT_ONCE as u64);
+        let rows_handed_out = header.vocabulary.saturating_mul(rows.saturating_mul(4));
         Self {
             weights: header.tensor_bytes,
             cache: header.cache_values_per_token.saturating_mul(context).saturating_mul(slots).saturating_mul(2),

@@ -88,6 +88,18 @@ impl Slots {
         Some(placement)
     }
 
+    /// Gives another sequence all that a slot holds; `None` when all slots are live, or what one holds cannot be copied.
+    pub(crate) fn fork(&mut self, from: usize) -> Option<usize> {
+        if !self.reuses {
+            return None;
+        }
+        let free = (0..self.slots.len()).filter(|&i| !self.slots[i].is_live);
+        let slot = free.min_by_key(|&i| self.cost(i))?;
+        self.now += 1;
+        self.slots[slot] = Slot { is_live: true, used_at: self.now, ..self.slots[from].clone() };
+        Some(slot)
+    }
+
     /// Tokens were computed into the slot.
     pub(crate) fn push(&mut self, slot: usize, tokens: &[i32]) {
         self.slots[slot].tokens.extend_from_slice(tokens);

@@ -1,10 +1,16 @@
 //! From a request as sent to what the engine is asked to do; everything that cannot be done is refused by name.
-//! INVARIANT: no parameter is dropped in silence. It has a field, or it is in `HARMLESS` with a value that asks for nothing,
+//! INVARIANT: no parameter is dropped in silence. It has a field, or it is in `names::HARMLESS` with a value that asks for nothing,
 //! or the answer is 400 with its name.
 
-use galerne_api::nearest::distance;
-use galerne_api::openai::{ChatMessage, MessageContent, Parameters, Stop};
+mod messages;
+mod names;
+
+use galerne_api::openai::{Parameters, Stop};
 use serde_json::Value;
+
+pub(crate) use messages::{Ending, Rendering, rendering, template_messages};
+pub(crate) use names::check_rendering;
+use names::{check_other, shorten};
 
 use crate::limits;
 use crate::sample::Sampling;
@@ -19,6 +25,25 @@ pub(crate) struct Wish {
     pub ignore_end: bool,
     pub stream: bool,
     pub include_usage: bool,
+    /// Answers wanted; at least one.
+    pub choices: usize,
+    pub min_tokens: usize,
+    /// Log-probabilities of the answer's tokens, with this many of the likeliest ones.
+    pub logprobs: Option<usize>,
+}
+
+/// Which of the two routes a request came by; their parameters differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Route {
+    Chat,
+    Text,
+}
+
+/// Whether the prompt is part of the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Echo {
+    Nothing,
+    Prompt,
 }
 
 /// A refused request: which parameter, and why.
@@ -37,18 +62,24 @@ impl Refused {
 }
 
 /// Checks the parameters. `random` is the seed when none is given.
-pub(crate) fn wish(parameters: &Parameters, random: u64) -> Result<Wish, Refused> {
-    check_other(parameters)?;
-    if parameters.n.is_some_and(|n| n != 1) {
-        return Err(Refused::new("n", "unsupported_parameter", "`n` must be 1: send one request per answer"));
-    }
+pub(crate) fn wish(parameters: &Parameters, route: Route, echo: Echo, random: u64) -> Result<Wish, Refused> {
+    check_other(parameters, route)?;
     let stream = parameters.stream.unwrap_or(false);
     if parameters.stream_options.is_some() && !stream {
         return Err(Refused::new("stream_options", "invalid_value", "`stream_options` needs `stream: true`"));
     }
+    let max_tokens = max_tokens(parameters, echo == Echo::Prompt)?;
+    let min_tokens = whole(parameters, "min_tokens", usize::MAX)?.unwrap_or(0);
+    if max_tokens.is_some_and(|most| most < min_tokens) {
+        let text = format!("`min_tokens` is {min_tokens}, more than the `max_tokens` of the request");
+        return Err(Refused::new("min_tokens", "invalid_value", text));
+    }
     Ok(Wish {
         sampling: sampling(parameters, random)?,
-        max_tokens: max_tokens(parameters)?,
+        max_tokens,
+        min_tokens,
+        choices: choices("n", parameters.n)?,
+        logprobs: logprobs(parameters, route)?,
         stops: stops(parameters.stop.clone())?,
         ignore_end: parameters.other.get("ignore_eos").and_then(Value::as_bool).unwrap_or(false),
         stream,
@@ -56,156 +87,57 @@ pub(crate) fn wish(parameters: &Parameters, random: u64) -> Result<Wish, Refused
     })
 }
 
-/// The messages as a chat template sees them: text only, other keys as sent.
-pub(crate) fn template_messages(messages: &[ChatMessage]) -> Result<Vec<Value>, Refused> {
-    if messages.is_empty() {
-        return Err(Refused::new("messages", "invalid_value", "`messages` is empty"));
+/// How many answers a parameter asks for.
+pub(crate) fn choices(name: &str, asked: Option<u32>) -> Result<usize, Refused> {
+    let asked = asked.unwrap_or(1) as usize;
+    if (1..=limits::CHOICES).contains(&asked) {
+        return Ok(asked);
     }
-    if messages.len() > limits::MESSAGES {
-        let message = format!("`messages` has {} entries; at most {} are taken", messages.len(), limits::MESSAGES);
-        return Err(Refused::new("messages", "invalid_value", message));
-    }
-    messages.iter().enumerate().map(|(i, message)| template_message(i, message)).collect()
+    let text = format!("`{name}` is {asked}; it must be between 1 and {}", limits::CHOICES);
+    Err(Refused::new(name, "invalid_value", text))
 }
 
-fn template_message(i: usize, message: &ChatMessage) -> Result<Value, Refused> {
-    if !ROLES.contains(&message.role.as_str()) {
-        let text = format!("role `{}` is not one of {}", message.role, ROLES.join(", "));
-        return Err(Refused::new(&format!("messages[{i}].role"), "invalid_value", text));
-    }
-    let mut out = serde_json::Map::new();
-    // Templates of models made before `developer` existed know `system` only.
-    let role = if message.role == "developer" { "system" } else { &message.role };
-    out.insert("role".into(), Value::from(role));
-    let content = match &message.content {
-        Some(content) => text_of(i, content)?,
-        None if message.role == "assistant" => String::new(),
-        None => {
-            let param = format!("messages[{i}].content");
-            return Err(Refused::new(&param, "invalid_value", format!("`{param}` is missing")));
+/// OpenAI's two forms: chats say whether and how many more, text completions how many.
+fn logprobs(parameters: &Parameters, route: Route) -> Result<Option<usize>, Refused> {
+    let top = whole(parameters, "top_logprobs", limits::TOP_LOGPROBS)?;
+    if route == Route::Text {
+        if top.is_some() {
+            let text = "`top_logprobs` is a parameter of chats; here `logprobs` is the number";
+            return Err(Refused::new("top_logprobs", "unsupported_parameter", text));
         }
+        return whole(parameters, "logprobs", limits::TOP_LOGPROBS);
+    }
+    let is_wanted = flag(parameters, "logprobs")?.unwrap_or(false);
+    if top.is_some_and(|top| top > 0) && !is_wanted {
+        return Err(Refused::new("top_logprobs", "invalid_value", "`top_logprobs` needs `logprobs: true`"));
+    }
+    Ok(is_wanted.then(|| top.unwrap_or(0)))
+}
+
+/// A parameter that is a whole number from 0 to `most`.
+fn whole(parameters: &Parameters, name: &str, most: usize) -> Result<Option<usize>, Refused> {
+    let Some(value) = parameters.other.get(name).filter(|value| !value.is_null()) else { return Ok(None) };
+    let number = value.as_u64().and_then(|number| usize::try_from(number).ok());
+    let Some(number) = number else {
+        let text = format!("`{name}` is {}; it must be a whole number", shorten(&value.to_string()));
+        return Err(Refused::new(name, "invalid_type", text));
     };
-    out.insert("content".into(), Value::from(content));
-    for (key, value) in &message.other {
-        let param = format!("messages[{i}].{key}");
-        match key.as_str() {
-            "name" | "tool_calls" | "tool_call_id" => {
-                out.insert(key.clone(), value.clone());
-            }
-            "refusal" | "audio" | "annotations" | "reasoning_content" if value.is_null() => {}
-            "prefix" if matches!(value, Value::Null | Value::Bool(false)) => {}
-            _ => {
-                let text = format!("`{param}` is not supported by this engine");
-                return Err(Refused::new(&param, "unsupported_parameter", text));
-            }
+    if number > most {
+        return Err(Refused::new(name, "invalid_value", format!("`{name}` is {number}; at most {most} is taken")));
+    }
+    Ok(Some(number))
+}
+
+/// A parameter that is true or false.
+pub(crate) fn flag(parameters: &Parameters, name: &str) -> Result<Option<bool>, Refused> {
+    match parameters.other.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Bool(flag)) => Ok(Some(*flag)),
+        Some(value) => {
+            let text = format!("`{name}` is {}; it must be true or false", shorten(&value.to_string()));
+            Err(Refused::new(name, "invalid_type", text))
         }
     }
-    Ok(Value::Object(out))
-}
-
-fn text_of(i: usize, content: &MessageContent) -> Result<String, Refused> {
-    let parts = match content {
-        MessageContent::Text(text) => return Ok(text.clone()),
-        MessageContent::Parts(parts) => parts,
-    };
-    let mut texts = Vec::with_capacity(parts.len());
-    for (j, part) in parts.iter().enumerate() {
-        match (&part.text, part.kind.as_str()) {
-            (Some(text), "text") => texts.push(text.as_str()),
-            (_, kind) => {
-                let text = format!("content of type `{kind}` is not supported: this model reads text only");
-                return Err(Refused::new(&format!("messages[{i}].content[{j}]"), "unsupported_parameter", text));
-            }
-        }
-    }
-    Ok(texts.join("\n"))
-}
-
-const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
-
-type AsksNothing = fn(&Value) -> bool;
-
-/// Parameters without a field, and the values under which they ask for nothing this engine does not do anyway.
-const HARMLESS: [(&str, AsksNothing); 29] = [
-    ("ignore_eos", Value::is_boolean),
-    ("user", Value::is_string),
-    ("safety_identifier", Value::is_string),
-    ("prompt_cache_key", Value::is_string),
-    ("prompt_cache_retention", Value::is_string),
-    ("metadata", Value::is_object),
-    ("store", |v| *v == Value::Bool(false)),
-    ("service_tier", |v| matches!(v.as_str(), Some("auto" | "default"))),
-    ("logprobs", |v| *v == Value::Bool(false)),
-    ("top_logprobs", |v| v.as_u64() == Some(0)),
-    ("tools", |v| v.as_array().is_some_and(Vec::is_empty)),
-    ("functions", |v| v.as_array().is_some_and(Vec::is_empty)),
-    ("tool_choice", |v| matches!(v.as_str(), Some("none" | "auto"))),
-    ("function_call", |v| matches!(v.as_str(), Some("none" | "auto"))),
-    ("parallel_tool_calls", Value::is_boolean),
-    ("response_format", |v| v.get("type").and_then(Value::as_str) == Some("text")),
-    ("modalities", |v| v.as_array().is_some_and(|list| list.iter().all(|m| m == "text"))),
-    ("safe_prompt", |v| *v == Value::Bool(false)),
-    ("audio", |_| false),
-    ("prediction", |_| false),
-    ("guardrails", |_| false),
-    ("prompt_mode", |_| false),
-    ("reasoning_effort", |_| false),
-    ("verbosity", |_| false),
-    ("web_search_options", |_| false),
-    ("echo", |v| *v == Value::Bool(false)),
-    ("best_of", |v| v.as_u64() == Some(1)),
-    ("suffix", |_| false),
-    ("min_tokens", |v| v.as_u64() == Some(0)),
-];
-
-/// Parameters with a field of their own; for the nearest name of an unknown one.
-const FIELDS: [&str; 19] = [
-    "model",
-    "messages",
-    "prompt",
-    "stream",
-    "stream_options",
-    "max_tokens",
-    "max_completion_tokens",
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "repetition_penalty",
-    "frequency_penalty",
-    "presence_penalty",
-    "logit_bias",
-    "seed",
-    "random_seed",
-    "stop",
-    "n",
-];
-
-fn check_other(parameters: &Parameters) -> Result<(), Refused> {
-    for (name, value) in &parameters.other {
-        match HARMLESS.iter().find(|(known, _)| known == name) {
-            Some(_) if value.is_null() => {}
-            Some((_, harmless)) if harmless(value) => {}
-            Some(_) => {
-                let shown = shorten(&value.to_string());
-                let text = format!("`{name}` with the value {shown} is not supported by this engine");
-                return Err(Refused::new(name, "unsupported_parameter", text));
-            }
-            None => return Err(unknown(name)),
-        }
-    }
-    Ok(())
-}
-
-fn unknown(name: &str) -> Refused {
-    let known = FIELDS.iter().copied().chain(HARMLESS.iter().map(|(known, _)| *known));
-    let nearest = known.map(|known| (distance(name, known), known)).min().filter(|(steps, _)| *steps <= 3);
-    let hint = nearest.map(|(_, known)| format!("; did you mean `{known}`?")).unwrap_or_default();
-    Refused::new(name, "unknown_parameter", format!("unknown parameter `{}`{hint}", shorten(name)))
-}
-
-fn shorten(text: &str) -> String {
-    if text.chars().count() <= 80 { text.to_owned() } else { text.chars().take(80).chain(['…']).collect() }
 }
 
 fn sampling(parameters: &Parameters, random: u64) -> Result<Sampling, Refused> {
@@ -264,7 +196,7 @@ fn biases(parameters: &Parameters) -> Result<Vec<(i32, f32)>, Refused> {
         .collect()
 }
 
-fn max_tokens(parameters: &Parameters) -> Result<Option<usize>, Refused> {
+fn max_tokens(parameters: &Parameters, may_be_none: bool) -> Result<Option<usize>, Refused> {
     let (name, value) = match (parameters.max_completion_tokens, parameters.max_tokens) {
         (Some(a), Some(b)) if a != b => {
             let text = "`max_tokens` and `max_completion_tokens` differ";
@@ -274,7 +206,8 @@ fn max_tokens(parameters: &Parameters) -> Result<Option<usize>, Refused> {
         (None, Some(value)) => ("max_tokens", value),
         (None, None) => return Ok(None),
     };
-    if value == 0 {
+    // An echoed prompt alone, scored, is what text completions are asked for in evaluations.
+    if value == 0 && !may_be_none {
         return Err(Refused::new(name, "invalid_value", format!("`{name}` must be at least 1")));
     }
     Ok(Some(value as usize))

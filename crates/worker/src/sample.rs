@@ -24,6 +24,12 @@ pub(crate) struct Sampling {
 }
 
 impl Sampling {
+    /// For one of several answers to a request: each has a seed of its own, the first one the request's.
+    pub(crate) fn of_choice(&self, choice: usize) -> Self {
+        let seed = self.seed.wrapping_add((choice as u64).wrapping_mul(0xd1b5_4a32_d192_ed03));
+        Self { seed, ..self.clone() }
+    }
+
     /// The most likely token, always.
     #[cfg(test)]
     pub(crate) fn greedy() -> Self {
@@ -49,6 +55,9 @@ impl Sampling {
         self.repetition_penalty != 1.0 || self.frequency_penalty != 0.0 || self.presence_penalty != 0.0
     }
 }
+
+/// Excludes tokens from a choice.
+pub(crate) type Strike<'a> = &'a dyn Fn(&mut [f32]);
 
 /// The sampler of one sequence.
 #[derive(Debug)]
@@ -80,23 +89,32 @@ impl Sampler {
         Self { parameters, random, seen, logits: vec![], candidates: vec![] }
     }
 
-    /// Chooses a token and remembers it.
-    pub(crate) fn next(&mut self, logits: &[f32]) -> i32 {
-        let token = if self.parameters.changes_logits() {
+    /// Chooses a token. `strike` excludes tokens by setting their logits to minus infinity.
+    pub(crate) fn choose(&mut self, logits: &[f32], strike: Option<Strike<'_>>) -> i32 {
+        let token = if strike.is_some() || self.parameters.changes_logits() {
             let mut changed = std::mem::take(&mut self.logits);
             changed.clear();
             changed.extend_from_slice(logits);
             self.change(&mut changed);
-            let token = self.choose(&changed);
+            if let Some(strike) = strike {
+                strike(&mut changed);
+            }
+            let token = self.pick(&changed);
             self.logits = changed;
             token
         } else {
-            self.choose(logits)
+            self.pick(logits)
         };
-        if self.parameters.penalises() {
+        i32::try_from(token).expect("a vocabulary is smaller than 2^31")
+    }
+
+    /// The token is part of the answer: penalties weigh on it from now on.
+    pub(crate) fn remember(&mut self, token: i32) {
+        if self.parameters.penalises()
+            && let Ok(token) = usize::try_from(token)
+        {
             *self.seen.entry(token).or_insert(0) += 1;
         }
-        i32::try_from(token).expect("a vocabulary is smaller than 2^31")
     }
 
     fn change(&self, logits: &mut [f32]) {
@@ -117,7 +135,7 @@ impl Sampler {
         }
     }
 
-    fn choose(&mut self, logits: &[f32]) -> usize {
+    fn pick(&mut self, logits: &[f32]) -> usize {
         let (best, top) = most_likely(logits);
         if self.parameters.temperature <= 0.0 || !top.is_finite() {
             return best;
@@ -240,7 +258,12 @@ mod tests {
 
     fn many(parameters: &Sampling, logits: &[f32], count: usize) -> Vec<i32> {
         let mut sampler = Sampler::new(parameters.clone(), &[]);
-        (0..count).map(|_| sampler.next(logits)).collect()
+        let mut next = || {
+            let token = sampler.choose(logits, None);
+            sampler.remember(token);
+            token
+        };
+        (0..count).map(|_| next()).collect()
     }
 
     #[test]
@@ -284,7 +307,17 @@ mod tests {
         let bias = Sampling { bias: vec![(2, 5.0)], ..Sampling::greedy() };
         assert_eq!(many(&bias, &logits, 1), [2]);
         let repetition = Sampling { repetition_penalty: 2.0, ..Sampling::greedy() };
-        assert_eq!(Sampler::new(repetition, &[0]).next(&logits), 1);
+        assert_eq!(Sampler::new(repetition, &[0]).choose(&logits, None), 1);
+    }
+
+    #[test]
+    fn a_token_that_is_struck_is_never_chosen() {
+        let strike = |logits: &mut [f32]| logits[2..].fill(f32::NEG_INFINITY);
+        let logits = [0.0, 1.0, 9.0, 9.0];
+        for temperature in [0.0, 1.0, 2.0] {
+            let mut sampler = Sampler::new(sampling(temperature, 5), &[]);
+            assert!((0..200).all(|_| sampler.choose(&logits, Some(&strike)) < 2));
+        }
     }
 
     proptest! {

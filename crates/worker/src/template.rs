@@ -7,6 +7,7 @@ use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value};
 use serde::Serialize as _;
 
 use crate::limits;
+use crate::request::{Ending, Rendering};
 
 /// A model's chat template, parsed.
 #[derive(Debug)]
@@ -14,6 +15,16 @@ pub(crate) struct ChatTemplate {
     environment: Environment<'static>,
     bos: String,
     eos: String,
+}
+
+/// What a template is given.
+#[derive(Debug, Clone, Copy)]
+struct Scene<'a> {
+    messages: &'a [serde_json::Value],
+    /// Whether the prompt ends where the assistant begins to speak.
+    begins_turn: bool,
+    /// Further variables; none of those that are set here.
+    variables: &'a serde_json::Map<String, serde_json::Value>,
 }
 
 /// Why a conversation has no prompt.
@@ -25,6 +36,9 @@ pub(crate) enum TemplateError {
     #[error("the model's chat template fails: {0}")]
     Broken(String),
 }
+
+/// Where the last message ends when it is to be continued: a noncharacter, which Unicode keeps for a program's own use.
+const CUT: char = '\u{fdd1}';
 
 const NAME: &str = "chat";
 const REFUSED: &str = "refused by the template: ";
@@ -51,14 +65,39 @@ impl ChatTemplate {
         Ok(Self { environment, bos, eos })
     }
 
-    /// The prompt of a conversation, up to where the assistant begins to speak.
-    pub(crate) fn render(&self, messages: &[serde_json::Value]) -> Result<String, TemplateError> {
+    /// The prompt of a conversation that ends as `rendering` says; texts of its messages are marked already.
+    pub(crate) fn prompt(
+        &self,
+        mut messages: Vec<serde_json::Value>,
+        rendering: &Rendering,
+    ) -> Result<String, TemplateError> {
+        let is_continued = rendering.ending == Ending::Message;
+        if is_continued
+            && let Some(serde_json::Value::String(text)) = messages.last_mut().and_then(|m| m.get_mut("content"))
+        {
+            text.retain(|c| c != CUT);
+            text.push(CUT);
+        }
+        let begins_turn = rendering.ending == Ending::Turn;
+        let mut prompt = self.render(&Scene { messages: &messages, begins_turn, variables: &rendering.variables })?;
+        if is_continued {
+            let Some(at) = prompt.rfind(CUT) else {
+                let text = "the last message cannot be continued: the template does not write it as it is";
+                return Err(TemplateError::Refused(text.into()));
+            };
+            prompt.truncate(at);
+        }
+        Ok(prompt)
+    }
+
+    fn render(&self, scene: &Scene<'_>) -> Result<String, TemplateError> {
         let template = self.environment.get_template(NAME).expect("added when the template was made");
         let context = minijinja::context! {
-            messages => Value::from(Serde(messages)),
-            add_generation_prompt => true,
+            messages => Value::from(Serde(scene.messages)),
+            add_generation_prompt => scene.begins_turn,
             bos_token => self.bos.as_str(),
             eos_token => self.eos.as_str(),
+            ..Value::from(Serde(scene.variables))
         };
         template.render(context).map_err(|e| {
             let detail = e.detail().unwrap_or_default();
@@ -116,7 +155,8 @@ mod tests {
     use serde_json::json;
 
     fn render(source: &str, messages: &[serde_json::Value]) -> Result<String, TemplateError> {
-        ChatTemplate::new(source, "<s>".into(), "</s>".into())?.render(messages)
+        let scene = Scene { messages, begins_turn: true, variables: &serde_json::Map::new() };
+        ChatTemplate::new(source, "<s>".into(), "</s>".into())?.render(&scene)
     }
 
     #[test]
@@ -149,6 +189,40 @@ mod tests {
     fn a_template_that_never_ends_is_cut() {
         let source = "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}";
         assert!(matches!(render(source, &[]), Err(TemplateError::Broken(_))));
+    }
+
+    #[test]
+    fn variables_of_a_request_reach_the_template_and_the_turn_may_stay_closed() {
+        let template = ChatTemplate::new(
+            "{% if enable_thinking is false %}no{% endif %}{% if add_generation_prompt %}!{% endif %}{{ messages | length }}",
+            String::new(),
+            String::new(),
+        );
+        let variables = json!({"enable_thinking": false, "messages": "mine"});
+        let variables = variables.as_object().expect("an object");
+        let scene = Scene { messages: &[], begins_turn: false, variables };
+        assert_eq!(template.expect("parses").render(&scene).expect("renders"), "no0");
+    }
+
+    #[test]
+    fn a_last_message_is_continued_where_it_ends() {
+        let source = "{% for m in messages %}<|{{ m.role }}|>{{ m.content | trim }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}";
+        let template = ChatTemplate::new(source, String::new(), String::new()).expect("parses");
+        let messages = vec![
+            json!({"role": "user", "content": "a\u{fdd1}"}),
+            json!({"role": "assistant", "content": "b\u{fdd1} c "}),
+        ];
+        let prompt = |ending| {
+            let rendering = Rendering { ending, prefix: None, variables: serde_json::Map::new() };
+            template.prompt(messages.clone(), &rendering)
+        };
+        assert_eq!(prompt(Ending::Message).expect("renders"), "<|user|>a\u{fdd1}<|end|><|assistant|>b c ");
+        assert!(prompt(Ending::Turn).expect("renders").ends_with("<|end|><|assistant|>"));
+        assert!(prompt(Ending::Nothing).expect("renders").ends_with("<|end|>"));
+        let silent = ChatTemplate::new("{{ messages[0].content }}", String::new(), String::new()).expect("parses");
+        let rendering = Rendering { ending: Ending::Message, prefix: None, variables: serde_json::Map::new() };
+        let messages = vec![json!({"content": "a"}), json!({"content": "b"})];
+        assert!(matches!(silent.prompt(messages, &rendering), Err(TemplateError::Refused(_))));
     }
 
     #[test]

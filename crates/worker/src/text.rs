@@ -7,6 +7,8 @@ pub(crate) struct TextStream {
     bytes: Vec<u8>,
     held: String,
     stops: Vec<String>,
+    /// Stop strings count; before, the text passes.
+    is_watching: bool,
 }
 
 /// What one piece brought.
@@ -21,7 +23,17 @@ pub(crate) enum Emitted {
 impl TextStream {
     #[must_use]
     pub(crate) fn new(stops: Vec<String>) -> Self {
-        Self { bytes: Vec::new(), held: String::new(), stops }
+        Self { bytes: Vec::new(), held: String::new(), stops, is_watching: true }
+    }
+
+    /// From here on stop strings count, or do not.
+    pub(crate) fn watch(&mut self, is_watching: bool) {
+        self.is_watching = is_watching;
+    }
+
+    /// Bytes that were taken and not handed out.
+    pub(crate) fn held(&self) -> usize {
+        self.held.len() + self.bytes.len()
     }
 
     /// Takes the bytes of one token.
@@ -44,7 +56,7 @@ impl TextStream {
     }
 
     fn emit(&mut self, text: &str) -> Emitted {
-        if self.stops.is_empty() {
+        if self.stops.is_empty() || !self.is_watching {
             return Emitted::Text(text.to_owned());
         }
         self.held.push_str(text);
@@ -136,6 +148,15 @@ mod tests {
         let mut stream = TextStream::new(vec!["STOP".into()]);
         assert_eq!(stream.push(b"go STOP\xc3"), Emitted::Stopped("go ".into()));
         assert_eq!(stream.finish(), Emitted::Text(String::new()));
+    }
+
+    #[test]
+    fn a_stop_string_counts_from_where_it_is_watched_for() {
+        let mut stream = TextStream::new(vec!["b".into()]);
+        stream.watch(false);
+        assert_eq!(stream.push(b"ab"), Emitted::Text("ab".into()));
+        stream.watch(true);
+        assert_eq!(stream.push(b"cb"), Emitted::Stopped("c".into()));
     }
 
     #[test]

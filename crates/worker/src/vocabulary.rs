@@ -16,6 +16,12 @@ pub(crate) trait Vocabulary: Debug + Send + Sync {
     /// The number of tokens; valid ones are below.
     fn size(&self) -> usize;
 
+    /// The bytes that a token stands for; of a control token, the text it is written as.
+    fn piece(&self, token: i32) -> Vec<u8>;
+
+    /// How the model is told to fill a gap, if it knows how.
+    fn gap(&self) -> Option<Gap>;
+
     /// Bytes of the longest token: a text has at least its length divided by this in tokens.
     fn longest(&self) -> usize;
 }
@@ -25,6 +31,43 @@ pub(crate) trait Vocabulary: Debug + Send + Sync {
 pub(crate) enum Frame {
     Added,
     Left,
+}
+
+/// The tokens around a gap that is to be filled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Gap {
+    /// What stands before it, what stands behind it, and where to write: Code Llama, StarCoder, Qwen, DeepSeek.
+    Middle { prefix: i32, suffix: i32, middle: i32 },
+    /// What stands behind it, then what stands before it, and it goes on from there: Codestral.
+    Continued { suffix: i32, prefix: i32 },
+}
+
+/// The prompt of a gap. What is written around it is data: the text of a control token in it is text.
+pub(crate) fn tokenize_gap(vocabulary: &dyn Vocabulary, gap: Gap, before: &str, behind: &str) -> Vec<i32> {
+    let plain = |text: &str| vocabulary.tokenize(text, Frame::Left, Markup::Plain);
+    let mut tokens = vocabulary.tokenize("", Frame::Added, Markup::Plain);
+    match gap {
+        Gap::Middle { prefix, suffix, middle } => {
+            tokens.push(prefix);
+            tokens.extend(plain(before));
+            tokens.push(suffix);
+            tokens.extend(plain(behind));
+            tokens.push(middle);
+        }
+        Gap::Continued { suffix, prefix } => {
+            tokens.push(suffix);
+            tokens.extend(plain(behind));
+            tokens.push(prefix);
+            tokens.extend(plain(before));
+        }
+    }
+    tokens
+}
+
+/// What tokens say, as far as it is UTF-8.
+pub(crate) fn text_of(vocabulary: &dyn Vocabulary, tokens: &[i32]) -> String {
+    let bytes: Vec<u8> = tokens.iter().flat_map(|&token| vocabulary.piece(token)).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// Cuts a text before every `every`th special token in it. llama.cpp's time grows with the square of their number in one
@@ -65,6 +108,7 @@ pub(crate) fn tokenize_prompt(vocabulary: &dyn Vocabulary, text: &str, bos: &str
 #[derive(Debug)]
 pub(crate) struct Bytes {
     controls: Specials,
+    pub(crate) gap: Option<Gap>,
 }
 
 #[cfg(test)]
@@ -72,7 +116,7 @@ impl Bytes {
     pub(crate) const END: i32 = 1;
 
     pub(crate) fn new() -> Self {
-        Self { controls: Specials::new([b"<end>".to_vec()]) }
+        Self { controls: Specials::new([b"<end>".to_vec()]), gap: None }
     }
 }
 
@@ -101,6 +145,14 @@ impl Vocabulary for Bytes {
         &self.controls
     }
 
+    fn piece(&self, token: i32) -> Vec<u8> {
+        if token == Self::END { b"<end>".to_vec() } else { u8::try_from(token).into_iter().collect() }
+    }
+
+    fn gap(&self) -> Option<Gap> {
+        self.gap
+    }
+
     fn size(&self) -> usize {
         256
     }
@@ -123,6 +175,18 @@ mod tests {
         let long = "<s>".repeat(1000);
         assert_eq!(parts(&long, &specials, 100).len(), 10);
         assert_eq!(parts(&long, &specials, 100).concat(), long);
+    }
+
+    #[test]
+    fn a_gap_is_written_as_the_model_knows_it() {
+        let vocabulary = Bytes::new();
+        let middle = Gap::Middle { prefix: 2, suffix: 3, middle: 4 };
+        assert_eq!(
+            tokenize_gap(&vocabulary, middle, "a<end>", "b"),
+            [&[0, 2, 97][..], &b"<end>".map(i32::from), &[3, 98, 4]].concat()
+        );
+        let continued = Gap::Continued { suffix: 3, prefix: 2 };
+        assert_eq!(tokenize_gap(&vocabulary, continued, "a", "b"), [0, 3, 98, 2, 97]);
     }
 
     #[test]

@@ -3,38 +3,36 @@
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use galerne_api::openai::FinishReason;
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
-use llama_cpp_2::vocab::LlamaVocab;
 use tokio::sync::mpsc;
 
 use super::Settings;
-use crate::account::Spent;
+use super::live::{End, Ends, Live, Request, Shared, close, hopeless};
 use crate::complaint;
-use crate::job::{Done, Event, Failure, Generate, Job};
+use crate::job::{Event, Failure, Generate, Job};
 use crate::limits;
 use crate::machine;
 use crate::metrics::Metrics;
-use crate::prefix::{Reuse, Slots};
+use crate::prefix::{Placement, Reuse, Slots};
 use crate::refusal::Refusal;
-use crate::sample::Sampler;
 use crate::schedule::{self, Chunk, Demand};
+use crate::score::score;
 use crate::share::{self, CpuMeter};
-use crate::text::{Emitted, TextStream};
 
 pub(super) struct Generator<'m> {
     context: LlamaContext<'m>,
-    vocab: LlamaVocab<'m>,
+    ends: Ends<'m>,
     batch: LlamaBatch<'static>,
     slots: Slots,
     live: Vec<Live>,
-    waiting: VecDeque<Generate>,
+    waiting: VecDeque<Waiting>,
     jobs: mpsc::Receiver<Job>,
     metrics: Arc<Metrics>,
     meter: CpuMeter,
@@ -42,26 +40,19 @@ pub(super) struct Generator<'m> {
     shared_until: u64,
 }
 
-/// A sequence being computed.
-struct Live {
-    job: Generate,
-    slot: usize,
-    /// The token sampled last, not computed yet; `None` while the prompt is being computed.
-    next: Option<i32>,
-    sampler: Sampler,
-    text: TextStream,
-    completion_tokens: usize,
-    cached_tokens: usize,
-    cpu_micros: u64,
-    end: Option<End>,
+/// A request that was not begun, or a choice of one that was.
+enum Waiting {
+    Request(Box<Generate>),
+    Choice { request: Shared, choice: usize },
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
-    Finished(FinishReason),
-    Failed(Failure),
-    /// The client has left.
-    Cancelled,
+/// Where a row of logits belongs.
+struct Row {
+    sequence: usize,
+    /// In the batch.
+    at: i32,
+    /// The token of the prompt that it scores; `None`: it chooses the answer's next token.
+    scores: Option<usize>,
 }
 
 impl<'m> Generator<'m> {
@@ -79,9 +70,11 @@ impl<'m> Generator<'m> {
         } else {
             Slots::new(settings.sequences)
         };
+        let vocab = model.vocab();
+        let index = |token: LlamaToken| usize::try_from(token.0).expect("tokens of a vocabulary are not negative");
         Self {
             context,
-            vocab: model.vocab(),
+            ends: Ends { tokens: vocab.tokens().filter(|&token| vocab.is_eog(token)).map(index).collect(), vocab },
             batch: LlamaBatch::new(limits::STEP_TOKENS, 1),
             slots,
             live: vec![],
@@ -140,7 +133,7 @@ impl<'m> Generator<'m> {
 
     fn take(&mut self, job: Job) -> ControlFlow<()> {
         match job {
-            Job::Generate(generate) => self.waiting.push_back(generate),
+            Job::Generate(generate) => self.waiting.push_back(Waiting::Request(generate)),
             // The HTTP side does not send these to a generator; the dropped reply tells the caller.
             Job::Embed(_) => self.metrics.waiting.lower(),
             Job::Stop => return ControlFlow::Break(()),
@@ -152,42 +145,92 @@ impl<'m> Generator<'m> {
     fn drop_hopeless(&mut self) {
         let now = Instant::now();
         let metrics = &self.metrics;
-        self.waiting.retain(|job| {
-            let end = hopeless(job, now);
-            if let Some(end) = end {
-                metrics.waiting.lower();
-                close(job, end, metrics);
+        self.waiting.retain(|waiting| match waiting {
+            Waiting::Request(job) => {
+                let end = hopeless(job, now);
+                if let Some(end) = end {
+                    metrics.waiting.lower();
+                    close(job, end, metrics);
+                }
+                end.is_none()
             }
-            end.is_none()
+            Waiting::Choice { request, .. } => {
+                let end = hopeless(&request.borrow().job, now);
+                if let Some(end) = end {
+                    request.borrow_mut().end_choice(end, metrics);
+                }
+                end.is_none()
+            }
         });
         for live in &mut self.live {
-            live.end = live.end.or_else(|| hopeless(&live.job, now));
+            live.end = live.end.or_else(|| hopeless(&live.request.borrow().job, now));
         }
         self.retire();
     }
 
-    /// Moves waiting requests into free slots.
+    /// Moves what waits into free slots.
     fn admit(&mut self) {
-        while let Some(job) = self.waiting.front() {
-            let Some(placement) = self.slots.place(&job.prompt, job.cache_scope.as_deref()) else { return };
-            let job = self.waiting.pop_front().expect("looked at above");
-            self.metrics.waiting.lower();
-            self.metrics.running.add(1);
+        while let Some(waiting) = self.waiting.pop_front() {
+            let placement = match &waiting {
+                Waiting::Request(job) => place(&mut self.slots, job, job.scores.prompt.is_none()),
+                Waiting::Choice { request, .. } => place(&mut self.slots, &request.borrow().job, true),
+            };
+            let Some(placement) = placement else {
+                self.waiting.push_front(waiting);
+                return;
+            };
             let cached_tokens = self.reuse(placement.slot, placement.reuse);
-            self.metrics.prompt_tokens.add(job.prompt.len() as u64);
-            self.metrics.cached_tokens.add(cached_tokens as u64);
-            self.live.push(Live {
-                slot: placement.slot,
-                next: None,
-                sampler: Sampler::new(job.sampling.clone(), &job.prompt),
-                text: TextStream::new(job.stops.clone()),
-                completion_tokens: 0,
-                cached_tokens,
-                cpu_micros: 0,
-                end: None,
-                job,
-            });
+            let (request, choice) = match waiting {
+                Waiting::Request(job) => (self.begin(*job, cached_tokens), 0),
+                // Its prompt is counted with the first choice.
+                Waiting::Choice { request, choice } => (request, choice),
+            };
+            self.live.push(Live::new(&request, choice, placement.slot));
         }
+    }
+
+    fn begin(&self, job: Generate, cached_tokens: usize) -> Shared {
+        self.metrics.waiting.lower();
+        self.metrics.running.add(1);
+        self.metrics.prompt_tokens.add(job.prompt.len() as u64);
+        self.metrics.cached_tokens.add(cached_tokens as u64);
+        let request = Request::new(job);
+        request.borrow_mut().spent.cached_tokens = cached_tokens;
+        request
+    }
+
+    /// The other choices of a request begin where the first one has computed the prompt: they share its logits, and its cells
+    /// by copy. Those that find no slot wait, before everybody else.
+    fn fork(&mut self, sequence: usize, logits: &[f32]) {
+        let (request, from) = (Rc::clone(&self.live[sequence].request), self.live[sequence].slot);
+        let choices = request.borrow().job.choices;
+        for choice in 1..choices {
+            let Some(slot) = self.copy(from) else {
+                for choice in (choice..choices).rev() {
+                    self.waiting.push_front(Waiting::Choice { request: Rc::clone(&request), choice });
+                }
+                return;
+            };
+            let mut live = Live::new(&request, choice, slot);
+            live.advance(logits, &self.ends);
+            self.metrics.completion_tokens.add(1);
+            self.live.push(live);
+        }
+    }
+
+    /// A live copy of a slot, if there is room and the cache can be copied.
+    fn copy(&mut self, from: usize) -> Option<usize> {
+        let slot = self.slots.fork(from)?;
+        self.free_cells(slot, None);
+        let copied = self.context.copy_kv_cache_seq(id(from), id(slot), None, None);
+        copied.expect("the whole range has no positions to convert");
+        if self.context.kv_cache_seq_pos_max(id(slot)) + 1 == id(self.slots.len(slot)) {
+            return Some(slot);
+        }
+        self.free_cells(slot, None);
+        self.slots.empty(slot);
+        self.slots.finish(slot);
+        None
     }
 
     /// Carries out a reuse; says how many tokens are really there. Some caches (sliding windows) cannot give back a beginning.
@@ -221,11 +264,11 @@ impl<'m> Generator<'m> {
 
     /// Computes one batch and hands out what it brought.
     fn step(&mut self) {
-        let demands: Vec<Demand> = self.live.iter().map(|live| self.demand(live)).collect();
+        let demands = self.demands();
         let mut chunks = schedule::next_step(&demands);
         // llama.cpp joins slots into one pass only when they come in the order of their numbers.
         chunks.sort_by_key(|chunk| self.live[chunk.sequence].slot);
-        let outputs = self.fill(&chunks);
+        let rows = self.fill(&chunks);
         if !self.compute() {
             return self.fail_all();
         }
@@ -235,54 +278,94 @@ impl<'m> Generator<'m> {
                 Some(token) => self.slots.push(live.slot, &[token]),
                 None => {
                     let at = self.slots.len(live.slot);
-                    self.slots.push(live.slot, &live.job.prompt[at..at + chunk.tokens]);
+                    self.slots.push(live.slot, &live.request.borrow().job.prompt[at..at + chunk.tokens]);
                 }
             }
         }
-        for (sequence, output) in outputs {
-            let logits = self.context.get_logits_ith(output);
-            let live = &mut self.live[sequence];
-            let token = live.sampler.next(logits);
-            live.advance(token, &self.vocab);
-            self.metrics.completion_tokens.add(1);
-        }
+        rows.into_iter().for_each(|row| self.take_row(&row));
         self.account(&chunks);
         self.metrics.cells_used.set(self.slots.used_cells() as u64);
         self.retire();
     }
 
-    fn demand(&self, live: &Live) -> Demand {
-        match live.next {
-            Some(_) => Demand::Answer,
-            None => Demand::Prompt(live.job.prompt.len() - self.slots.len(live.slot)),
-        }
+    /// What each sequence wants of the next step. Of the prompts that are scored only the first one goes on: rows of logits
+    /// are large.
+    fn demands(&self) -> Vec<Demand> {
+        let mut scored_room = limits::SCORED_TOKENS_AT_ONCE;
+        let demand = |live: &Live| {
+            if live.next.is_some() {
+                return Demand::Answer;
+            }
+            let request = live.request.borrow();
+            let left = request.job.prompt.len() - self.slots.len(live.slot);
+            if request.job.scores.prompt.is_none() || live.choice > 0 {
+                return Demand::Prompt(left);
+            }
+            let now = left.min(scored_room);
+            scored_room -= now;
+            Demand::Prompt(now)
+        };
+        self.live.iter().map(demand).collect()
     }
 
-    /// Writes the batch; returns which sequences get logits, and where.
-    fn fill(&mut self, chunks: &[Chunk]) -> Vec<(usize, i32)> {
+    /// Writes the batch; returns which rows of logits it will have.
+    fn fill(&mut self, chunks: &[Chunk]) -> Vec<Row> {
         self.batch.clear();
-        let mut outputs = vec![];
+        let mut rows = vec![];
         for chunk in chunks {
             let live = &self.live[chunk.sequence];
+            let request = live.request.borrow();
+            let prompt = &request.job.prompt;
             let at = self.slots.len(live.slot);
             let single;
-            let (tokens, is_last): (&[i32], bool) = match live.next {
+            let tokens: &[i32] = match live.next {
                 Some(token) => {
                     single = [token];
-                    (&single, true)
+                    &single
                 }
-                None => (&live.job.prompt[at..at + chunk.tokens], at + chunk.tokens == live.job.prompt.len()),
+                None => &prompt[at..at + chunk.tokens],
             };
+            let scores_prompt = live.next.is_none() && live.choice == 0 && request.job.scores.prompt.is_some();
             for (i, token) in tokens.iter().enumerate() {
-                let wants_logits = is_last && i + 1 == tokens.len();
+                let is_last = live.next.is_some() || at + i + 1 == prompt.len();
+                let wants_logits = is_last || scores_prompt;
                 if wants_logits {
-                    outputs.push((chunk.sequence, self.batch.n_tokens()));
+                    let scores = (!is_last).then_some(at + i + 1);
+                    rows.push(Row { sequence: chunk.sequence, at: self.batch.n_tokens(), scores });
                 }
                 let added = self.batch.add(LlamaToken(*token), id(at + i), &[id(live.slot)], wants_logits);
                 added.expect("a step fits the batch");
             }
         }
-        outputs
+        rows
+    }
+
+    /// Reads a row of logits: the score of a prompt's token, or a choice's next token.
+    fn take_row(&mut self, row: &Row) {
+        let logits = self.context.get_logits_ith(row.at);
+        let live = &mut self.live[row.sequence];
+        if let Some(position) = row.scores {
+            let mut request = live.request.borrow_mut();
+            let top = request.job.scores.prompt.unwrap_or(0);
+            let scored = score(logits, request.job.prompt[position], top);
+            request.prompt_scores.push(scored);
+            return;
+        }
+        let begins_all = live.next.is_none() && live.choice == 0;
+        if begins_all {
+            let mut request = live.request.borrow_mut();
+            request.spent.prompt_tokens = request.job.prompt.len();
+            let scores = std::mem::take(&mut request.prompt_scores);
+            if request.job.scores.prompt.is_some() {
+                request.send(Event::Prompt(scores));
+            }
+        }
+        live.advance(logits, &self.ends);
+        self.metrics.completion_tokens.add(u64::from(live.next.is_some()));
+        if begins_all && live.request.borrow().job.choices > 1 {
+            let logits = logits.to_vec();
+            self.fork(row.sequence, &logits);
+        }
     }
 
     fn compute(&mut self) -> bool {
@@ -305,14 +388,14 @@ impl<'m> Generator<'m> {
         self.shared_until = now;
         let tokens: Vec<u64> = chunks.iter().map(|chunk| chunk.tokens as u64).collect();
         for (chunk, share) in chunks.iter().zip(share::apportion(micros, &tokens)) {
-            self.live[chunk.sequence].cpu_micros += share;
+            self.live[chunk.sequence].request.borrow_mut().spent.cpu_micros += share;
         }
         self.metrics.cpu_micros.add(micros);
         self.metrics.steps.add(1);
         self.metrics.step_tokens.add(tokens.iter().sum());
     }
 
-    /// Closes the accounts of sequences that have ended and keeps their cells for those who begin alike.
+    /// Lets go of sequences that have ended and keeps their cells for those who begin alike.
     fn retire(&mut self) {
         let mut i = 0;
         while i < self.live.len() {
@@ -320,29 +403,14 @@ impl<'m> Generator<'m> {
                 i += 1;
                 continue;
             };
-            let mut live = self.live.remove(i);
-            self.metrics.running.lower();
-            live.close_account(self.slots.len(live.slot));
+            let live = self.live.remove(i);
+            let mut request = live.request.borrow_mut();
+            // Of a prompt cut off half-way, what was computed.
+            let computed = self.slots.len(live.slot).min(request.job.prompt.len());
+            request.spent.prompt_tokens = request.spent.prompt_tokens.max(computed);
+            request.spent.cached_tokens = request.spent.cached_tokens.min(request.spent.prompt_tokens);
             self.slots.finish(live.slot);
-            match end {
-                End::Finished(reason) => {
-                    self.metrics.finished.add(1);
-                    live.send(Event::Done(Done {
-                        reason,
-                        prompt_tokens: live.job.prompt.len(),
-                        completion_tokens: live.completion_tokens,
-                        cached_tokens: live.cached_tokens,
-                        cpu_micros: live.cpu_micros,
-                    }));
-                }
-                End::Failed(_) | End::Cancelled => {
-                    tracing::info!(
-                        id = %live.job.id, prompt_tokens = live.job.prompt.len(),
-                        completion_tokens = live.completion_tokens, cpu_micros = live.cpu_micros, "request ended early"
-                    );
-                    close(&live.job, end, &self.metrics);
-                }
-            }
+            request.end_choice(end, &self.metrics);
         }
     }
 
@@ -363,86 +431,22 @@ impl<'m> Generator<'m> {
             live.end = Some(End::Failed(Failure::Stopping));
         }
         self.retire();
-        for job in self.waiting.drain(..) {
-            self.metrics.waiting.lower();
-            close(&job, End::Failed(Failure::Stopping), &self.metrics);
+        for waiting in self.waiting.drain(..) {
+            let end = End::Failed(Failure::Stopping);
+            match waiting {
+                Waiting::Request(job) => {
+                    self.metrics.waiting.lower();
+                    close(&job, end, &self.metrics);
+                }
+                Waiting::Choice { request, .. } => request.borrow_mut().end_choice(end, &self.metrics),
+            }
         }
     }
 }
 
-impl Live {
-    /// Notes what was spent; `computed` tokens are in its slot.
-    fn close_account(&mut self, computed: usize) {
-        let prompt_tokens = if self.next.is_some() { self.job.prompt.len() } else { computed };
-        self.job.account.set(Spent {
-            prompt_tokens,
-            completion_tokens: self.completion_tokens,
-            cached_tokens: self.cached_tokens.min(prompt_tokens),
-            cpu_micros: self.cpu_micros,
-        });
-    }
-
-    /// Takes a sampled token: hands out its text, notices the end.
-    fn advance(&mut self, token: i32, vocab: &LlamaVocab<'_>) {
-        self.completion_tokens += 1;
-        self.next = Some(token);
-        let token = LlamaToken(token);
-        let is_end = vocab.is_eog(token);
-        if is_end && !self.job.ignore_end {
-            self.end = Some(End::Finished(FinishReason::Stop));
-        } else {
-            let piece = if is_end { vec![] } else { vocab.token_to_piece(token, false, None) };
-            let emitted = self.text.push(&piece);
-            self.hand_out(emitted);
-            if self.end.is_none() && self.completion_tokens == self.job.max_tokens {
-                self.end = Some(End::Finished(FinishReason::Length));
-            }
-        }
-        if matches!(self.end, Some(End::Finished(_))) {
-            let rest = self.text.finish();
-            self.hand_out(rest);
-        }
-    }
-
-    fn hand_out(&mut self, emitted: Emitted) {
-        let text = match emitted {
-            Emitted::Text(text) => text,
-            Emitted::Stopped(text) => {
-                self.end = Some(End::Finished(FinishReason::Stop));
-                text
-            }
-        };
-        if !text.is_empty() {
-            self.send(Event::Text(text));
-        }
-    }
-
-    fn send(&self, event: Event) {
-        // A closed channel is noticed before the next step; a full one cannot be (`job::events_of`).
-        if let Err(mpsc::error::TrySendError::Full(_)) = self.job.events.try_send(event) {
-            tracing::error!(id = %self.job.id, "an event was lost: its channel is full");
-        }
-    }
-}
-
-fn hopeless(job: &Generate, now: Instant) -> Option<End> {
-    if job.events.is_closed() {
-        return Some(End::Cancelled);
-    }
-    job.deadline.is_some_and(|deadline| deadline <= now).then_some(End::Failed(Failure::Deadline))
-}
-
-fn close(job: &Generate, end: End, metrics: &Metrics) {
-    match end {
-        End::Failed(failure) => {
-            metrics.failed.add(1);
-            if job.events.try_send(Event::Failed(failure)).is_err() {
-                tracing::debug!(id = %job.id, "the client left before it could be told");
-            }
-        }
-        End::Cancelled => metrics.cancelled.add(1),
-        End::Finished(_) => {}
-    }
+/// A place for a request's prompt. One that is to be scored does not reuse what was computed: its scores were not kept.
+fn place(slots: &mut Slots, job: &Generate, reuses: bool) -> Option<Placement> {
+    slots.place(if reuses { &job.prompt } else { &[] }, job.cache_scope.as_deref())
 }
 
 fn id(n: usize) -> i32 {

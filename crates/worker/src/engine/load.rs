@@ -21,7 +21,7 @@ use crate::loaded::{Loaded, Task};
 use crate::markup::{self, Markup, Specials};
 use crate::refusal::Refusal;
 use crate::template::ChatTemplate;
-use crate::vocabulary::{self, Frame, Vocabulary};
+use crate::vocabulary::{self, Frame, Gap, Vocabulary};
 
 /// A model in memory. The back end must outlive it.
 pub(super) struct Opened {
@@ -239,6 +239,24 @@ impl Vocabulary for LlamaVocabulary {
             }
         }
         tokens.into_iter().map(|token| token.0).collect()
+    }
+
+    fn piece(&self, token: i32) -> Vec<u8> {
+        self.model.vocab().token_to_piece(LlamaToken(token), true, None)
+    }
+
+    fn gap(&self) -> Option<Gap> {
+        let vocab = self.model.vocab();
+        let [prefix, suffix, middle] = [vocab.fim_pre().0, vocab.fim_suf().0, vocab.fim_mid().0];
+        if prefix >= 0 && suffix >= 0 && middle >= 0 {
+            return Some(Gap::Middle { prefix, suffix, middle });
+        }
+        // Mistral's, which llama.cpp does not know.
+        let control = |text: &str| match self.tokenize(text, Frame::Left, Markup::Obeyed).as_slice() {
+            [token] if vocab.is_control(LlamaToken(*token)) => Some(*token),
+            _ => None,
+        };
+        Some(Gap::Continued { suffix: control("[SUFFIX]")?, prefix: control("[PREFIX]")? })
     }
 
     fn controls(&self) -> &Specials {

@@ -1,23 +1,21 @@
-//! Chat completions, text completions, and counting their tokens.
+//! Chat completions and text completions.
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use galerne_api::openai::{ChatMessage, ChatRequest, CompletionRequest, Prompt};
-use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::problem::Problem;
 use super::read::Terms;
-use super::write::{Answer, Shape};
+use super::write::{Answer, Echoed};
 use super::{App, read};
-use crate::job::{self, Event, Generate, Job};
+use crate::job::{self, Event, Generate, Job, Scores};
 use crate::limits;
 use crate::loaded::{Loaded, Task};
 use crate::markup::{self, Markup};
-use crate::request::{self, Refused, Wish};
+use crate::request::{self, Echo, Refused, Rendering, Route, Wish};
 use crate::vocabulary::{self, Frame};
 
 pub(super) async fn chat(State(app): State<Arc<App>>, http: Request) -> Result<Response, Problem> {
@@ -25,56 +23,68 @@ pub(super) async fn chat(State(app): State<Arc<App>>, http: Request) -> Result<R
     let terms = read::terms(http.headers())?;
     let request: ChatRequest = read::json(http).await?;
     app.check_model(&request.model)?;
-    let wish = request::wish(&request.parameters, app.seed())?;
-    let prompt = chat_tokens(&app, request.messages).await?;
-    answer(&app, Shape::Chat, prompt, wish, terms).await
+    let wish = request::wish(&request.parameters, Route::Chat, Echo::Nothing, app.seed())?;
+    let rendering = request::rendering(&request.parameters, &request.messages)?;
+    let echo = rendering.prefix.clone().map(|text| Echoed { text, scored_from: None });
+    let prompt = chat_tokens(&app, request.messages, rendering).await?;
+    answer(&app, Asked { route: Route::Chat, prompt, best_of: wish.choices, wish, terms, echo }).await
 }
 
 pub(super) async fn text(State(app): State<Arc<App>>, http: Request) -> Result<Response, Problem> {
-    app.ready_for(Task::Generate)?;
+    let loaded = app.ready_for(Task::Generate)?;
     let terms = read::terms(http.headers())?;
     let request: CompletionRequest = read::json(http).await?;
     app.check_model(&request.model)?;
-    refuse_unsupported(&request)?;
-    let mut wish = request::wish(&request.parameters, app.seed())?;
+    let echoes = request.echo.unwrap_or(false);
+    let echo = if echoes { Echo::Prompt } else { Echo::Nothing };
+    let mut wish = request::wish(&request.parameters, Route::Text, echo, app.seed())?;
     // OpenAI's default for this route; chats run to the end of the context.
     wish.max_tokens = wish.max_tokens.or(Some(16));
-    let prompt = text_tokens(&app, request.prompt).await?;
-    answer(&app, Shape::Text, prompt, wish, terms).await
-}
-
-/// Tokens of a prompt or of a conversation, as its completion would count them.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct TokenizeRequest {
-    #[serde(default)]
-    model: String,
-    #[serde(alias = "prompt")]
-    content: Option<Prompt>,
-    messages: Option<Vec<ChatMessage>>,
-}
-
-#[derive(Debug, Serialize)]
-pub(super) struct Tokens {
-    tokens: Vec<i32>,
-    count: usize,
-}
-
-pub(super) async fn tokenize(State(app): State<Arc<App>>, http: Request) -> Result<Json<Tokens>, Problem> {
-    app.ready()?;
-    let request: TokenizeRequest = read::json(http).await?;
-    app.check_model(&request.model)?;
-    let tokens = match (request.content, request.messages) {
-        (Some(content), None) => text_tokens(&app, content).await?,
-        (None, Some(messages)) => chat_tokens(&app, messages).await?,
-        _ => return Err(Problem::bad_request("give either `content` or `messages`").param("content")),
+    let best_of = best_of(request.best_of, &wish)?;
+    let suffix = request.suffix.filter(|suffix| !suffix.is_empty());
+    if suffix.is_some() && echoes {
+        let text = "`echo` and `suffix` do not go together: the prompt is not what the answer follows";
+        return Err(Refused::new("echo", "unsupported_parameter", text).into());
+    }
+    let (prompt, text) = match suffix {
+        Some(suffix) => (gap_tokens(&app, request.prompt, suffix).await?, String::new()),
+        None => text_tokens(&app, request.prompt).await?,
     };
-    Ok(Json(Tokens { count: tokens.len(), tokens }))
+    let scored_from = prompt.first().copied().filter(|_| wish.logprobs.is_some());
+    let text = if text.is_empty() && echoes { vocabulary::text_of(&*loaded.vocabulary, &prompt) } else { text };
+    let echo = echoes.then_some(Echoed { text, scored_from });
+    answer(&app, Asked { route: Route::Text, prompt, best_of, wish, terms, echo }).await
 }
 
-async fn answer(app: &Arc<App>, shape: Shape, prompt: Vec<i32>, wish: Wish, terms: Terms) -> Result<Response, Problem> {
+/// How many choices are computed for those that are written.
+fn best_of(asked: Option<u32>, wish: &Wish) -> Result<usize, Refused> {
+    let Some(asked) = asked else { return Ok(wish.choices) };
+    let best_of = request::choices("best_of", Some(asked))?;
+    if best_of < wish.choices {
+        let text = format!("`best_of` is {best_of}, less than the `n` of {} that it is to choose from", wish.choices);
+        return Err(Refused::new("best_of", "invalid_value", text));
+    }
+    if best_of > wish.choices && wish.stream {
+        let text = "`best_of` above `n` cannot be streamed: which are the best is known at the end";
+        return Err(Refused::new("best_of", "unsupported_parameter", text));
+    }
+    Ok(best_of)
+}
+
+/// A request that was understood.
+struct Asked {
+    route: Route,
+    prompt: Vec<i32>,
+    wish: Wish,
+    best_of: usize,
+    terms: Terms,
+    echo: Option<Echoed>,
+}
+
+async fn answer(app: &Arc<App>, asked: Asked) -> Result<Response, Problem> {
     let loaded = app.ready_for(Task::Generate)?;
-    let field = if shape == Shape::Chat { "messages" } else { "prompt" };
+    let Asked { route, prompt, wish, best_of, terms, echo } = asked;
+    let field = if route == Route::Chat { "messages" } else { "prompt" };
     if prompt.is_empty() {
         return Err(Problem::bad_request(format!("`{field}` has no tokens")).param(field));
     }
@@ -85,27 +95,47 @@ async fn answer(app: &Arc<App>, shape: Shape, prompt: Vec<i32>, wish: Wish, term
         return Err(Problem::bad_request(text).param("logit_bias"));
     }
     let max_tokens = request::fit(prompt.len(), wish.max_tokens, loaded.context, field)?;
-    let prefix = if shape == Shape::Chat { "chatcmpl-" } else { "cmpl-" };
+    let prefix = if route == Route::Chat { "chatcmpl-" } else { "cmpl-" };
     let id = format!("{prefix}{}", uuid::Uuid::now_v7().simple());
-    let (sender, events) = mpsc::channel::<Event>(job::events_of(max_tokens));
-    app.queue.submit(Job::Generate(Generate {
+    let (sender, events) = mpsc::channel::<Event>(job::events_of(max_tokens, best_of));
+    // The likeliest are chosen by their scores, told or not.
+    let of_answer = wish.logprobs.or_else(|| (best_of > wish.choices).then_some(0));
+    let of_prompt = wish.logprobs.filter(|_| echo.as_ref().is_some_and(|echo| echo.scored_from.is_some()));
+    app.queue.submit(Job::Generate(Box::new(Generate {
         id: id.clone(),
         prompt,
+        choices: best_of,
         max_tokens,
+        min_tokens: wish.min_tokens.min(max_tokens),
         sampling: wish.sampling,
         stops: wish.stops,
         ignore_end: wish.ignore_end,
+        scores: Scores { answer: of_answer, prompt: of_prompt },
         deadline: terms.deadline,
         account: app.accounts.open(terms.request_id),
         cache_scope: terms.cache_scope,
         events: sender,
-    }))?;
-    let created = jiff::Timestamp::now().as_second();
-    let answer = Answer { id, created, model: app.name.clone(), shape, include_usage: wish.include_usage };
+    })))?;
+    let answer = Answer {
+        id,
+        created: jiff::Timestamp::now().as_second(),
+        model: app.name.clone(),
+        route,
+        include_usage: wish.include_usage,
+        choices: wish.choices,
+        best_of,
+        logprobs: wish.logprobs.is_some(),
+        echo,
+        vocabulary: Arc::clone(&loaded.vocabulary),
+    };
     if wish.stream { answer.streamed(events).await } else { answer.plain(events).await }
 }
 
-async fn chat_tokens(app: &Arc<App>, messages: Vec<ChatMessage>) -> Result<Vec<i32>, Problem> {
+pub(super) async fn chat_tokens(
+    app: &Arc<App>,
+    messages: Vec<ChatMessage>,
+    rendering: Rendering,
+) -> Result<Vec<i32>, Problem> {
     let mut messages = request::template_messages(&messages)?;
     can_fit(app, "messages", messages.iter().map(|message| message["content"].as_str().map_or(0, str::len)).sum())?;
     // Templates may leave out names and tool calls, but they are all gone through.
@@ -118,24 +148,54 @@ async fn chat_tokens(app: &Arc<App>, messages: Vec<ChatMessage>) -> Result<Vec<i
         for message in &mut messages {
             markup::mark(message, loaded.vocabulary.controls());
         }
-        let prompt = template.render(&messages)?;
+        let prompt = template.prompt(messages, &rendering)?;
         Ok(vocabulary::tokenize_prompt(&*loaded.vocabulary, &prompt, &loaded.bos))
     })
     .await
 }
 
-async fn text_tokens(app: &Arc<App>, prompt: Prompt) -> Result<Vec<i32>, Problem> {
-    let several = || Refused::new("prompt", "unsupported_parameter", "`prompt` must be one text or one list of tokens");
-    let text = match prompt {
-        Prompt::Text(text) => text,
-        Prompt::Texts(mut texts) if texts.len() == 1 => texts.remove(0),
-        Prompt::Tokens(tokens) => return known_tokens(app, tokens, "prompt"),
-        Prompt::TokenLists(mut lists) if lists.len() == 1 => return known_tokens(app, lists.remove(0), "prompt"),
-        Prompt::Texts(_) | Prompt::TokenLists(_) => return Err(several().into()),
+/// The tokens of a bare prompt, and its text if it was one.
+pub(super) async fn text_tokens(app: &Arc<App>, prompt: Prompt) -> Result<(Vec<i32>, String), Problem> {
+    let text = match one(prompt)? {
+        Single::Text(text) => text,
+        Single::Tokens(tokens) => return Ok((known_tokens(app, tokens, "prompt")?, String::new())),
     };
     // Whoever writes a bare prompt writes its markup too, as with llama-server and vLLM.
     can_fit(app, "prompt", text.len())?;
-    prepared(app, text.len(), move |loaded| Ok(loaded.tokens(&text, Markup::Obeyed))).await
+    prepared(app, text.len(), move |loaded| Ok((loaded.tokens(&text, Markup::Obeyed), text))).await
+}
+
+/// The prompt of a gap between `prompt` and `suffix`.
+async fn gap_tokens(app: &Arc<App>, prompt: Prompt, suffix: String) -> Result<Vec<i32>, Problem> {
+    let Single::Text(before) = one(prompt)? else {
+        let text = "`suffix` needs a `prompt` in text: the tokens of the gap are put between the two";
+        return Err(Problem::bad_request(text).param("prompt"));
+    };
+    let Some(gap) = app.ready()?.vocabulary.gap() else {
+        let text = "`suffix` is not supported by this model: its vocabulary has no tokens for filling in the middle";
+        return Err(Refused::new("suffix", "unsupported_parameter", text).into());
+    };
+    can_fit(app, "prompt", before.len() + suffix.len())?;
+    let bytes = before.len() + suffix.len();
+    prepared(app, bytes, move |loaded| Ok(vocabulary::tokenize_gap(&*loaded.vocabulary, gap, &before, &suffix))).await
+}
+
+enum Single {
+    Text(String),
+    Tokens(Vec<i32>),
+}
+
+fn one(prompt: Prompt) -> Result<Single, Refused> {
+    match prompt {
+        Prompt::Text(text) => Ok(Single::Text(text)),
+        Prompt::Texts(mut texts) if texts.len() == 1 => Ok(Single::Text(texts.remove(0))),
+        Prompt::Tokens(tokens) => Ok(Single::Tokens(tokens)),
+        Prompt::TokenLists(mut lists) if lists.len() == 1 => Ok(Single::Tokens(lists.remove(0))),
+        Prompt::Texts(_) | Prompt::TokenLists(_) => {
+            let text = "`prompt` must be one text or one list of tokens";
+            Err(Refused::new("prompt", "unsupported_parameter", text))
+        }
+    }
 }
 
 /// Tokens given as numbers, all of them in the vocabulary: the engine would end the process otherwise.
@@ -169,20 +229,6 @@ where
     let app = Arc::clone(app);
     let done = tokio::task::spawn_blocking(move || work(app.ready()?)).await;
     done.unwrap_or_else(|_| Err(Problem::engine_gone()))
-}
-
-fn refuse_unsupported(request: &CompletionRequest) -> Result<(), Refused> {
-    let refused = |name: &str, why: &str| Err(Refused::new(name, "unsupported_parameter", format!("`{name}` {why}")));
-    if request.echo == Some(true) {
-        return refused("echo", "is not supported by this engine: the prompt is known to the caller");
-    }
-    if request.best_of.is_some_and(|n| n != 1) {
-        return refused("best_of", "must be 1: send one request per answer");
-    }
-    if request.suffix.as_ref().is_some_and(|suffix| !suffix.is_empty()) {
-        return refused("suffix", "is not supported by this engine");
-    }
-    Ok(())
 }
 
 impl Loaded {

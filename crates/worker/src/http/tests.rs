@@ -10,7 +10,8 @@ use tower::ServiceExt as _;
 
 use super::*;
 use crate::account::Spent;
-use crate::job::{Done, Embedded, Event, Failure, Job};
+use crate::job::{Embedded, Event, Failure, Generate, Job, Piece};
+use crate::score::Scored;
 use crate::template::ChatTemplate;
 use crate::vocabulary;
 
@@ -78,20 +79,39 @@ fn play(job: &mut Job, script: Script) {
         Script::Silent => {}
         Script::Fails(failure) => say(Event::Failed(failure)),
         Script::FailsLater(failure) => {
-            say(Event::Text("a".into()));
+            say(Event::Text(Piece { text: "a".into(), ..Piece::default() }));
             say(Event::Failed(failure));
         }
         Script::Words(words) => {
-            words.iter().for_each(|word| say(Event::Text((*word).into())));
-            say(Event::Done(Done {
-                reason: FinishReason::Stop,
+            if generate.scores.prompt.is_some() {
+                say(Event::Prompt(generate.prompt[1..].iter().map(|&token| scored(token)).collect()));
+            }
+            for choice in 0..generate.choices {
+                words.iter().for_each(|word| say(Event::Text(piece(generate, choice, word))));
+                // Later ones are likelier.
+                let logprob = f64::from(u8::try_from(choice).expect("few")) - 100.0;
+                say(Event::Ended { choice, reason: FinishReason::Stop, logprob });
+            }
+            say(Event::Done(Spent {
                 prompt_tokens: generate.prompt.len(),
-                completion_tokens: words.len(),
+                completion_tokens: words.len() * generate.choices,
                 cached_tokens: 3,
                 cpu_micros: 42,
             }));
         }
     }
+}
+
+/// The first choice says the words, others their number before them.
+fn piece(job: &Generate, choice: usize, word: &str) -> Piece {
+    let text = if choice == 0 { word.to_owned() } else { format!("{choice}{word}") };
+    let token = i32::from(word.as_bytes()[0]);
+    let scored = job.scores.answer.map(|_| scored(token)).into_iter().collect();
+    Piece { choice, text, tokens: 1, scored }
+}
+
+fn scored(token: i32) -> Scored {
+    Scored { token, logprob: -0.5, top: vec![(33, -0.25), (token, -0.5)] }
 }
 
 async fn send(server: &Server, method: Method, path: &str, body: impl Into<Body>) -> (StatusCode, String) {
@@ -191,7 +211,89 @@ async fn a_text_completion_takes_text_or_tokens() {
         let (status, _, at) = refused(&server, "/v1/completions", json!({"prompt": prompt})).await;
         assert_eq!((status, at), (400, json!(param)));
     }
-    assert_eq!(refused(&server, "/v1/completions", json!({"prompt": "a", "echo": true})).await.2, "echo");
+}
+
+#[tokio::test]
+async fn scores_come_in_both_of_openai_s_shapes() {
+    let server = server(Script::Words(&["x", "yz"]));
+    let (_, reply) = ask(&server, "/v1/chat/completions", chat(json!({"logprobs": true, "top_logprobs": 2}))).await;
+    let x = json!({"token": "x", "logprob": -0.5, "bytes": [120]});
+    let mut expected = x.clone();
+    expected["top_logprobs"] = json!([{"token": "!", "logprob": -0.25, "bytes": [33]}, x]);
+    assert_eq!(reply["choices"][0]["logprobs"]["content"][0], expected);
+    assert_eq!(reply["choices"][0]["logprobs"]["refusal"], Value::Null);
+    let body = json!({"prompt": "é", "echo": true, "logprobs": 1});
+    let (_, reply) = ask(&server, "/v1/completions", body.clone()).await;
+    let lists = json!({
+        "tokens": ["\u{0}", "\u{fffd}", "\u{fffd}", "x", "y"],
+        "token_logprobs": [null, -0.5, -0.5, -0.5, -0.5],
+        "top_logprobs": [null, {"!": -0.25, "\u{fffd}": -0.5}, {"!": -0.25, "\u{fffd}": -0.5}, {"!": -0.25, "x": -0.5}, {"!": -0.25, "y": -0.5}],
+        "text_offset": [0, 1, 2, 3, 4],
+    });
+    assert_eq!((&reply["choices"][0]["text"], &reply["choices"][0]["logprobs"]), (&json!("éxyz"), &lists));
+    // In pieces they are the same.
+    let mut streamed = body;
+    streamed["stream"] = json!(true);
+    let (_, text) = send(&server, Method::POST, "/v1/completions", streamed.to_string()).await;
+    let mut joined = json!({"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []});
+    for chunk in chunks(&text).iter().filter(|chunk| chunk["choices"][0]["logprobs"].is_object()) {
+        for (name, list) in joined.as_object_mut().expect("an object") {
+            let more = chunk["choices"][0]["logprobs"][name].as_array().expect("a list").clone();
+            list.as_array_mut().expect("a list").extend(more);
+        }
+    }
+    assert_eq!(joined, lists);
+}
+
+fn chunks(text: &str) -> Vec<Value> {
+    let data = text.split("\n\n").filter_map(|event| event.strip_prefix("data: ")).filter(|data| *data != "[DONE]");
+    data.map(|data| serde_json::from_str(data).expect("JSON")).collect()
+}
+
+#[tokio::test]
+async fn several_answers_have_their_index_and_the_best_come_first() {
+    let server = server(Script::Words(&["x"]));
+    let (_, reply) = ask(&server, "/v1/chat/completions", chat(json!({"n": 3}))).await;
+    let contents: Vec<&Value> =
+        reply["choices"].as_array().expect("a list").iter().map(|c| &c["message"]["content"]).collect();
+    assert_eq!(contents, ["x", "1x", "2x"]);
+    assert_eq!(reply["choices"][2]["index"], 2);
+    assert_eq!(reply["usage"]["completion_tokens"], 3);
+    let (_, text) =
+        send(&server, Method::POST, "/v1/chat/completions", chat(json!({"n": 2, "stream": true})).to_string()).await;
+    let chunks = chunks(&text);
+    for index in [0, 1] {
+        let of: Vec<&Value> = chunks.iter().map(|c| &c["choices"][0]).filter(|c| c["index"] == index).collect();
+        assert_eq!(
+            (of.len(), &of[0]["delta"]["role"], &of[2]["finish_reason"]),
+            (3, &json!("assistant"), &json!("stop"))
+        );
+    }
+    let (_, reply) = ask(&server, "/v1/completions", json!({"prompt": "a", "n": 1, "best_of": 3})).await;
+    assert_eq!(reply["choices"], json!([{"index": 0, "text": "2x", "logprobs": null, "finish_reason": "stop"}]));
+    assert_eq!(refused(&server, "/v1/completions", json!({"prompt": "a", "n": 2, "best_of": 1})).await.2, "best_of");
+    let streamed = json!({"prompt": "a", "best_of": 2, "stream": true});
+    assert_eq!(refused(&server, "/v1/completions", streamed).await.1, "unsupported_parameter");
+}
+
+#[tokio::test]
+async fn an_answer_begins_with_its_prefix_and_an_echo_with_its_prompt() {
+    let server = server(Script::Words(&["x"]));
+    let prefixed = json!({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "So ", "prefix": true}]});
+    let (_, reply) = ask(&server, "/v1/chat/completions", prefixed.clone()).await;
+    assert_eq!(reply["choices"][0]["message"]["content"], "So x");
+    assert_eq!(reply["usage"]["prompt_tokens"], 1 + "user:hi\nassistant:So ".len());
+    let mut streamed = prefixed;
+    streamed["stream"] = json!(true);
+    let (_, text) = send(&server, Method::POST, "/v1/chat/completions", streamed.to_string()).await;
+    let said: String = chunks(&text).iter().filter_map(|c| c["choices"][0]["delta"]["content"].as_str()).collect();
+    assert_eq!(said, "So x");
+    for prompt in [json!("ab"), json!([97, 98])] {
+        let (_, reply) =
+            ask(&server, "/v1/completions", json!({"prompt": prompt, "echo": true, "max_tokens": 0})).await;
+        assert_eq!(reply["choices"][0]["text"], "abx");
+    }
+    assert_eq!(refused(&server, "/v1/completions", json!({"prompt": "a", "suffix": "b"})).await.2, "suffix");
 }
 
 #[tokio::test]
@@ -205,7 +307,7 @@ async fn bad_requests_are_refused_with_code_and_parameter() {
         (chat(json!({"messages": "hi"})), (400, "invalid_type", json!("messages"))),
         (json!({"model": "small"}), (400, "invalid_type", json!("messages"))),
         (chat(json!({"temprature": 1})), (400, "unknown_parameter", json!("temprature"))),
-        (chat(json!({"n": 3})), (400, "unsupported_parameter", json!("n"))),
+        (chat(json!({"n": 300})), (400, "invalid_value", json!("n"))),
         (chat(json!({"logit_bias": {"300": 1}})), (400, "invalid_value", json!("logit_bias"))),
         (
             chat(json!({"messages": [{"role": "user", "content": "x".repeat(300)}]})),
@@ -321,7 +423,22 @@ async fn embeddings_come_as_numbers_or_base64() {
 async fn tokens_are_counted_as_the_completion_would() {
     let server = server(Script::Words(&["x"]));
     let (_, reply) = ask(&server, "/tokenize", json!({"content": "ab"})).await;
-    assert_eq!(reply, json!({"tokens": [0, 97, 98], "count": 3}));
+    assert_eq!(reply, json!({"tokens": [0, 97, 98], "count": 3, "max_model_len": 200}));
+    let whole = json!({"prompt": "ab", "add_special_tokens": false, "return_token_strs": true});
+    let (_, reply) = ask(&server, "/tokenize", whole).await;
+    assert_eq!((&reply["tokens"], &reply["token_strs"]), (&json!([97, 98]), &json!(["a", "b"])));
+    let (_, reply) = ask(&server, "/detokenize", json!({"tokens": [97, 98]})).await;
+    assert_eq!(reply, json!({"prompt": "ab"}));
+    assert_eq!(refused(&server, "/detokenize", json!({"tokens": [256]})).await.2, "tokens");
+    assert_eq!(refused(&server, "/tokenize", json!({"prompt": "a", "return_strs": true})).await.2, "return_strs");
+    let turn = async |more: Value| {
+        let mut body = json!({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]});
+        body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        ask(&server, "/tokenize", body).await.1["count"].as_u64().expect("a number")
+    };
+    let continued = turn(json!({"continue_final_message": true})).await;
+    assert_eq!(continued, 1 + "user:hi\nassistant:yo".len() as u64);
+    assert_eq!(turn(json!({})).await, continued + "\nassistant:".len() as u64);
     let (_, reply) = ask(&server, "/tokenize", json!({"messages": [{"role": "user", "content": "hi"}]})).await;
     let (_, answer) = ask(&server, "/v1/chat/completions", chat(json!({}))).await;
     assert_eq!(reply["count"], answer["usage"]["prompt_tokens"]);

@@ -2,6 +2,7 @@
 //! Events that are there at once become one write: one token per event as OpenAI sends them, few system calls.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -10,13 +11,17 @@ use bytes::Bytes;
 use futures_util::stream;
 use galerne_api::openai::{
     AssistantMessage, ChatChoice, ChatChunk, ChatCompletion, ChunkChoice, Completion, CompletionChoice, Delta,
-    FinishReason, Usage,
+    FinishReason, TextLogprobs, Usage,
 };
 use serde::Serialize;
 use tokio::sync::mpsc;
 
+use super::logprobs;
 use super::problem::Problem;
-use crate::job::{Done, Event};
+use crate::job::{Event, Piece};
+use crate::request::Route;
+use crate::score::Scored;
+use crate::vocabulary::Vocabulary;
 
 /// The frame of one answer.
 #[derive(Debug, Clone)]
@@ -24,14 +29,35 @@ pub(super) struct Answer {
     pub(super) id: String,
     pub(super) created: i64,
     pub(super) model: String,
-    pub(super) shape: Shape,
+    pub(super) route: Route,
     pub(super) include_usage: bool,
+    /// Choices that are written.
+    pub(super) choices: usize,
+    /// Choices that are computed, of which the likeliest are written; only plain answers have more.
+    pub(super) best_of: usize,
+    pub(super) logprobs: bool,
+    /// What every choice begins with.
+    pub(super) echo: Option<Echoed>,
+    pub(super) vocabulary: Arc<dyn Vocabulary>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shape {
-    Chat,
-    Text,
+/// The part of a prompt that belongs to the answer.
+#[derive(Debug, Clone)]
+pub(super) struct Echoed {
+    pub(super) text: String,
+    /// Its first token, if its tokens are scored: they follow as an event.
+    pub(super) scored_from: Option<i32>,
+}
+
+/// What was gathered of a choice.
+#[derive(Debug, Clone, Default)]
+struct Choice {
+    text: String,
+    scored: Vec<Scored>,
+    reason: Option<FinishReason>,
+    /// Sum of the tokens' log-probabilities, and their number.
+    logprob: f64,
+    tokens: usize,
 }
 
 /// Events taken from the channel at once.
@@ -40,7 +66,8 @@ const EVENTS_AT_ONCE: usize = 64;
 impl Answer {
     /// Collects the whole answer.
     pub(super) async fn plain(&self, mut events: mpsc::Receiver<Event>) -> Result<Response, Problem> {
-        let mut text = String::new();
+        let mut choices = vec![Choice::default(); self.best_of];
+        let mut prompt = vec![];
         let mut taken = Vec::with_capacity(EVENTS_AT_ONCE);
         loop {
             if events.recv_many(&mut taken, EVENTS_AT_ONCE).await == 0 {
@@ -48,9 +75,14 @@ impl Answer {
             }
             for event in taken.drain(..) {
                 match event {
-                    Event::Text(more) => text.push_str(&more),
+                    Event::Prompt(scored) => prompt = scored,
+                    Event::Text(piece) => choices[piece.choice].take(piece),
+                    Event::Ended { choice, reason, logprob } => {
+                        choices[choice].reason = Some(reason);
+                        choices[choice].logprob = logprob;
+                    }
                     Event::Failed(failure) => return Err(failure.into()),
-                    Event::Done(done) => return Ok(self.whole(text, &done)),
+                    Event::Done(spent) => return Ok(self.whole(choices, &prompt, spent.usage())),
                 }
             }
         }
@@ -65,13 +97,9 @@ impl Answer {
         if let Some(Event::Failed(failure)) = taken.first() {
             return Err((*failure).into());
         }
-        let mut first = Vec::new();
-        if self.shape == Shape::Chat {
-            let role = Delta { role: Some("assistant".into()), content: Some(String::new()), tool_calls: None };
-            self.chunk(&mut first, role, None);
-        }
-        let state = Some(Writer { answer: self, events, taken, out: first });
-        let body = stream::unfold(state, |state| async move {
+        let mut writer = Writer { offsets: vec![0; self.choices], answer: self, events, taken, out: vec![] };
+        writer.begin();
+        let body = stream::unfold(Some(writer), |state| async move {
             let (bytes, state) = state?.next().await;
             Some((Ok::<_, Infallible>(bytes), state))
         });
@@ -79,79 +107,57 @@ impl Answer {
         Ok((headers, Body::from_stream(body)).into_response())
     }
 
-    fn whole(&self, text: String, done: &Done) -> Response {
-        let finish_reason = Some(done.reason);
-        match self.shape {
-            Shape::Chat => {
-                let message =
-                    AssistantMessage { role: "assistant".into(), content: Some(text), refusal: None, tool_calls: None };
-                axum::Json(ChatCompletion {
-                    id: self.id.clone(),
-                    object: "chat.completion".into(),
-                    created: self.created,
-                    model: self.model.clone(),
-                    choices: vec![ChatChoice { index: 0, message, logprobs: None, finish_reason }],
-                    usage: done.spent().usage(),
-                    system_fingerprint: None,
-                })
-                .into_response()
-            }
-            Shape::Text => {
-                let choice = CompletionChoice { index: 0, text, logprobs: None, finish_reason };
-                axum::Json(self.completion(vec![choice], Some(done.spent().usage()))).into_response()
+    fn whole(&self, mut choices: Vec<Choice>, prompt: &[Scored], usage: Usage) -> Response {
+        if self.best_of > self.choices {
+            // Stable: of equally likely ones the earlier.
+            choices.sort_by(|a, b| b.mean_logprob().total_cmp(&a.mean_logprob()));
+            choices.truncate(self.choices);
+        }
+        let choices = (0_u32..).zip(choices);
+        match self.route {
+            Route::Chat => axum::Json(ChatCompletion {
+                id: self.id.clone(),
+                object: "chat.completion".into(),
+                created: self.created,
+                model: self.model.clone(),
+                choices: choices.map(|(index, choice)| self.chat_choice(index, &choice)).collect(),
+                usage,
+                system_fingerprint: None,
+            })
+            .into_response(),
+            Route::Text => {
+                let choices = choices.map(|(index, choice)| self.text_choice(index, &choice, prompt)).collect();
+                axum::Json(self.completion(choices, Some(usage))).into_response()
             }
         }
     }
 
-    fn event(&self, out: &mut Vec<u8>, event: Event) {
-        match event {
-            Event::Text(text) => self.piece(out, text, None),
-            Event::Done(done) => {
-                self.piece(out, String::new(), Some(done.reason));
-                if self.include_usage {
-                    self.usage(out, done.spent().usage());
-                }
-                out.extend_from_slice(b"data: [DONE]\n\n");
-            }
-            // The status is out already: an error event, and no `[DONE]`.
-            Event::Failed(failure) => data(out, Problem::from(failure).body()),
-        }
+    fn chat_choice(&self, index: u32, choice: &Choice) -> ChatChoice {
+        let logprobs = self.logprobs.then(|| logprobs::chat(&*self.vocabulary, &choice.scored));
+        let content = Some(self.echo_text().to_owned() + &choice.text);
+        let message = AssistantMessage { role: "assistant".into(), content, refusal: None, tool_calls: None };
+        ChatChoice { index, message, logprobs, finish_reason: choice.reason }
     }
 
-    fn piece(&self, out: &mut Vec<u8>, text: String, finish_reason: Option<FinishReason>) {
-        match self.shape {
-            Shape::Chat => {
-                let content = finish_reason.is_none().then_some(text);
-                self.chunk(out, Delta { role: None, content, tool_calls: None }, finish_reason);
-            }
-            Shape::Text => {
-                let choice = CompletionChoice { index: 0, text, logprobs: None, finish_reason };
-                data(out, &self.completion(vec![choice], None));
-            }
-        }
+    fn text_choice(&self, index: u32, choice: &Choice, prompt: &[Scored]) -> CompletionChoice {
+        let logprobs = self.logprobs.then(|| {
+            let (mut lists, mut offset) = (TextLogprobs::default(), 0);
+            self.echo_logprobs(prompt, &mut lists, &mut offset);
+            logprobs::text(&*self.vocabulary, &choice.scored, &mut lists, &mut offset);
+            lists
+        });
+        let text = self.echo_text().to_owned() + &choice.text;
+        CompletionChoice { index, text, logprobs, finish_reason: choice.reason }
     }
 
-    fn usage(&self, out: &mut Vec<u8>, usage: Usage) {
-        match self.shape {
-            Shape::Chat => data(out, &ChatChunk { usage: Some(usage), ..self.empty_chunk() }),
-            Shape::Text => data(out, &self.completion(vec![], Some(usage))),
-        }
+    fn echo_text(&self) -> &str {
+        self.echo.as_ref().map_or("", |echo| &echo.text)
     }
 
-    fn chunk(&self, out: &mut Vec<u8>, delta: Delta, finish_reason: Option<FinishReason>) {
-        let choice = ChunkChoice { index: 0, delta, logprobs: None, finish_reason };
-        data(out, &ChatChunk { choices: vec![choice], ..self.empty_chunk() });
-    }
-
-    fn empty_chunk(&self) -> ChatChunk {
-        ChatChunk {
-            id: self.id.clone(),
-            object: "chat.completion.chunk".into(),
-            created: self.created,
-            model: self.model.clone(),
-            system_fingerprint: None,
-            choices: vec![],
-            usage: None,
+    fn echo_logprobs(&self, prompt: &[Scored], lists: &mut TextLogprobs, offset: &mut usize) {
+        if let Some(first) = self.echo.as_ref().and_then(|echo| echo.scored_from) {
+            logprobs::unscored(&*self.vocabulary, first, lists, offset);
+            logprobs::text(&*self.vocabulary, prompt, lists, offset);
         }
     }
 
@@ -166,6 +172,32 @@ impl Answer {
             usage,
         }
     }
+
+    fn chunk(&self, choices: Vec<ChunkChoice>, usage: Option<Usage>) -> ChatChunk {
+        ChatChunk {
+            id: self.id.clone(),
+            object: "chat.completion.chunk".into(),
+            created: self.created,
+            model: self.model.clone(),
+            system_fingerprint: None,
+            choices,
+            usage,
+        }
+    }
+}
+
+impl Choice {
+    fn take(&mut self, piece: Piece) {
+        self.text.push_str(&piece.text);
+        self.scored.extend(piece.scored);
+        self.tokens += piece.tokens;
+    }
+
+    fn mean_logprob(&self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "an answer has far fewer than 2^52 tokens")]
+        let tokens = self.tokens.max(1) as f64;
+        self.logprob / tokens
+    }
 }
 
 /// A stream being written.
@@ -174,9 +206,26 @@ struct Writer {
     events: mpsc::Receiver<Event>,
     taken: Vec<Event>,
     out: Vec<u8>,
+    /// Of each choice, the characters whose tokens were told.
+    offsets: Vec<usize>,
 }
 
 impl Writer {
+    /// What comes before anything the engine says.
+    fn begin(&mut self) {
+        for index in 0..self.answer.choices {
+            if self.answer.route == Route::Chat {
+                let role = Delta { role: Some("assistant".into()), content: Some(String::new()), tool_calls: None };
+                self.delta(index, role, &[], None);
+            }
+            if self.answer.echo.as_ref().is_some_and(|echo| echo.scored_from.is_none()) {
+                let text = self.answer.echo_text().to_owned();
+                self.offsets[index] = text.chars().count();
+                self.piece(Piece { choice: index, text, tokens: 0, scored: vec![] });
+            }
+        }
+    }
+
     /// The next bytes, and itself unless they were the last.
     async fn next(mut self) -> (Bytes, Option<Self>) {
         let mut is_last = false;
@@ -184,13 +233,92 @@ impl Writer {
             data(&mut self.out, Problem::engine_gone().body());
             is_last = true;
         }
-        for event in self.taken.drain(..) {
+        for event in std::mem::take(&mut self.taken) {
             is_last |= matches!(event, Event::Done(_) | Event::Failed(_));
-            self.answer.event(&mut self.out, event);
+            self.event(event);
         }
         let bytes = Bytes::from(std::mem::take(&mut self.out));
         (bytes, (!is_last).then_some(self))
     }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Prompt(scored) => self.prompt(&scored),
+            Event::Text(piece) => self.piece(piece),
+            Event::Ended { choice, reason, .. } => self.ended(choice, reason),
+            Event::Done(spent) => {
+                if self.answer.include_usage {
+                    self.usage(spent.usage());
+                }
+                self.out.extend_from_slice(b"data: [DONE]\n\n");
+            }
+            // The status is out already: an error event, and no `[DONE]`.
+            Event::Failed(failure) => data(&mut self.out, Problem::from(failure).body()),
+        }
+    }
+
+    /// The echoed prompt with its scores, for every choice.
+    fn prompt(&mut self, scored: &[Scored]) {
+        for index in 0..self.answer.choices {
+            let mut lists = TextLogprobs::default();
+            self.answer.echo_logprobs(scored, &mut lists, &mut self.offsets[index]);
+            self.text(index, self.answer.echo_text().to_owned(), Some(lists), None);
+        }
+    }
+
+    fn piece(&mut self, piece: Piece) {
+        match self.answer.route {
+            Route::Chat => {
+                let delta = Delta { role: None, content: Some(piece.text), tool_calls: None };
+                self.delta(piece.choice, delta, &piece.scored, None);
+            }
+            Route::Text => {
+                let lists = self.answer.logprobs.then(|| {
+                    let mut lists = TextLogprobs::default();
+                    let offset = &mut self.offsets[piece.choice];
+                    logprobs::text(&*self.answer.vocabulary, &piece.scored, &mut lists, offset);
+                    lists
+                });
+                self.text(piece.choice, piece.text, lists, None);
+            }
+        }
+    }
+
+    fn ended(&mut self, choice: usize, reason: FinishReason) {
+        match self.answer.route {
+            Route::Chat => self.delta(choice, Delta::default(), &[], Some(reason)),
+            Route::Text => self.text(choice, String::new(), None, Some(reason)),
+        }
+    }
+
+    fn usage(&mut self, usage: Usage) {
+        match self.answer.route {
+            Route::Chat => data(&mut self.out, &self.answer.chunk(vec![], Some(usage))),
+            Route::Text => data(&mut self.out, &self.answer.completion(vec![], Some(usage))),
+        }
+    }
+
+    fn delta(&mut self, choice: usize, delta: Delta, scored: &[Scored], finish_reason: Option<FinishReason>) {
+        let has_scores = self.answer.logprobs && !scored.is_empty();
+        let logprobs = has_scores.then(|| logprobs::chat(&*self.answer.vocabulary, scored));
+        let choice = ChunkChoice { index: number(choice), delta, logprobs, finish_reason };
+        data(&mut self.out, &self.answer.chunk(vec![choice], None));
+    }
+
+    fn text(
+        &mut self,
+        choice: usize,
+        text: String,
+        logprobs: Option<TextLogprobs>,
+        finish_reason: Option<FinishReason>,
+    ) {
+        let choice = CompletionChoice { index: number(choice), text, logprobs, finish_reason };
+        data(&mut self.out, &self.answer.completion(vec![choice], None));
+    }
+}
+
+fn number(choice: usize) -> u32 {
+    u32::try_from(choice).expect("a request has few choices")
 }
 
 fn data<T: Serialize>(out: &mut Vec<u8>, value: &T) {

@@ -95,6 +95,21 @@ fn one_beyond_the_slots_waits() {
     assert!(slots.place(&tokens(0..10), None).is_some());
 }
 
+#[test]
+fn a_fork_holds_all_that_its_origin_holds_and_stays_in_its_scope() {
+    let mut slots = Slots::new(3);
+    let first = slots.place(&tokens(0..50), Some("a")).expect("there is room").slot;
+    slots.push(first, &tokens(0..50));
+    let second = slots.fork(first).expect("there is room");
+    assert_ne!(first, second);
+    assert_eq!(slots.len(second), 50);
+    slots.finish(first);
+    slots.finish(second);
+    assert_eq!(slots.place(&tokens(0..50), Some("b")).expect("room").reuse, Reuse::Nothing);
+    assert_eq!(slots.place(&tokens(0..50), Some("a")).expect("room").reuse.tokens(), 49);
+    assert_eq!(Slots::without_reuse(2).fork(0), None);
+}
+
 #[derive(Debug, Clone)]
 enum Act {
     Start { family: i32, length: usize, scope: bool },

@@ -1,3 +1,5 @@
+use galerne_api::openai::ChatMessage;
+
 use super::*;
 use serde_json::json;
 
@@ -5,34 +7,85 @@ fn parameters(value: Value) -> Parameters {
     serde_json::from_value(value).expect("well-formed")
 }
 
+fn chat_wish(value: Value) -> Result<Wish, Refused> {
+    wish(&parameters(value), Route::Chat, Echo::Nothing, 0)
+}
+
 fn refused(value: Value) -> (String, &'static str) {
-    let refused = wish(&parameters(value), 0).expect_err("refused");
+    let refused = chat_wish(value).expect_err("refused");
     (refused.param.expect("a parameter is named"), refused.code)
 }
 
 #[test]
 fn an_empty_request_gets_openai_s_defaults() {
-    let wish = wish(&parameters(json!({})), 42).expect("fine");
+    let wish = wish(&parameters(json!({})), Route::Chat, Echo::Nothing, 42).expect("fine");
     assert_eq!(wish.sampling, Sampling { temperature: 1.0, seed: 42, ..Sampling::greedy() });
     assert_eq!((wish.max_tokens, wish.stream, wish.include_usage), (None, false, false));
 }
 
 #[test]
 fn a_misspelt_parameter_is_refused_with_the_nearest_name() {
-    let refused = wish(&parameters(json!({"temprature": 1})), 0).expect_err("refused");
+    let refused = chat_wish(json!({"temprature": 1})).expect_err("refused");
     assert_eq!(refused.param.as_deref(), Some("temprature"));
     assert_eq!(refused.message, "unknown parameter `temprature`; did you mean `temperature`?");
 }
 
 #[test]
 fn what_is_not_done_is_refused_and_what_asks_for_nothing_is_not() {
-    assert_eq!(refused(json!({"n": 2})), ("n".into(), "unsupported_parameter"));
-    assert_eq!(refused(json!({"logprobs": true})), ("logprobs".into(), "unsupported_parameter"));
     assert_eq!(refused(json!({"tools": [{}]})), ("tools".into(), "unsupported_parameter"));
     assert_eq!(refused(json!({"response_format": {"type": "json_object"}})).1, "unsupported_parameter");
     let fine = json!({"n": 1, "logprobs": false, "tools": [], "tool_choice": null, "user": "u", "safe_prompt": false,
         "response_format": {"type": "text"}, "reasoning_effort": null});
-    assert!(wish(&parameters(fine), 0).is_ok());
+    assert!(chat_wish(fine).is_ok());
+}
+
+#[test]
+fn both_forms_of_logprobs_are_read_and_not_each_other_s() {
+    let text_wish = |value: Value| wish(&parameters(value), Route::Text, Echo::Nothing, 0);
+    assert_eq!(chat_wish(json!({"logprobs": true, "top_logprobs": 3})).expect("fine").logprobs, Some(3));
+    assert_eq!(chat_wish(json!({"logprobs": true})).expect("fine").logprobs, Some(0));
+    assert_eq!(chat_wish(json!({"logprobs": false, "top_logprobs": null})).expect("fine").logprobs, None);
+    assert_eq!(text_wish(json!({"logprobs": 5})).expect("fine").logprobs, Some(5));
+    assert_eq!(text_wish(json!({"logprobs": null})).expect("fine").logprobs, None);
+    assert_eq!(refused(json!({"top_logprobs": 3})), ("top_logprobs".into(), "invalid_value"));
+    assert_eq!(refused(json!({"logprobs": true, "top_logprobs": 21})), ("top_logprobs".into(), "invalid_value"));
+    assert_eq!(refused(json!({"logprobs": 3})), ("logprobs".into(), "invalid_type"));
+    assert_eq!(text_wish(json!({"logprobs": true})).expect_err("refused").code, "invalid_type");
+    assert_eq!(text_wish(json!({"top_logprobs": 1})).expect_err("refused").code, "unsupported_parameter");
+}
+
+#[test]
+fn a_number_of_answers_and_a_least_length_are_bounded() {
+    assert_eq!(chat_wish(json!({"n": 3, "min_tokens": 4})).map(|w| (w.choices, w.min_tokens)), Ok((3, 4)));
+    assert_eq!(refused(json!({"n": 0})), ("n".into(), "invalid_value"));
+    assert_eq!(refused(json!({"n": 33})), ("n".into(), "invalid_value"));
+    assert_eq!(refused(json!({"min_tokens": 5, "max_tokens": 4})), ("min_tokens".into(), "invalid_value"));
+    assert_eq!(refused(json!({"min_tokens": -1})), ("min_tokens".into(), "invalid_type"));
+    let echoed = parameters(json!({"max_tokens": 0}));
+    assert_eq!(wish(&echoed, Route::Text, Echo::Prompt, 0).expect("fine").max_tokens, Some(0));
+    assert_eq!(wish(&echoed, Route::Text, Echo::Nothing, 0).expect_err("refused").code, "invalid_value");
+}
+
+#[test]
+fn a_chat_ends_where_its_parameters_say() {
+    let rendering_of = |more: Value, last: Value| {
+        let messages: Vec<ChatMessage> =
+            serde_json::from_value(json!([{"role": "user", "content": "a"}, last])).expect("well-formed");
+        rendering(&parameters(more), &messages)
+    };
+    let said = json!({"role": "assistant", "content": "b"});
+    let prefix = json!({"role": "assistant", "content": "b", "prefix": true});
+    let ending = |more: Value, last: &Value| rendering_of(more, last.clone()).map(|r| (r.ending, r.prefix));
+    assert_eq!(ending(json!({}), &said), Ok((Ending::Turn, None)));
+    assert_eq!(ending(json!({"add_generation_prompt": false}), &said), Ok((Ending::Nothing, None)));
+    assert_eq!(ending(json!({"continue_final_message": true}), &said), Ok((Ending::Message, None)));
+    assert_eq!(ending(json!({}), &prefix), Ok((Ending::Message, Some("b".into()))));
+    let both = json!({"continue_final_message": true, "add_generation_prompt": true});
+    assert_eq!(ending(both, &said).expect_err("refused").param.as_deref(), Some("add_generation_prompt"));
+    let users = json!({"role": "user", "content": "b", "prefix": true});
+    assert_eq!(ending(json!({}), &users).expect_err("refused").param.as_deref(), Some("messages[1].prefix"));
+    let own = rendering_of(json!({"chat_template_kwargs": {"messages": []}}), said).expect_err("refused");
+    assert_eq!(own.param.as_deref(), Some("chat_template_kwargs.messages"));
 }
 
 #[test]
@@ -57,7 +110,7 @@ fn values_out_of_range_are_refused_by_name() {
 
 #[test]
 fn mistral_s_seed_is_a_seed() {
-    assert_eq!(wish(&parameters(json!({"random_seed": 9})), 0).expect("fine").sampling.seed, 9);
+    assert_eq!(chat_wish(json!({"random_seed": 9})).expect("fine").sampling.seed, 9);
     assert_eq!(refused(json!({"random_seed": 9, "seed": 8})).0, "random_seed");
 }
 
