@@ -7,6 +7,7 @@ pub mod error;
 pub mod gateways;
 pub mod nearest;
 pub mod openai;
+pub mod surface;
 pub mod v1;
 
 pub mod client;

@@ -39,8 +39,9 @@ pub(crate) fn find_endpoint(
         return Err(models::not_found(snapshot, key, name));
     };
     let can = match asked.operation {
-        Operation::Chat | Operation::Completion => endpoint.can_chat,
+        Operation::Chat | Operation::Completion | Operation::Fim => endpoint.can_chat,
         Operation::Embedding => endpoint.can_embed,
+        Operation::Tokenise | Operation::Detokenise => true,
     };
     if !can {
         let does = if endpoint.can_embed { "makes embeddings" } else { "answers chats and completions" };

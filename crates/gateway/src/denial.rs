@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use galerne_api::error::Code;
+use galerne_api::surface::Dialect;
 use galerne_model::event::{Actor, Decision, Event};
 use galerne_model::ids::{EndpointId, EventId, KeyId, RequestId};
 use galerne_model::limits;
@@ -26,6 +27,8 @@ pub const COUNTED_BY: &str = "gateway";
 #[derive(Debug, Clone)]
 pub(crate) struct Asker {
     pub(crate) request_id: RequestId,
+    /// The surface it came by.
+    pub(crate) dialect: Dialect,
     pub(crate) address: Option<IpAddr>,
     /// The key, once it was found; it may have expired.
     pub(crate) key: Option<Arc<KeyEntry>>,

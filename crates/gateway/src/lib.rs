@@ -7,8 +7,8 @@
 //!
 //! INVARIANT: no SQL and no call to the control plane on the path of a request: a snapshot comes in, the spool goes out.
 //! INVARIANT: every admitted request ends in exactly one usage record, whatever ends it.
-//! Deliberately absent: policy (it is `galerne_core`'s), tokenisation (the engine counts), dialects beyond OpenAI's words and
-//! Mistral's `random_seed`, `safe_prompt` and `tool_choice: "any"`.
+//! Deliberately absent: policy (it is `galerne_core`'s), tokenisation (the engine counts), what the dialects have and what
+//! becomes of it (`galerne_api::surface` has that as data).
 
 mod activity;
 mod config;
@@ -27,6 +27,8 @@ mod wake;
 mod upstream;
 
 mod meter;
+mod voice;
+
 mod plain;
 mod sse;
 mod stream;

@@ -72,7 +72,8 @@ pub(crate) fn shown_usage(json: &str, energy: Option<Energy>) -> String {
     let mut out = ObjectWriter::with_capacity(json.len() + 96);
     for (name, value) in &fields.0 {
         let ours = matches!(name.as_ref(), "galerne" | "energy_joules" | "co2e_grams" | "energy_method");
-        if !ours {
+        // Details that an engine does not know are left out: OpenAI's are objects or absent.
+        if !ours && value.get() != "null" {
             out.raw(name, value.get());
         }
     }

@@ -181,6 +181,9 @@ impl EncodeLabelValue for OperationLabel {
             Operation::Chat => "chat",
             Operation::Completion => "completion",
             Operation::Embedding => "embedding",
+            Operation::Fim => "fim",
+            Operation::Tokenise => "tokenise",
+            Operation::Detokenise => "detokenise",
         };
         EncodeLabelValue::encode(&word, encoder)
     }

@@ -7,18 +7,44 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, header};
 use galerne_api::error::Code;
 use galerne_core::routing;
 use galerne_model::ledger::Outcome;
+use serde_json::value::RawValue;
 
 use crate::config::Shared;
 use crate::meter::{self, Counted};
 use crate::refusal::Refusal;
-use crate::request::{Fields, ObjectWriter};
+use crate::request::Fields;
 use crate::ticket::{Ending, Ticket};
 use crate::upstream::SeatGuard;
+use crate::voice::Voice;
 
 const ENERGY_JOULES: HeaderName = HeaderName::from_static("x-galerne-energy-joules");
 const CO2E_GRAMS: HeaderName = HeaderName::from_static("x-galerne-co2e-grams");
 const ENERGY_METHOD: HeaderName = HeaderName::from_static("x-galerne-energy-method");
 const COST_EUR: HeaderName = HeaderName::from_static("x-galerne-cost-eur");
+
+/// Passes on a reply that nothing was computed for: tokens of a text, or the text of tokens. It is settled for nothing.
+pub(crate) fn tokens(
+    shared: &Arc<Shared>,
+    ticket: Ticket,
+    body: Bytes,
+    seat: SeatGuard,
+) -> Result<Response<Body>, Refusal> {
+    let is_object = serde_json::from_slice::<&RawValue>(&body).is_ok_and(|json| json.get().starts_with('{'));
+    let (end, outcome, http_status) = if is_object {
+        (routing::Ending::Answered, Outcome::Completed, 200)
+    } else {
+        (routing::Ending::Broken, Outcome::Failed, 502)
+    };
+    seat.release(end);
+    ticket.settle(Ending { outcome, http_status, counted: Counted::default() });
+    if !is_object {
+        return Err(Refusal::new(Code::ReplicaFailed, "the replica answered with something that is not a JSON object"));
+    }
+    shared.metrics.answered(Counted::default());
+    let mut response = Response::new(Body::from(body));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
+}
 
 /// Turns a replica's reply into ours and settles it.
 pub(crate) fn reply(
@@ -26,6 +52,7 @@ pub(crate) fn reply(
     mut ticket: Ticket,
     body: &Bytes,
     seat: SeatGuard,
+    voice: &Voice,
 ) -> Result<Response<Body>, Refusal> {
     let Some((fields, usage)) = parse(body) else {
         seat.release(routing::Ending::Broken);
@@ -43,17 +70,10 @@ pub(crate) fn reply(
     let counted = meter::read_usage(usage).unwrap_or_default();
     let energy = ticket.energy(counted);
     let charge = ticket.charge(counted);
-    let mut out = ObjectWriter::with_capacity(body.len() + 128);
-    for (name, value) in &fields.0 {
-        if name == "usage" {
-            out.raw("usage", &meter::shown_usage(usage, Some(energy)));
-        } else {
-            out.raw(name, value.get());
-        }
-    }
+    let told = voice.whole(&fields, &meter::shown_usage(usage, Some(energy)), ticket.request_id());
     ticket.settle(Ending { outcome: Outcome::Completed, http_status: 200, counted });
     shared.metrics.answered(counted);
-    let mut response = Response::new(Body::from(out.finish()));
+    let mut response = Response::new(Body::from(told));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let (joules, grams) = meter::amounts(energy);

@@ -1,4 +1,5 @@
-//! Refusals, in the shape both OpenAI's and Mistral's clients read: nested `error`, and the same fields flat beside it.
+//! Refusals, in each surface's shape. On `/v1` that is the one both OpenAI's and Mistral's clients read: nested `error`, and
+//! the same fields flat beside it.
 //!
 //! OpenAI's client shows only the nested message, so that carries the whole sentence.
 
@@ -7,12 +8,17 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use galerne_api::error::{Code, Severity};
+use galerne_api::surface::Dialect;
 use galerne_model::ids::RequestId;
 use serde::Serialize;
+
+mod exact;
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+/// Our own code, where a surface's body has the original's.
+const X_ERROR_CODE: HeaderName = HeaderName::from_static("x-galerne-error-code");
 
 /// A few headers beside a response.
 pub(crate) type Headers = Vec<(HeaderName, HeaderValue)>;
@@ -56,6 +62,7 @@ impl Refusal {
         self
     }
 
+    /// The status on `/v1`, and in the usage record.
     pub(crate) fn status(&self) -> StatusCode {
         // OpenAI answers 400 where `/api/v1` says 422, and its clients raise another exception for each.
         let own = || match self.code.http_status() {
@@ -66,29 +73,41 @@ impl Refusal {
     }
 
     /// The body as JSON.
-    pub(crate) fn json(&self, request_id: RequestId) -> Vec<u8> {
+    pub(crate) fn json(&self, dialect: Dialect, request_id: RequestId) -> Vec<u8> {
+        let written = match dialect {
+            Dialect::Union => {
+                let nested = self.nested();
+                let Nested { message, kind, param, code } = nested;
+                serde_json::to_vec(&Union { error: nested, object: "error", message, kind, param, code, request_id })
+            }
+            Dialect::OpenAi => {
+                let (kind, code) = exact::openai_words(self);
+                serde_json::to_vec(&Wrapped { error: Nested { kind, code, ..self.nested() } })
+            }
+            Dialect::Mistral => return exact::mistral_json(self, request_id),
+        };
+        written.expect("texts serialise into memory")
+    }
+
+    fn nested(&self) -> Nested<'_> {
         let relayed = self.relayed.as_ref();
         let kind = relayed.and_then(|r| r.kind.as_deref()).unwrap_or_else(|| kind_of(self.status()));
         let code = relayed.map_or_else(|| Some(self.code.as_str()), |r| r.code.as_deref());
-        let nested = Nested { message: &self.message, kind, param: self.param.as_deref(), code };
-        let body = ErrorBody {
-            error: nested,
-            object: "error",
-            message: &self.message,
-            kind,
-            param: nested.param,
-            code,
-            request_id,
-        };
-        serde_json::to_vec(&body).expect("texts serialise into memory")
+        Nested { message: &self.message, kind, param: self.param.as_deref(), code }
     }
 
-    pub(crate) fn response(self, request_id: RequestId) -> Response<Body> {
+    pub(crate) fn response(self, dialect: Dialect, request_id: RequestId) -> Response<Body> {
         self.log(request_id);
-        let mut response = Response::new(Body::from(self.json(request_id)));
-        *response.status_mut() = self.status();
+        let mut response = Response::new(Body::from(self.json(dialect, request_id)));
+        let status = match dialect {
+            Dialect::Union => self.status(),
+            Dialect::OpenAi => exact::openai_status(&self),
+            Dialect::Mistral => exact::mistral_status(&self),
+        };
+        *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(X_ERROR_CODE, HeaderValue::from_static(self.code.as_str()));
         let retry = match self.retry_after {
             Some(wait) => {
                 let millis = wait.as_millis().max(1);
@@ -99,7 +118,7 @@ impl Refusal {
             None => "false",
         };
         headers.insert(X_SHOULD_RETRY, HeaderValue::from_static(retry));
-        if self.status() == StatusCode::UNAUTHORIZED {
+        if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         headers.extend(self.headers);
@@ -127,8 +146,15 @@ struct Nested<'a> {
     code: Option<&'a str>,
 }
 
+/// OpenAI's shape.
 #[derive(Serialize)]
-struct ErrorBody<'a> {
+struct Wrapped<'a> {
+    error: Nested<'a>,
+}
+
+/// OpenAI's and Mistral's at once.
+#[derive(Serialize)]
+struct Union<'a> {
     error: Nested<'a>,
     object: &'a str,
     message: &'a str,

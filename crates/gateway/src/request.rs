@@ -1,26 +1,29 @@
 //! What a request asks, as far as admission and routing need it, and the body that goes to the engine.
 //!
-//! Only the top level is parsed; every field that is not named here goes to the engine byte for byte, so that it, and not
-//! the gateway, refuses what it does not know. Fields that differ between dialects are translated: `random_seed` → `seed`,
-//! `tool_choice: "any"` → `"required"`, `safe_prompt: false` (the default) is left out, `true` is refused.
+//! Only the top level is parsed. Each field is looked up in the surface's table (`galerne_api::surface`), which says what
+//! becomes of it: an unknown one is refused by name, one without effect is left out, the others' values go to the engine byte
+//! for byte, so that it, and not the gateway, refuses values that it cannot do.
 //! These are not `galerne_api::openai`'s types, which the worker reads: those hold every field of a request parsed, which a
 //! body of megabytes would pay for twice, and would send an engine what they made of it instead of what the caller wrote.
 //! INVARIANT: no top-level name occurs twice, so engine and gateway cannot read two different requests.
 
-use std::borrow::Cow;
-use std::fmt;
-
 use galerne_api::error::Code;
+use galerne_api::surface::{Call, Dialect, Fate, Field};
 use galerne_core::rating::WorkBound;
 use galerne_model::ledger::Operation;
 use galerne_model::units::Tokens;
-use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
-use crate::refusal::Refusal;
+mod check;
+mod fields;
+mod messages;
 
-/// Top-level fields of a body; OpenAI's largest request has about 40.
-const FIELDS_MAX: usize = 256;
+pub(crate) use fields::{Fields, ObjectWriter};
+
+use crate::refusal::Refusal;
+use messages::Turn;
+
 /// Tokens a chat template may add beyond the text: default system prompts of well-known models have up to 400.
 const TEMPLATE_TOKENS_MAX: i64 = 512;
 /// Special tokens an embedding model adds to each input, rounded up.
@@ -32,22 +35,27 @@ const COMPLETION_ESTIMATE: u32 = 256;
 /// Bytes per token assumed by the rate limiter.
 const BYTES_PER_TOKEN_ESTIMATE: usize = 4;
 
-/// The top level of a JSON object, values unparsed, in order.
-#[derive(Debug)]
-pub(crate) struct Fields<'a>(pub(crate) Vec<(Cow<'a, str>, &'a RawValue)>);
-
 /// A request, parsed as far as needed.
 #[derive(Debug)]
 pub(crate) struct Asked<'a> {
+    pub(crate) dialect: Dialect,
     pub(crate) operation: Operation,
     pub(crate) model: String,
     pub(crate) delivery: Delivery,
+    /// Whether a service tier was named; the answer then names the one that was used.
+    pub(crate) tier_asked: bool,
+    /// Whether embeddings are wanted as base64.
+    pub(crate) base64: bool,
     max_tokens: Option<u32>,
     choices: u32,
     /// Prompts of a completion, inputs of an embedding; 1 for a chat.
     inputs: i64,
     body_bytes: usize,
+    /// How a chat ends.
+    turn: Turn,
     fields: Fields<'a>,
+    /// What becomes of each field, in their order.
+    rows: Vec<&'static Field>,
 }
 
 /// How the answer is wanted.
@@ -71,52 +79,35 @@ pub(crate) enum UsageShown {
 }
 
 impl<'a> Asked<'a> {
-    pub(crate) fn parse(operation: Operation, body: &'a str) -> Result<Self, Refusal> {
+    pub(crate) fn parse(dialect: Dialect, call: Call, body: &'a str) -> Result<Self, Refusal> {
         let fields: Fields<'a> = serde_json::from_str(body).map_err(|error| malformed(&error))?;
+        let rows = check::rows(dialect, call, &fields)?;
         let model = fields
             .read::<String>("model")?
             .filter(|model| !model.is_empty())
             .ok_or_else(|| invalid("model", "`model` is missing: name one that GET /v1/models lists"))?;
-        let wanted = if operation == Operation::Chat { "messages" } else { input_name(operation) };
+        let wanted = input_name(call, &fields);
         let input = fields.get(wanted).ok_or_else(|| invalid(wanted, format!("`{wanted}` is missing")))?;
-        let inputs = if operation == Operation::Chat { message_list(input)? } else { count_inputs(wanted, input)? };
+        let inputs = if wanted == "messages" { message_list(input)? } else { count_inputs(wanted, input)? };
+        let turn = if call == Call::Chat { messages::turn(dialect, input)? } else { Turn::New };
         let max_tokens = match fields.read::<u32>("max_completion_tokens")? {
             Some(most) => Some(most),
             None => fields.read::<u32>("max_tokens")?,
         };
-        let n = fields.read::<u32>("n")?.unwrap_or(1);
-        let choices = n.max(fields.read::<u32>("best_of")?.unwrap_or(1));
-        if n == 0 || choices > CHOICES_MAX {
-            return Err(invalid("n", format!("`n` is {n} and must be between 1 and {CHOICES_MAX}")));
-        }
-        let stream = fields.read::<bool>("stream")?.unwrap_or(false);
-        if stream && operation == Operation::Embedding {
-            return Err(invalid("stream", "embeddings are not streamed: leave `stream` out"));
-        }
-        let options = fields.read::<Fields<'a>>("stream_options")?;
-        let shown = match options.as_ref().map(|options| options.read::<bool>("include_usage")).transpose()?.flatten() {
-            Some(true) => UsageShown::Apart,
-            Some(false) => UsageShown::Never,
-            None => UsageShown::WithLast,
-        };
-        if fields.read::<bool>("safe_prompt")?.unwrap_or(false) {
-            return Err(invalid(
-                "safe_prompt",
-                "`safe_prompt: true` is not served here: put the instruction into a system message",
-            ));
-        }
-        if fields.get("seed").is_some() && fields.get("random_seed").is_some() {
-            return Err(invalid("random_seed", "`seed` and `random_seed` mean the same: send one of them"));
-        }
         Ok(Self {
-            operation,
+            dialect,
+            operation: operation(call),
             model,
-            delivery: if stream { Delivery::Stream(shown) } else { Delivery::Whole },
+            delivery: delivery(dialect, &fields)?,
+            tier_asked: check::tier(dialect, &fields)?,
+            base64: check::base64(&fields)?,
             max_tokens,
-            choices,
+            choices: choices(&fields)?,
             inputs,
             body_bytes: body.len(),
+            turn,
             fields,
+            rows,
         })
     }
 
@@ -129,13 +120,16 @@ impl<'a> Asked<'a> {
         let body = i64::try_from(self.body_bytes).unwrap_or(i64::MAX);
         let extra = match self.operation {
             Operation::Chat => TEMPLATE_TOKENS_MAX,
-            Operation::Completion | Operation::Embedding => self.inputs.saturating_mul(INPUT_TOKENS_MAX),
+            Operation::Completion | Operation::Fim | Operation::Embedding => {
+                self.inputs.saturating_mul(INPUT_TOKENS_MAX)
+            }
+            // Nothing is computed.
+            Operation::Tokenise | Operation::Detokenise => {
+                return WorkBound { prompt_max: Tokens(0), completion_max: Tokens(0), total_max: Tokens(0) };
+            }
         };
         let prompt_max = body.saturating_add(extra).min(context.saturating_mul(self.inputs));
-        let answers = match self.operation {
-            Operation::Embedding => 0,
-            Operation::Chat | Operation::Completion => i64::from(self.choices).saturating_mul(self.inputs),
-        };
+        let answers = if self.is_written() { i64::from(self.choices).saturating_mul(self.inputs) } else { 0 };
         let each = self.max_tokens.map_or(context, |most| i64::from(most).min(context));
         WorkBound {
             prompt_max: Tokens(prompt_max),
@@ -148,33 +142,67 @@ impl<'a> Asked<'a> {
     /// the end of the request corrects it.
     pub(crate) fn estimate(&self, context: u32) -> u32 {
         let prompt = u32::try_from(self.body_bytes / BYTES_PER_TOKEN_ESTIMATE).unwrap_or(u32::MAX);
-        let completion = match self.operation {
-            Operation::Embedding => 0,
-            Operation::Chat | Operation::Completion => {
-                self.max_tokens.unwrap_or(COMPLETION_ESTIMATE).saturating_mul(self.choices)
-            }
+        let completion = if self.is_written() {
+            self.max_tokens.unwrap_or(COMPLETION_ESTIMATE).saturating_mul(self.choices)
+        } else {
+            0
         };
         let most = u32::try_from(self.bound(context).total_max.0).unwrap_or(u32::MAX);
         prompt.saturating_add(completion).min(most)
+    }
+
+    /// Whether the model writes an answer.
+    fn is_written(&self) -> bool {
+        match self.operation {
+            Operation::Chat | Operation::Completion | Operation::Fim => true,
+            Operation::Embedding | Operation::Tokenise | Operation::Detokenise => false,
+        }
     }
 
     /// The body for the engine: its own name for the model, usage always asked for, dialects translated.
     pub(crate) fn upstream_body(&self, upstream_model: &str) -> Vec<u8> {
         let mut out = ObjectWriter::with_capacity(self.body_bytes + 128);
         out.text("model", upstream_model);
-        for (name, value) in &self.fields.0 {
-            match name.as_ref() {
-                "model" | "safe_prompt" => {}
-                "stream_options" if self.delivery != Delivery::Whole => {}
-                "random_seed" => out.raw("seed", value.get()),
-                "tool_choice" if value.get() == r#""any""# => out.raw(name, r#""required""#),
-                _ => out.raw(name, value.get()),
+        for ((name, value), row) in self.fields.0.iter().zip(&self.rows) {
+            if value.get() == "null" {
+                continue;
             }
+            match row.fate {
+                Fate::NoEffect | Fate::Only(_) | Fate::Refused => {}
+                // Both names with one value: it is sent once.
+                Fate::Renamed(to) if self.fields.get(to).is_some() => {}
+                Fate::Renamed(to) => out.raw(to, value.get()),
+                Fate::Engine if name == "tool_choice" && value.get() == r#""any""# => out.raw(name, r#""required""#),
+                Fate::Engine => out.raw(name, value.get()),
+                Fate::Gateway => self.write_own(&mut out, name, value.get()),
+            }
+        }
+        if self.turn == Turn::GoesOn {
+            out.raw("continue_final_message", "true");
+            out.raw("add_generation_prompt", "false");
         }
         if self.delivery != Delivery::Whole {
             out.raw("stream_options", &self.upstream_stream_options());
         }
         out.finish()
+    }
+
+    /// The beginning of the answer as a JSON text, where the caller wrote it.
+    pub(crate) fn prefix(&self) -> Option<String> {
+        match self.turn {
+            Turn::New => None,
+            Turn::GoesOn => messages::last_text(self.fields.get("messages")?.get()),
+        }
+    }
+
+    /// A field that the gateway acts by, as far as the engine needs it too.
+    fn write_own(&self, out: &mut ObjectWriter, name: &str, value: &str) {
+        match name {
+            "model" | "service_tier" => {}
+            "stream_options" if self.delivery != Delivery::Whole => {}
+            "messages" if self.turn == Turn::GoesOn => out.raw(name, &messages::without_prefix(value)),
+            _ => out.raw(name, value),
+        }
     }
 
     /// The body of a question how many tokens the prompt has; absent where engines have no such question.
@@ -183,8 +211,14 @@ impl<'a> Asked<'a> {
         out.text("model", upstream_model);
         match self.operation {
             Operation::Chat => out.raw("messages", self.fields.get("messages")?.get()),
-            Operation::Completion if self.inputs == 1 => out.raw("content", self.fields.get("prompt")?.get()),
-            Operation::Completion | Operation::Embedding => return None,
+            Operation::Completion | Operation::Fim if self.inputs == 1 => {
+                out.raw("prompt", self.fields.get("prompt")?.get());
+            }
+            Operation::Completion
+            | Operation::Fim
+            | Operation::Embedding
+            | Operation::Tokenise
+            | Operation::Detokenise => return None,
         }
         Some(out.finish())
     }
@@ -202,90 +236,52 @@ impl<'a> Asked<'a> {
     }
 }
 
-impl<'a> Fields<'a> {
-    pub(crate) fn get(&self, name: &str) -> Option<&'a RawValue> {
-        self.0.iter().find(|(field, _)| field == name).map(|(_, value)| *value).filter(|value| value.get() != "null")
-    }
-
-    /// Reads a field; `null` counts as absent.
-    fn read<T: Deserialize<'a>>(&self, name: &str) -> Result<Option<T>, Refusal> {
-        let Some(value) = self.get(name) else { return Ok(None) };
-        serde_json::from_str(value.get()).map(Some).map_err(|error| {
-            let shown: String = value.get().chars().take(40).collect();
-            invalid(name, format!("`{name}` cannot be `{shown}`: {}", without_place(&error)))
-        })
+/// What the ledger calls it.
+const fn operation(call: Call) -> Operation {
+    match call {
+        Call::Chat => Operation::Chat,
+        Call::Completion => Operation::Completion,
+        Call::Fim => Operation::Fim,
+        Call::Embedding => Operation::Embedding,
+        Call::Tokenise => Operation::Tokenise,
+        Call::Detokenise => Operation::Detokenise,
     }
 }
 
-impl<'de> Deserialize<'de> for Fields<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
-        impl<'de> Visitor<'de> for Object {
-            type Value = Fields<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
-                let mut fields: Vec<(Cow<'de, str>, &'de RawValue)> = Vec::with_capacity(16);
-                while let Some(Name(name)) = map.next_key()? {
-                    if fields.iter().any(|(field, _)| *field == name) {
-                        return Err(A::Error::custom(format_args!("the field `{name}` occurs twice")));
-                    }
-                    if fields.len() == FIELDS_MAX {
-                        return Err(A::Error::custom(format_args!("there are more than {FIELDS_MAX} fields")));
-                    }
-                    fields.push((name, map.next_value()?));
-                }
-                Ok(Fields(fields))
-            }
-        }
-        deserializer.deserialize_map(Object)
+/// The field that holds what the model reads.
+fn input_name(call: Call, fields: &Fields<'_>) -> &'static str {
+    let either =
+        |first, second| if fields.get(first).is_none() && fields.get(second).is_some() { second } else { first };
+    match call {
+        Call::Chat => "messages",
+        Call::Completion | Call::Fim => "prompt",
+        Call::Embedding => either("input", "inputs"),
+        Call::Tokenise if fields.get("messages").is_some() => "messages",
+        Call::Tokenise => either("prompt", "content"),
+        Call::Detokenise => "tokens",
     }
 }
 
-/// A field name, borrowed unless it has escapes.
-#[derive(serde::Deserialize)]
-#[serde(transparent)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
-
-/// Writes a JSON object from parts that are JSON already.
-pub(crate) struct ObjectWriter(Vec<u8>);
-
-impl ObjectWriter {
-    pub(crate) fn with_capacity(bytes: usize) -> Self {
-        let mut out = Vec::with_capacity(bytes);
-        out.push(b'{');
-        Self(out)
+fn choices(fields: &Fields<'_>) -> Result<u32, Refusal> {
+    let n = fields.read::<u32>("n")?.unwrap_or(1);
+    let choices = n.max(fields.read::<u32>("best_of")?.unwrap_or(1));
+    if n == 0 || choices > CHOICES_MAX {
+        return Err(invalid("n", format!("`n` is {n} and must be between 1 and {CHOICES_MAX}")));
     }
-
-    pub(crate) fn raw(&mut self, name: &str, json: &str) {
-        if self.0.len() > 1 {
-            self.0.push(b',');
-        }
-        serde_json::to_writer(&mut self.0, name).expect("texts serialise into memory");
-        self.0.push(b':');
-        self.0.extend_from_slice(json.as_bytes());
-    }
-
-    pub(crate) fn text(&mut self, name: &str, text: &str) {
-        let json = serde_json::to_string(text).expect("texts serialise into memory");
-        self.raw(name, &json);
-    }
-
-    pub(crate) fn finish(mut self) -> Vec<u8> {
-        self.0.push(b'}');
-        self.0
-    }
+    Ok(choices)
 }
 
-fn input_name(operation: Operation) -> &'static str {
-    match operation {
-        Operation::Chat => "messages",
-        Operation::Completion => "prompt",
-        Operation::Embedding => "input",
-    }
+fn delivery(dialect: Dialect, fields: &Fields<'_>) -> Result<Delivery, Refusal> {
+    let stream = fields.read::<bool>("stream")?.unwrap_or(false);
+    let options = fields.read::<Fields<'_>>("stream_options")?;
+    let shown = match options.as_ref().map(|options| options.read::<bool>("include_usage")).transpose()?.flatten() {
+        Some(true) => UsageShown::Apart,
+        Some(false) => UsageShown::Never,
+        // OpenAI tells it to those who ask; Mistral to everybody.
+        None if dialect == Dialect::OpenAi => UsageShown::Never,
+        None => UsageShown::WithLast,
+    };
+    Ok(if stream { Delivery::Stream(shown) } else { Delivery::Whole })
 }
 
 fn message_list(messages: &RawValue) -> Result<i64, Refusal> {
@@ -324,7 +320,7 @@ fn malformed(error: &serde_json::Error) -> Refusal {
     )
 }
 
-fn invalid(param: &str, message: impl Into<String>) -> Refusal {
+fn invalid(param: impl Into<String>, message: impl Into<String>) -> Refusal {
     Refusal::new(Code::InvalidBody, message).param(param)
 }
 

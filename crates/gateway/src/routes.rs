@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{ConnectInfo, Path, Request, State};
+use axum::extract::{self, ConnectInfo, Path, Request};
 use axum::http::{HeaderMap, HeaderValue, Method, Response, Uri, header};
-use axum::routing::{any, get, post};
+use axum::routing::{MethodRouter, any, get, post};
 use axum::{Extension, Router, middleware};
 use galerne_api::error::Code;
+use galerne_api::surface::{self, Call, Dialect, Found, SERVED, State};
 use galerne_model::ids::RequestId;
-use galerne_model::ledger::{Operation, Outcome};
+use galerne_model::ledger::Outcome;
 use galerne_model::snapshot::{EndpointEntry, KeyEntry, ReplicaEntry, Snapshot};
 use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
@@ -27,50 +28,39 @@ use crate::request::{Asked, Delivery, UsageShown};
 use crate::stream::Opened;
 use crate::ticket::{Ending, Ticket};
 use crate::upstream::{self, Answer, Ask, Unanswered};
+use crate::voice::Voice;
 use crate::{body, models, plain, stream, wake};
 
-/// What OpenAI or Mistral serve under `/v1` and we do not: 501, so that a client knows it is not a typing error.
-const NOT_SERVED: [&str; 26] = [
-    "agents",
-    "assistants",
-    "audio",
-    "batch",
-    "batches",
-    "classifications",
-    "containers",
-    "conversations",
-    "evals",
-    "files",
-    "fim",
-    "fine_tuning",
-    "guardrails",
-    "images",
-    "libraries",
-    "moderations",
-    "ocr",
-    "organization",
-    "projects",
-    "realtime",
-    "responses",
-    "rerank",
-    "threads",
-    "uploads",
-    "vector_stores",
-    "videos",
-];
+/// Longest path that a refusal shows.
+const PATH_SHOWN_MAX_CHARS: usize = 100;
 
 type Answered = Result<Response<Body>, Refusal>;
 
 pub(crate) fn router(shared: Arc<Shared>) -> Router {
-    Router::new()
-        .route("/v1/models", get(list_models).fallback(wrong_method_get))
-        .route("/v1/models/{*name}", get(one_model).fallback(wrong_method_get))
-        .route("/v1/chat/completions", post(chat).fallback(wrong_method_post))
-        .route("/v1/completions", post(completion).fallback(wrong_method_post))
-        .route("/v1/embeddings", post(embedding).fallback(wrong_method_post))
-        .route("/v1/{*rest}", any(unknown))
+    let mut router = Router::new();
+    for dialect in Dialect::ALL {
+        let root = dialect.prefix().trim_end_matches("/v1");
+        for route in SERVED.iter().filter(|route| dialect.has(route.of)) {
+            router = router.route(&format!("{root}{}", route.path), handler(route.state, route.path));
+        }
+        for documented in ["v1", "v2"] {
+            router = router.route(&format!("{root}/{documented}/{{*rest}}"), any(unknown));
+        }
+    }
+    router
+        .route("/tokenize", handler(State::Body(Call::Tokenise), ""))
+        .route("/detokenize", handler(State::Body(Call::Detokenise), ""))
         .layer(middleware::from_fn(identify))
         .with_state(shared)
+}
+
+fn handler(state: State, path: &str) -> MethodRouter<Arc<Shared>> {
+    match state {
+        State::Body(call) => post(move |shared, asker, request| infer(shared, call, asker, request)),
+        State::Plain if path.ends_with('}') => get(one_model),
+        State::Plain => get(list_models),
+    }
+    .fallback(unknown)
 }
 
 /// Gives each request its id, in the extensions for us and in the headers for the client.
@@ -78,45 +68,30 @@ async fn identify(mut request: Request, next: middleware::Next) -> Response<Body
     let request_id = RequestId::from_uuid(Uuid::now_v7());
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
     let address = peer.map(|ConnectInfo(peer)| peer.ip());
-    request.extensions_mut().insert(Asker { request_id, address, key: None, endpoint_id: None });
+    let dialect = Dialect::of_path(request.uri().path());
+    request.extensions_mut().insert(Asker { request_id, dialect, address, key: None, endpoint_id: None });
     let mut response = next.run(request).await;
     let value = HeaderValue::from_str(&request_id.to_string()).expect("an id is letters and digits");
     response.headers_mut().insert(X_REQUEST_ID, value);
     response
 }
 
-async fn chat(
-    State(shared): State<Arc<Shared>>,
-    Extension(asker): Extension<Asker>,
+async fn infer(
+    extract::State(shared): extract::State<Arc<Shared>>,
+    call: Call,
+    Extension(mut asker): Extension<Asker>,
     request: Request,
 ) -> Response<Body> {
-    Box::pin(infer(shared, Operation::Chat, asker, request)).await
-}
-
-async fn completion(
-    State(shared): State<Arc<Shared>>,
-    Extension(asker): Extension<Asker>,
-    request: Request,
-) -> Response<Body> {
-    Box::pin(infer(shared, Operation::Completion, asker, request)).await
-}
-
-async fn embedding(
-    State(shared): State<Arc<Shared>>,
-    Extension(asker): Extension<Asker>,
-    request: Request,
-) -> Response<Body> {
-    Box::pin(infer(shared, Operation::Embedding, asker, request)).await
-}
-
-async fn infer(shared: Arc<Shared>, operation: Operation, mut asker: Asker, request: Request) -> Response<Body> {
-    let (head, body) = request.into_parts();
-    let answer = answer(&shared, operation, &mut asker, &head.headers, body).await;
-    finish(&shared, &asker, answer)
+    let answered = async {
+        let (head, body) = request.into_parts();
+        let answer = answer(&shared, call, &mut asker, &head.headers, body).await;
+        finish(&shared, &asker, answer)
+    };
+    Box::pin(answered).await
 }
 
 async fn list_models(
-    State(shared): State<Arc<Shared>>,
+    extract::State(shared): extract::State<Arc<Shared>>,
     Extension(mut asker): Extension<Asker>,
     headers: HeaderMap,
 ) -> Response<Body> {
@@ -126,7 +101,7 @@ async fn list_models(
 }
 
 async fn one_model(
-    State(shared): State<Arc<Shared>>,
+    extract::State(shared): extract::State<Arc<Shared>>,
     Extension(mut asker): Extension<Asker>,
     Path(name): Path<String>,
     headers: HeaderMap,
@@ -136,48 +111,43 @@ async fn one_model(
     finish(&shared, &asker, key.and_then(|key| models::find(&snapshot, &key, &name).map(|card| json(&card))))
 }
 
-async fn wrong_method_get(
-    State(shared): State<Arc<Shared>>,
+/// What no handler takes: told apart by what OpenAI and Mistral document.
+async fn unknown(
+    extract::State(shared): extract::State<Arc<Shared>>,
     Extension(asker): Extension<Asker>,
     method: Method,
+    uri: Uri,
 ) -> Response<Body> {
-    finish(&shared, &asker, Err(wrong_method(&method, "GET")))
+    finish(&shared, &asker, Err(nowhere(asker.dialect, &method, uri.path())))
 }
 
-async fn wrong_method_post(
-    State(shared): State<Arc<Shared>>,
-    Extension(asker): Extension<Asker>,
-    method: Method,
-) -> Response<Body> {
-    finish(&shared, &asker, Err(wrong_method(&method, "POST")))
-}
-
-async fn unknown(State(shared): State<Arc<Shared>>, Extension(asker): Extension<Asker>, uri: Uri) -> Response<Body> {
-    let path = uri.path();
-    let first = path.trim_start_matches("/v1/").split('/').next().unwrap_or("");
-    let refusal = if NOT_SERVED.contains(&first) {
-        Refusal::new(Code::NotServed, format!("`{path}` is part of the OpenAI or Mistral API and is not served here"))
-    } else {
-        let shown: String = path.chars().take(100).collect();
-        Refusal::new(Code::RouteNotFound, format!("there is no path `{shown}`"))
-    };
-    finish(&shared, &asker, Err(refusal))
-}
-
-fn wrong_method(method: &Method, allowed: &'static str) -> Refusal {
-    let mut refusal = Refusal::new(Code::MethodNotAllowed, format!("this path takes {allowed}, not {method}"));
-    refusal.headers.push((header::ALLOW, HeaderValue::from_static(allowed)));
-    refusal
+fn nowhere(dialect: Dialect, method: &Method, path: &str) -> Refusal {
+    let shown: String = path.chars().take(PATH_SHOWN_MAX_CHARS).collect();
+    match surface::find(dialect, method.as_str(), path) {
+        Found::NotServed(known) => {
+            let text = format!("`{method} {shown}` is part of {} API and is not served here", known.of.name());
+            Refusal::new(Code::NotServed, text)
+        }
+        Found::WrongMethod { allowed } => {
+            let allowed = allowed.join(", ");
+            let mut refusal = Refusal::new(Code::MethodNotAllowed, format!("`{shown}` takes {allowed}, not {method}"));
+            let allow = HeaderValue::from_str(&allowed).expect("methods are letters");
+            refusal.headers.push((header::ALLOW, allow));
+            refusal
+        }
+        Found::Elsewhere(known) => {
+            let text = format!("`{shown}` is {} and not served here; hint: use `{}`", known.of.name(), known.path);
+            Refusal::new(Code::RouteNotFound, text)
+        }
+        Found::Nowhere { nearest } => {
+            let near = nearest.first().map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+            Refusal::new(Code::RouteNotFound, format!("there is no path `{shown}`{near}"))
+        }
+    }
 }
 
 /// The way of a request: every step may refuse; what was reserved until then is given back by the guards' drop.
-async fn answer(
-    shared: &Arc<Shared>,
-    operation: Operation,
-    asker: &mut Asker,
-    headers: &HeaderMap,
-    body: Body,
-) -> Answered {
+async fn answer(shared: &Arc<Shared>, call: Call, asker: &mut Asker, headers: &HeaderMap, body: Body) -> Answered {
     let deadline = Instant::now() + shared.bounds.request;
     let place = shared.enter().ok_or_else(|| {
         let most = shared.bounds.in_flight_max;
@@ -202,7 +172,7 @@ async fn answer(
     let key = authenticate(shared, &snapshot, headers, asker)?;
     let (work, rate_headers) = {
         // Valid UTF-8 is what `body::read` gives.
-        let asked = Asked::parse(operation, std::str::from_utf8(&body).expect("checked when it was read"))?;
+        let asked = Asked::parse(asker.dialect, call, std::str::from_utf8(&body).expect("checked when it was read"))?;
         let endpoint = find_endpoint(&snapshot, &key, &asked)?;
         asker.endpoint_id = Some(endpoint.id);
         let (ticket, rate_headers) = admit(shared, &snapshot, &key, &endpoint, &asked, asker.request_id, place)?;
@@ -237,6 +207,7 @@ struct Work {
     endpoint: Arc<EndpointEntry>,
     body: Bytes,
     delivery: Delivery,
+    voice: Voice,
     tokenize_body: Option<Vec<u8>>,
     deadline: Instant,
 }
@@ -256,7 +227,8 @@ impl Work {
             Delivery::Stream(_) => asked.tokenize_body(upstream_model),
         };
         let body = Bytes::from(asked.upstream_body(upstream_model));
-        Self { ticket, body, delivery: asked.delivery, tokenize_body, endpoint, deadline }
+        let voice = Voice::new(asked, &endpoint);
+        Self { ticket, body, delivery: asked.delivery, voice, tokenize_body, endpoint, deadline }
     }
 
     async fn run(mut self, shared: &Arc<Shared>) -> Answered {
@@ -268,15 +240,18 @@ impl Work {
             }
         };
         match (begun, self.delivery) {
-            (Ok(Answer::Plain { body, seat }), _) => plain::reply(shared, self.ticket, &body, seat),
+            (Ok(Answer::Plain { body, seat }), _) if self.voice.is_of_tokens() => {
+                plain::tokens(shared, self.ticket, body, seat)
+            }
+            (Ok(Answer::Plain { body, seat }), _) => plain::reply(shared, self.ticket, &body, seat, &self.voice),
             (Ok(Answer::Stream { first, rest, seat }), delivery) => {
                 let replica = self.ticket.replica();
                 let shown = match delivery {
                     Delivery::Stream(shown) => shown,
                     Delivery::Whole => UsageShown::Never,
                 };
-                let Self { ticket, deadline, tokenize_body, .. } = self;
-                let opened = Opened { ticket, seat, replica, first, rest, deadline, shown, tokenize_body };
+                let Self { ticket, deadline, voice, tokenize_body, .. } = self;
+                let opened = Opened { ticket, seat, replica, first, rest, deadline, shown, voice, tokenize_body };
                 Ok(stream::reply(shared, opened))
             }
             (Err(Unserved { refusal, worked }), _) => {
@@ -334,7 +309,7 @@ fn finish(shared: &Shared, asker: &Asker, answer: Answered) -> Response<Body> {
         if is_denial(refusal.code) {
             shared.denials.note(asker, refusal.code, &refusal.message, shared.now());
         }
-        refusal.response(asker.request_id)
+        refusal.response(asker.dialect, asker.request_id)
     })
 }
 

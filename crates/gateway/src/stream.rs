@@ -6,6 +6,7 @@
 //! each chunk with content counts as one token, which it has at least, and the prompt is counted by asking the replica.
 //! The chunk with the finish reason waits for the end of the stream, which follows it at once, where it is to carry usage.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use galerne_api::error::Code;
 use galerne_core::rating::Charge;
 use galerne_core::routing;
 use galerne_model::ledger::Outcome;
-use galerne_model::snapshot::ReplicaEntry;
+use galerne_model::snapshot::{ReplicaEnergy, ReplicaEntry};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -27,6 +28,7 @@ use crate::request::{Fields, ObjectWriter, UsageShown};
 use crate::sse::{self, Event, Parser};
 use crate::ticket::{ACCOUNT_PATIENCE, Ending, Energy, Ticket};
 use crate::upstream::{self, SeatGuard};
+use crate::voice::{Teller, Voice};
 
 /// Parts on their way to the client; each is at most what one read from the replica brought.
 const PARTS_IN_CHANNEL: usize = 8;
@@ -46,6 +48,7 @@ pub(crate) struct Opened {
     pub(crate) deadline: Instant,
     /// Where the client is told the usage.
     pub(crate) shown: UsageShown,
+    pub(crate) voice: Voice,
     /// How to ask for the prompt's tokens.
     pub(crate) tokenize_body: Option<Vec<u8>>,
 }
@@ -53,13 +56,16 @@ pub(crate) struct Opened {
 /// Starts the task and gives the response whose body it feeds.
 pub(crate) fn reply(shared: &Arc<Shared>, opened: Opened) -> Response<Body> {
     let (parts, mut received) = mpsc::channel::<Bytes>(PARTS_IN_CHANNEL);
-    let Opened { ticket, seat, replica, first, rest, deadline, shown, tokenize_body } = opened;
+    let Opened { ticket, seat, replica, first, rest, deadline, shown, voice, tokenize_body } = opened;
+    let is_worker = replica.as_ref().is_some_and(|replica| replica.energy == ReplicaEnergy::CpuTime);
+    let teller = Teller::new(voice, is_worker);
     let pump = Pump {
         shared: Arc::clone(shared),
         ticket,
         replica,
         deadline,
         shown,
+        teller,
         tokenize_body,
         parts,
         parser: Parser::default(),
@@ -86,6 +92,7 @@ struct Pump {
     replica: Option<ReplicaEntry>,
     deadline: Instant,
     shown: UsageShown,
+    teller: Teller,
     tokenize_body: Option<Vec<u8>>,
     parts: mpsc::Sender<Bytes>,
     parser: Parser,
@@ -117,7 +124,7 @@ impl Pump {
         let rest = (end == End::Done).then_some(rest);
         seat.release(end.of_seat());
         let counted = self.count(end).await;
-        let Self { shared, mut ticket, shown, parts, reported, last, failed, .. } = self;
+        let Self { shared, mut ticket, shown, teller, parts, reported, last, failed, .. } = self;
         let (energy, charge) = (ticket.energy(counted), ticket.charge(counted));
         let request_id = ticket.request_id();
         let (outcome, http_status) = end.outcome(failed);
@@ -133,7 +140,9 @@ impl Pump {
             // The engine has said what went wrong.
             End::ReplicaBroke if failed => Bytes::from(unsent),
             End::ReplicaBroke | End::Deadline | End::ShuttingDown => {
-                error_tail(unsent, &cut_refusal(end, shared.bounds.request), request_id)
+                let error = cut_refusal(end, shared.bounds.request).json(teller.voice().dialect, request_id);
+                write_data(&mut unsent, &error);
+                Bytes::from(unsent)
             }
         };
         // A client that is gone by now has nothing to lose: the record is written.
@@ -235,6 +244,8 @@ impl Pump {
         self.failed |= is_error;
         let usage = if has_usage(data) { self.note_usage(data) } else { None };
         let shown = self.shown;
+        let told = self.teller.chunk(data);
+        let (passes, data) = (matches!(told, Cow::Borrowed(_)), told.as_ref());
         if usage == Some(UsagePlace::Apart) {
             if shown == UsageShown::Apart {
                 self.last = Some(data.to_owned());
@@ -260,7 +271,10 @@ impl Pump {
             (UsageShown::Apart, None) if !is_error && !data.contains("\"usage\":") => with_null_usage(data, out),
             (UsageShown::Apart, Some(_)) => write_data(out, with_usage(data, Some("null")).as_bytes()),
             (UsageShown::WithLast | UsageShown::Never, Some(_)) => write_data(out, with_usage(data, None).as_bytes()),
-            (UsageShown::WithLast | UsageShown::Apart | UsageShown::Never, None) => out.extend_from_slice(&event.0),
+            (UsageShown::WithLast | UsageShown::Apart | UsageShown::Never, None) if passes => {
+                out.extend_from_slice(&event.0);
+            }
+            (UsageShown::WithLast | UsageShown::Apart | UsageShown::Never, None) => write_data(out, data.as_bytes()),
         }
     }
 
@@ -407,11 +421,6 @@ fn write_data(out: &mut Vec<u8>, data: &[u8]) {
 fn done_tail(mut unsent: Vec<u8>, energy: Energy, charge: Charge) -> Bytes {
     unsent.extend_from_slice(meter::energy_comment(energy, charge).as_bytes());
     unsent.extend_from_slice(DONE);
-    Bytes::from(unsent)
-}
-
-fn error_tail(mut unsent: Vec<u8>, refusal: &Refusal, request_id: galerne_model::ids::RequestId) -> Bytes {
-    write_data(&mut unsent, &refusal.json(request_id));
     Bytes::from(unsent)
 }
 

@@ -273,8 +273,10 @@ async fn read_bounded(response: &mut Response, most: usize) -> Result<Bytes, Fai
 fn path(operation: Operation) -> &'static str {
     match operation {
         Operation::Chat => "/v1/chat/completions",
-        Operation::Completion => "/v1/completions",
+        Operation::Completion | Operation::Fim => "/v1/completions",
         Operation::Embedding => "/v1/embeddings",
+        Operation::Tokenise => "/tokenize",
+        Operation::Detokenise => "/detokenize",
     }
 }
 

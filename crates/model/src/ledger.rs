@@ -52,6 +52,12 @@ pub enum Operation {
     Completion,
     /// Embeddings.
     Embedding,
+    /// Text between a prompt and a suffix.
+    Fim,
+    /// Tokens of a text; free.
+    Tokenise,
+    /// The text of tokens; free.
+    Detokenise,
 }
 
 /// Quantities of every commodity the ledger keeps.

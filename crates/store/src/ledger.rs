@@ -243,6 +243,9 @@ pub(crate) const fn operation_code(operation: Operation) -> i64 {
         Operation::Chat => 0,
         Operation::Completion => 1,
         Operation::Embedding => 2,
+        Operation::Fim => 3,
+        Operation::Tokenise => 4,
+        Operation::Detokenise => 5,
     }
 }
 
@@ -251,6 +254,9 @@ pub(crate) fn operation(code: i64) -> Result<Operation, StoreError> {
         0 => Ok(Operation::Chat),
         1 => Ok(Operation::Completion),
         2 => Ok(Operation::Embedding),
+        3 => Ok(Operation::Fim),
+        4 => Ok(Operation::Tokenise),
+        5 => Ok(Operation::Detokenise),
         _ => Err(StoreError::Corrupt(format!("{code} is no operation"))),
     }
 }

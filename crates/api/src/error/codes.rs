@@ -90,6 +90,9 @@ codes! {
     // Inference.
     ModelNotFound = "model_not_found", 404, NotFound, Never, Caller, "no endpoint has this name";
     ContextLengthExceeded = "context_length_exceeded", 400, Invalid, Never, Caller, "prompt and answer do not fit into the context";
+    UnknownParameter = "unknown_parameter", 400, Invalid, Never, Caller, "a field of the request is not known";
+    UnsupportedParameter = "unsupported_parameter", 400, Invalid, Never, Caller, "a field of the request is known and not served";
+    UnsupportedValue = "unsupported_value", 400, Invalid, Never, Caller, "a field of the request has a value that is not served";
     NotServed = "not_served", 501, Failed, Never, Caller, "this part of the OpenAI or Mistral API is not served";
     OperationNotSupported = "operation_not_supported", 400, Invalid, Never, Caller, "the model cannot do this kind of work";
     RateLimited = "rate_limited", 429, Unavailable, Later, Caller, "a rate or concurrency limit is reached";

@@ -9,7 +9,8 @@ fn at(second: i64) -> Timestamp {
 
 fn stranger(n: u128, address: &str) -> Asker {
     let address = Some(address.parse().expect("an address"));
-    Asker { request_id: RequestId::from_uuid(Uuid::from_u128(n)), address, key: None, endpoint_id: None }
+    let request_id = RequestId::from_uuid(Uuid::from_u128(n));
+    Asker { request_id, dialect: Dialect::Union, address, key: None, endpoint_id: None }
 }
 
 fn known(n: u128, key: u128) -> Asker {

@@ -1,4 +1,4 @@
-//! An engine that speaks the worker's wire. The field `x_do` of a request says how it behaves.
+//! An engine that speaks the worker's wire. `x_do` among a request's extra arguments says how it behaves.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -156,12 +156,13 @@ impl Drop for Presence {
 }
 
 async fn chat(State(engine): State<Engine>, headers: HeaderMap, Json(asked): Json<Value>) -> Response {
+    let extra = &asked["vllm_xargs"];
     let header = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     *engine.seen.cache_scope.lock().expect("whole") = header("x-galerne-cache-scope").to_owned();
     engine.seen.deadline_ms.store(header("x-galerne-deadline-ms").parse().expect("a number"), Ordering::SeqCst);
     let mut presence = Presence::arrive(&engine);
-    let tokens = asked["x_tokens"].as_i64().or_else(|| asked["max_tokens"].as_i64()).unwrap_or(8);
-    let wants = asked["x_do"].as_str().unwrap_or("answer").to_owned();
+    let tokens = extra["x_tokens"].as_i64().or_else(|| asked["max_tokens"].as_i64()).unwrap_or(8);
+    let wants = extra["x_do"].as_str().unwrap_or("answer").to_owned();
     if let Some(status) = wants.strip_prefix("status ") {
         presence.ended = true;
         return refuse(status.parse().expect("a number"));

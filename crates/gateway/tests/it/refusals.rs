@@ -180,8 +180,11 @@ async fn unserved_and_unknown_paths_and_methods_are_told_apart() {
         (Method::POST, "/v1/responses", 501, "not_served"),
         (Method::GET, "/v1/fine_tuning/jobs", 501, "not_served"),
         (Method::GET, "/v1/nonsense", 404, "route_not_found"),
-        (Method::GET, "/v1/chat/completions", 405, "method_not_allowed"),
-        (Method::DELETE, "/v1/models/m", 405, "method_not_allowed"),
+        (Method::GET, "/v1/chat/completions", 501, "not_served"),
+        (Method::PUT, "/v1/chat/completions", 405, "method_not_allowed"),
+        (Method::DELETE, "/v1/models/m", 501, "not_served"),
+        (Method::PATCH, "/v1/models/m", 405, "method_not_allowed"),
+        (Method::GET, "/v2/prompts", 501, "not_served"),
     ] {
         let reply = receive(site.client.request(method, format!("{}{path}", site.url))).await;
         assert_eq!((reply.status, reply.code().as_str()), (status, code), "{path}");
@@ -234,4 +237,37 @@ async fn the_way_in_is_closed_while_draining() {
     let reply = receive(site.post("/v1/chat/completions", &chat_body(json!({})))).await;
     assert_eq!((reply.status, reply.code().as_str()), (503, "draining"));
     assert_eq!(site.settled(1).await.len(), 1, "the drain shipped what there was");
+}
+
+#[tokio::test]
+async fn exact_surfaces_speak_their_own_words_and_no_others() {
+    let engine = Engine::start(&TaskTracker::new()).await;
+    let site = Site::start(snapshot(&[&engine.url])).await;
+    for surface in ["/openai/v1", "/mistral/v1"] {
+        let reply = receive(site.post(
+            &format!("{surface}/chat/completions"),
+            &json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]}),
+        ))
+        .await;
+        assert_eq!(reply.status, 200, "{surface}: {}", reply.text);
+        assert_eq!(site.get(&format!("{surface}/models")).await.status, 200);
+    }
+    let seeded = |name: &str| json!({"model": "m", "messages": [{"role": "user", "content": "hi"}], name: 3});
+    let reply = receive(site.post("/openai/v1/chat/completions", &seeded("random_seed"))).await;
+    let error = json!({"message": "`random_seed` is Mistral's and not taken under /openai/v1; hint: send `seed`", "type": "invalid_request_error", "param": "random_seed", "code": "unknown_parameter"});
+    assert_eq!((reply.status, reply.json()), (400, json!({"error": error})));
+    let reply = receive(site.post("/mistral/v1/chat/completions", &seeded("seed"))).await;
+    let detail = json!({"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "`seed` is OpenAI's and not taken under /mistral/v1; hint: send `random_seed`"});
+    assert_eq!((reply.status, reply.json()), (422, json!({"detail": [detail]})));
+    assert_eq!(reply.header("x-galerne-error-code"), "unknown_parameter");
+    let reply = receive(site.post("/mistral/v1/chat/completions", &json!({"model": "n", "messages": [{}]}))).await;
+    let body = reply.json();
+    assert_eq!(
+        (reply.status, &body["object"], &body["type"], &body["code"]),
+        (404, &json!("error"), &json!("invalid_model"), &json!("model_not_found"))
+    );
+    let reply = receive(site.client.get(format!("{}/openai/v1/models", site.url)).bearer_auth(key(9))).await;
+    assert_eq!((reply.status, &reply.json()["error"]["code"]), (401, &json!("invalid_api_key")));
+    let reply = receive(site.post("/mistral/v1/completions", &json!({}))).await;
+    assert_eq!((reply.status, &reply.json()["code"]), (404, &json!("route_not_found")));
 }

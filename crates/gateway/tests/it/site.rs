@@ -291,7 +291,7 @@ impl Site {
     }
 
     pub(crate) fn post_as(&self, n: u8, path: &str, body: &Value) -> reqwest::RequestBuilder {
-        self.client.post(format!("{}{path}", self.url)).bearer_auth(key(n)).json(body)
+        self.client.post(format!("{}{path}", self.url)).bearer_auth(key(n)).json(&as_extra_arguments(body))
     }
 
     pub(crate) async fn chat(&self, more: Value) -> Reply {
@@ -340,7 +340,18 @@ pub(crate) fn chat_body(more: Value) -> Value {
     let mut body = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]});
     let more: HashMap<String, Value> = serde_json::from_value(more).expect("an object");
     body.as_object_mut().expect("an object").extend(more);
-    body
+    as_extra_arguments(&body)
+}
+
+/// What is for the engine of the tests (`x_do`) travels among vLLM's extra arguments: other unknown fields are refused.
+fn as_extra_arguments(body: &Value) -> Value {
+    let Value::Object(fields) = body else { return body.clone() };
+    let (ours, mut fields): (serde_json::Map<String, Value>, serde_json::Map<String, Value>) =
+        fields.clone().into_iter().partition(|(name, _)| name.starts_with("x_"));
+    if !ours.is_empty() {
+        fields.insert("vllm_xargs".to_owned(), Value::Object(ours));
+    }
+    Value::Object(fields)
 }
 
 pub(crate) async fn receive(request: reqwest::RequestBuilder) -> Reply {

@@ -1,0 +1,66 @@
+//! How an answer is told: in whose words, under which name, and with what its readers require.
+//!
+//! Our worker gives all of that; other engines leave fields out that OpenAI's clients require, repeat in a stream what belongs
+//! into its first chunk only, and know the model by another name. What is right already passes byte for byte.
+
+use galerne_api::surface::Dialect;
+use galerne_model::ledger::Operation;
+use galerne_model::snapshot::EndpointEntry;
+
+use crate::request::Asked;
+
+mod chunk;
+mod tools;
+mod vectors;
+mod whole;
+
+pub(crate) use chunk::Teller;
+
+/// What of a request shapes its answer.
+#[derive(Debug, Clone)]
+pub(crate) struct Voice {
+    pub(crate) dialect: Dialect,
+    operation: Operation,
+    /// The endpoint's name, which callers know.
+    model: String,
+    /// Whether the engine knows the model by another.
+    renames: bool,
+    /// Whether the tier that was used is named.
+    names_tier: bool,
+    /// Whether embeddings are wanted as base64.
+    base64: bool,
+    /// The beginning of the answer, as a JSON text, where the caller wrote it.
+    prefix: Option<String>,
+}
+
+impl Voice {
+    pub(crate) fn new(asked: &Asked<'_>, endpoint: &EndpointEntry) -> Self {
+        Self {
+            dialect: asked.dialect,
+            operation: asked.operation,
+            model: endpoint.name.clone(),
+            renames: endpoint.upstream_model != endpoint.name,
+            // Mistral's answers have no place for it.
+            names_tier: asked.tier_asked && asked.dialect != Dialect::Mistral,
+            base64: asked.base64,
+            prefix: asked.prefix(),
+        }
+    }
+
+    /// Whether the answer is about tokens alone, so that nothing was computed.
+    pub(crate) fn is_of_tokens(&self) -> bool {
+        match self.operation {
+            Operation::Tokenise | Operation::Detokenise => true,
+            Operation::Chat | Operation::Completion | Operation::Fim | Operation::Embedding => false,
+        }
+    }
+
+    /// `text` with the beginning that the caller wrote; both are JSON texts.
+    fn after_prefix(&self, text: &str) -> Option<String> {
+        let (open, rest) = (self.prefix.as_deref()?.strip_suffix('"')?, text.strip_prefix('"')?);
+        Some(format!("{open}{rest}"))
+    }
+}
+
+#[cfg(test)]
+mod tests;
