@@ -138,7 +138,7 @@ codes! {
 
     // Gateways and their control plane.
     GatewaySessionOver = "gateway_session_over", 409, Conflict, Later, Unexpected, "the control plane does not know the gateway's session";
-    GatewayReplaced = "gateway_replaced", 409, Conflict, Never, Broken, "another gateway process has the same spool";
+    GatewayReplaced = "gateway_replaced", 409, Conflict, Never, Unexpected, "another gateway process has the same spool";
 
     // The command line.
     ServerUnreachable = "server_unreachable", 503, Unavailable, Later, Caller, "the Galerne server does not answer";
