@@ -127,7 +127,8 @@ fn endpoint_entry(
     };
     let is_embedding = model.map(|model| model.spec.facts.is_embedding);
     let (price, price_book_id) = prices::of(endpoint, model, book);
-    let ready: Vec<ReplicaEntry> = replicas.iter().filter_map(|replica| replica_entry(replica)).collect();
+    let mut ready: Vec<ReplicaEntry> = replicas.iter().filter_map(|replica| replica_entry(replica)).collect();
+    ready.sort_unstable_by_key(|replica| replica.id);
     Some(EndpointEntry {
         id: endpoint.id,
         name: endpoint.name.clone(),

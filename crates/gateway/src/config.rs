@@ -1,7 +1,7 @@
 //! The gateway as the server sees it: what it is given, what it hands out, how it ends.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use galerne_core::rating::Charge;
 use galerne_core::routing::ReplicaBook;
 use galerne_core::why::HeldNow;
 use galerne_model::event::Event;
-use galerne_model::ids::EndpointId;
+use galerne_model::ids::{EndpointId, TenantId};
 use galerne_model::ledger::UsageRecord;
 use galerne_model::limits;
 use galerne_model::money::BudgetSubject;
@@ -24,10 +24,11 @@ use tokio_util::task::TaskTracker;
 use crate::activity::{ActivityTable, EndpointActivity};
 use crate::denial::DenialBook;
 use crate::metrics::Metrics;
-use crate::routes;
+use crate::route::RouteView;
 use crate::spool::{self, Recovered, Spool, SpoolError, SpoolLimits, UsageBatch};
 use crate::ticket::ACCOUNT_PATIENCE;
 use crate::upstream::Upstream;
+use crate::{route, routes};
 
 /// Wall-clock time; the server passes the process's one clock.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -85,6 +86,8 @@ pub struct Bounds {
     pub wake: Duration,
     /// One write towards a client, one part of a body from it.
     pub client: Duration,
+    /// Memory for what replicas have of prompts.
+    pub prefix_index_bytes: usize,
 }
 
 impl Default for Bounds {
@@ -95,6 +98,7 @@ impl Default for Bounds {
             request: Duration::from_millis(limits::REQUEST_DEADLINE_MS),
             wake: Duration::from_millis(limits::WAKE_DEADLINE_MS),
             client: Duration::from_millis(limits::CLIENT_WRITE_TIMEOUT_MS),
+            prefix_index_bytes: limits::PREFIX_INDEX_BYTES_DEFAULT,
         }
     }
 }
@@ -133,6 +137,8 @@ pub(crate) struct Shared {
     pub(crate) spool: Arc<Spool>,
     books: Mutex<Books>,
     replicas: Mutex<ReplicaBook>,
+    /// Another number for each draw.
+    pub(crate) chance: AtomicU64,
     pub(crate) activity: Arc<ActivityTable>,
     pub(crate) upstream: Upstream,
     pub(crate) metrics: Metrics,
@@ -185,7 +191,8 @@ impl Gateway {
             denials: DenialBook::default(),
             spool,
             books: Mutex::new(books),
-            replicas: Mutex::new(ReplicaBook::new()),
+            replicas: Mutex::new(ReplicaBook::new(route::secret(), bounds.prefix_index_bytes)),
+            chance: AtomicU64::new(route::first_chance()),
             activity,
             upstream: Upstream::new().map_err(GatewayError::Upstream)?,
             bounds,
@@ -201,6 +208,7 @@ impl Gateway {
         let stop = shared.stop_shipping.clone();
         shared.shipping.spawn(spool::ship(Arc::clone(&shared.spool), settled, config.usage, stop));
         shared.shipping.spawn(keep_house(Arc::clone(&shared)));
+        shared.shipping.spawn(route::watch(Arc::clone(&shared)));
         Ok((Self { shared }, recovered))
     }
 
@@ -232,6 +240,11 @@ impl Gateway {
     /// The same at the end: counts whose window is still open are told as well.
     pub fn last_denials(&self) -> Vec<Event> {
         self.shared.denials.take_all()
+    }
+
+    /// How a request for an endpoint would be routed now; nothing where the endpoint is not known here. `body` is that of a request of `tenant_id`, or a prompt.
+    pub fn explain_route(&self, endpoint_id: EndpointId, tenant_id: TenantId, body: &str) -> Option<RouteView> {
+        route::explain(&self.shared, endpoint_id, tenant_id, body)
     }
 
     /// What running requests hold under budgets on `subject`, as snapshots name it.
@@ -292,6 +305,11 @@ impl Shared {
         let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
         books.hear(&self.spending);
         books
+    }
+
+    /// Tells when the gateway stops watching its replicas.
+    pub(crate) async fn stopped(&self) {
+        self.stop_shipping.cancelled().await;
     }
 
     pub(crate) fn replicas(&self) -> MutexGuard<'_, ReplicaBook> {
@@ -365,7 +383,7 @@ async fn keep_house(shared: Arc<Shared>) {
         shared.books().rates.forget_idle(now);
         let replicas =
             snapshot.endpoints.values().flat_map(|endpoint| endpoint.replicas.iter().map(|replica| replica.id));
-        shared.replicas().keep_only(&replicas.collect());
+        shared.replicas().keep_only(&replicas.collect(), &snapshot.endpoints.keys().copied().collect());
         shared.activity.keep_only(|id| snapshot.endpoints.contains_key(&id));
     }
 }

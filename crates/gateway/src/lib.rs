@@ -24,6 +24,7 @@ mod admit;
 mod ticket;
 mod wake;
 
+mod route;
 mod upstream;
 
 mod meter;
@@ -47,4 +48,5 @@ pub use config::{Bounds, Clock, Closed, Gateway, GatewayConfig, GatewayError, Ma
 pub use denial::COUNTED_BY;
 pub use digest::digest;
 pub use link::{ALONE_MAX, ControlLink, LinkConfig, LinkEnds, LinkError, LinkSeen};
+pub use route::RouteView;
 pub use spool::{Hold, Recovered, Spool, SpoolError, SpoolFull, SpoolLimits, UsageBatch};

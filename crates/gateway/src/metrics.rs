@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use galerne_api::error::Code;
+use galerne_core::routing::Counts;
 use galerne_model::ledger::{Operation, Outcome, UsageRecord};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
@@ -48,6 +49,19 @@ enum TokenKind {
     completion,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfRouted {
+    kind: RoutedKind,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "the names are the label values")]
+enum RoutedKind {
+    prompt,
+    predicted,
+    cached,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct OperationLabel(Operation);
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -60,6 +74,8 @@ struct CodeLabel(Code);
 pub(crate) struct Metrics {
     pub(crate) in_flight: Gauge,
     pub(crate) retries: Counter,
+    pub(crate) set_aside: Counter,
+    routed_tokens: Family<OfRouted, Counter>,
     requests: Family<Ended, Counter>,
     refusals: Family<Refused, Counter>,
     tokens: Family<OfKind, Counter>,
@@ -75,6 +91,8 @@ impl Metrics {
         Self {
             in_flight: Gauge::default(),
             retries: Counter::default(),
+            set_aside: Counter::default(),
+            routed_tokens: Family::default(),
             requests: Family::default(),
             refusals: Family::default(),
             tokens: Family::default(),
@@ -96,6 +114,16 @@ impl Metrics {
             "galerne_gateway_retries",
             "Attempts made again on a replica before the first byte",
             self.retries.clone(),
+        );
+        registry.register(
+            "galerne_gateway_replicas_set_aside",
+            "Times a replica was set aside because its errors or its pace were far from the others'",
+            self.set_aside.clone(),
+        );
+        registry.register(
+            "galerne_gateway_routed_tokens",
+            "Prompt tokens of answered requests, those predicted to be cached on the replica chosen, and those cached",
+            self.routed_tokens.clone(),
         );
         registry.register("galerne_gateway_requests", "Admitted requests that ended", self.requests.clone());
         registry.register("galerne_gateway_refusals", "Requests answered with an error", self.refusals.clone());
@@ -132,6 +160,18 @@ impl Metrics {
         // Thousandths as a fraction: what a `Duration` does with milliseconds.
         let energy = Duration::from_millis(u64::try_from(record.quantities.millijoules.0).unwrap_or(0));
         self.energy.inc_by(energy.as_secs_f64());
+    }
+
+    /// An engine told what it had of a prompt that was routed to it.
+    pub(crate) fn routed(&self, counts: Counts, predicted: u64) {
+        let kinds = [
+            (RoutedKind::prompt, counts.prompt),
+            (RoutedKind::predicted, predicted.min(counts.prompt)),
+            (RoutedKind::cached, counts.cached),
+        ];
+        for (kind, count) in kinds {
+            self.routed_tokens.get_or_create(&OfRouted { kind }).inc_by(count);
+        }
     }
 
     /// Tokens were counted.

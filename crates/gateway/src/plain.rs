@@ -13,8 +13,8 @@ use crate::config::Shared;
 use crate::meter::{self, Counted};
 use crate::refusal::Refusal;
 use crate::request::Fields;
+use crate::route::SeatGuard;
 use crate::ticket::{Ending, Ticket};
-use crate::upstream::SeatGuard;
 use crate::voice::Voice;
 
 const ENERGY_JOULES: HeaderName = HeaderName::from_static("x-galerne-energy-joules");
@@ -51,7 +51,7 @@ pub(crate) fn reply(
     shared: &Arc<Shared>,
     mut ticket: Ticket,
     body: &Bytes,
-    seat: SeatGuard,
+    mut seat: SeatGuard,
     voice: &Voice,
 ) -> Result<Response<Body>, Refusal> {
     let Some((fields, usage)) = parse(body) else {
@@ -65,9 +65,10 @@ pub(crate) fn reply(
         ticket.settle(ending);
         return Err(refusal);
     };
+    let counted = meter::read_usage(usage).unwrap_or_default();
+    seat.counted(counted);
     seat.release(routing::Ending::Answered);
     ticket.first_content();
-    let counted = meter::read_usage(usage).unwrap_or_default();
     let energy = ticket.energy(counted);
     let charge = ticket.charge(counted);
     let told = voice.whole(&fields, &meter::shown_usage(usage, Some(energy)), ticket.request_id());

@@ -205,6 +205,11 @@ impl<'a> Asked<'a> {
         }
     }
 
+    /// All of it, as the caller wrote it.
+    pub(crate) fn fields(&self) -> &Fields<'a> {
+        &self.fields
+    }
+
     /// The body of a question how many tokens the prompt has; absent where engines have no such question.
     pub(crate) fn tokenize_body(&self, upstream_model: &str) -> Option<Vec<u8>> {
         let mut out = ObjectWriter::with_capacity(self.body_bytes + 64);

@@ -29,7 +29,7 @@ use crate::stream::Opened;
 use crate::ticket::{Ending, Ticket};
 use crate::upstream::{self, Answer, Ask, Unanswered};
 use crate::voice::Voice;
-use crate::{body, models, plain, stream, wake};
+use crate::{body, models, plain, route, stream, wake};
 
 /// Longest path that a refusal shows.
 const PATH_SHOWN_MAX_CHARS: usize = 100;
@@ -175,7 +175,8 @@ async fn answer(shared: &Arc<Shared>, call: Call, asker: &mut Asker, headers: &H
         let asked = Asked::parse(asker.dialect, call, std::str::from_utf8(&body).expect("checked when it was read"))?;
         let endpoint = find_endpoint(&snapshot, &key, &asked)?;
         asker.endpoint_id = Some(endpoint.id);
-        let (ticket, rate_headers) = admit(shared, &snapshot, &key, &endpoint, &asked, asker.request_id, place)?;
+        let (mut ticket, rate_headers) = admit(shared, &snapshot, &key, &endpoint, &asked, asker.request_id, place)?;
+        ticket.route_by(route::prompt(shared, &ticket, &asked));
         (Work::new(&asked, endpoint, ticket, deadline), rate_headers)
     };
     drop(body);
@@ -272,15 +273,15 @@ impl Work {
     async fn ask(&mut self, shared: &Arc<Shared>) -> Result<Answer, Unserved> {
         let idle = |refusal| Unserved { refusal, worked: false };
         let replicas = wake::replicas(shared, &self.endpoint).await.map_err(idle)?;
-        let unanswered = match self.ask_among(shared, &replicas, 0).await {
+        let unanswered = match self.ask_among(shared, &replicas.replicas, 0).await {
             Ok(answer) => return Ok(answer),
             Err(unanswered) => unanswered,
         };
         if !unanswered.unreachable || !self.endpoint.wakes {
             return Err(unanswered.into());
         }
-        let replicas = wake::replacement(shared, &self.endpoint, &replicas).await.map_err(idle)?;
-        self.ask_among(shared, &replicas, unanswered.reached).await.map_err(Unserved::from)
+        let replicas = wake::replacement(shared, &self.endpoint, &replicas.replicas).await.map_err(idle)?;
+        self.ask_among(shared, &replicas.replicas, unanswered.reached).await.map_err(Unserved::from)
     }
 
     async fn ask_among(

@@ -25,9 +25,10 @@ use crate::config::Shared;
 use crate::meter::{self, Counted};
 use crate::refusal::Refusal;
 use crate::request::{Fields, ObjectWriter, UsageShown};
+use crate::route::SeatGuard;
 use crate::sse::{self, Event, Parser};
 use crate::ticket::{ACCOUNT_PATIENCE, Ending, Energy, Ticket};
-use crate::upstream::{self, SeatGuard};
+use crate::upstream;
 use crate::voice::{Teller, Voice};
 
 /// Parts on their way to the client; each is at most what one read from the replica brought.
@@ -62,6 +63,7 @@ pub(crate) fn reply(shared: &Arc<Shared>, opened: Opened) -> Response<Body> {
     let pump = Pump {
         shared: Arc::clone(shared),
         ticket,
+        seat,
         replica,
         deadline,
         shown,
@@ -74,7 +76,7 @@ pub(crate) fn reply(shared: &Arc<Shared>, opened: Opened) -> Response<Body> {
         content_chunks: 0,
         failed: false,
     };
-    shared.tasks.spawn(Box::pin(pump.run(first, rest, seat)));
+    shared.tasks.spawn(Box::pin(pump.run(first, rest)));
     let body =
         stream::poll_fn(move |ctx| received.poll_recv(ctx).map(|part| part.map(Ok::<_, std::convert::Infallible>)));
     let mut response = Response::new(Body::from_stream(body));
@@ -89,6 +91,7 @@ pub(crate) fn reply(shared: &Arc<Shared>, opened: Opened) -> Response<Body> {
 struct Pump {
     shared: Arc<Shared>,
     ticket: Ticket,
+    seat: SeatGuard,
     replica: Option<ReplicaEntry>,
     deadline: Instant,
     shown: UsageShown,
@@ -118,11 +121,14 @@ enum End {
 }
 
 impl Pump {
-    async fn run(mut self, first: Bytes, mut rest: reqwest::Response, seat: SeatGuard) {
+    async fn run(mut self, first: Bytes, mut rest: reqwest::Response) {
         let (end, mut unsent) = self.pass_on(first, &mut rest).await;
         // Before the count, which may wait for the replica: a stream nobody reads stops the engine by closing.
         let rest = (end == End::Done).then_some(rest);
-        seat.release(end.of_seat());
+        if let Some((counted, _)) = &self.reported {
+            self.seat.counted(*counted);
+        }
+        self.seat.end(end.of_seat());
         let counted = self.count(end).await;
         let Self { shared, mut ticket, shown, teller, parts, reported, last, failed, .. } = self;
         let (energy, charge) = (ticket.energy(counted), ticket.charge(counted));
@@ -239,6 +245,7 @@ impl Pump {
         if sse::carries_content(data) {
             self.content_chunks += 1;
             self.ticket.first_content();
+            self.seat.first_token();
         }
         let is_error = data.starts_with("{\"error\"");
         self.failed |= is_error;

@@ -10,7 +10,8 @@ use galerne_core::admission::Permit;
 use galerne_core::budget;
 use galerne_core::energy;
 use galerne_core::rating::{self, Charge, TokenCounts};
-use galerne_model::ids::{RequestId, TenantId};
+use galerne_core::routing::Prompt;
+use galerne_model::ids::{EndpointId, RequestId, TenantId};
 use galerne_model::ledger::{EnergyMethod, Operation, Outcome, Quantities, UsageRecord};
 use galerne_model::snapshot::{EndpointEntry, EnergyRate, ReplicaEnergy, ReplicaEntry};
 use galerne_model::units::{MicrogramsCo2e, Millijoules, Tokens};
@@ -53,6 +54,8 @@ struct Open {
     admitted: Instant,
     first_content: Option<Instant>,
     replica: Option<ReplicaEntry>,
+    /// What routing knows of what is asked.
+    prompt: Prompt,
     /// When the work was over; what the reply says of energy and what is recorded must be the same.
     worked: Option<Duration>,
     busy: Busy,
@@ -93,6 +96,7 @@ impl Ticket {
             admitted: Instant::now(),
             first_content: None,
             replica: None,
+            prompt: Prompt::default(),
             worked: None,
             busy,
         };
@@ -109,6 +113,19 @@ impl Ticket {
 
     pub(crate) fn tenant_id(&self) -> TenantId {
         self.open().hold.tenant_id
+    }
+
+    pub(crate) fn endpoint_id(&self) -> EndpointId {
+        self.open().endpoint.id
+    }
+
+    /// Says what is asked, as far as routing wants to know.
+    pub(crate) fn route_by(&mut self, prompt: Prompt) {
+        self.open_mut().prompt = prompt;
+    }
+
+    pub(crate) fn prompt(&self) -> &Prompt {
+        &self.open().prompt
     }
 
     /// Notes which replica works on it now.

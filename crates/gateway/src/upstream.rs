@@ -11,8 +11,8 @@ use axum::body::Bytes;
 use axum::http::{HeaderName, StatusCode, header};
 use bytes::BytesMut;
 use galerne_api::error::Code;
-use galerne_core::routing::{self, Ending, Next, Progress, Seat};
-use galerne_model::ids::{ReplicaId, RequestId};
+use galerne_core::routing::{self, Ending, Next, Progress};
+use galerne_model::ids::RequestId;
 use galerne_model::ledger::Operation;
 use galerne_model::limits;
 use galerne_model::snapshot::{ReplicaEnergy, ReplicaEntry};
@@ -23,6 +23,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::config::Shared;
 use crate::meter::{self, Counted};
 use crate::refusal::{Refusal, Relayed, X_REQUEST_ID};
+use crate::route::{self, SeatGuard};
 use crate::ticket::Ticket;
 
 /// Tells a worker with whom cached prompts may be shared.
@@ -128,17 +129,12 @@ pub(crate) struct Unanswered {
 /// Asks a replica, and another one (or the same, when there is no other) if the first fails.
 pub(crate) async fn ask(shared: &Arc<Shared>, ticket: &mut Ticket, ask: &Ask<'_>) -> Result<Answer, Unanswered> {
     shared.upstream.earn();
-    let ids: Vec<ReplicaId> = ask.replicas.iter().map(|replica| replica.id).collect();
     let mut avoid = None;
     let mut attempts = ask.reached;
     let mut reached = ask.reached;
     loop {
         attempts += 1;
-        let seat = shared.replicas().choose(&ids, avoid, shared.now());
-        let Some((seat, replica)) = seat.and_then(|seat| {
-            let replica = ask.replicas.iter().find(|replica| replica.id == seat.replica())?;
-            Some((SeatGuard::new(shared, seat), replica))
-        }) else {
+        let Some((seat, replica)) = route::choose(shared, ticket, ask.replicas, avoid) else {
             let refusal = Refusal::new(Code::NoReadyReplica, "no replica is ready").retry_after(FAILED_WAIT);
             return Err(Unanswered { refusal, unreachable: false, reached, worked: false });
         };
@@ -152,7 +148,7 @@ pub(crate) async fn ask(shared: &Arc<Shared>, ticket: &mut Ticket, ask: &Ask<'_>
         seat.release(failure.ending);
         let unreachable = failure.ending == Ending::ConnectFailed;
         reached += u32::from(!unreachable);
-        let other = ids.len() > 1;
+        let other = ask.replicas.len() > 1;
         let again = routing::after_attempt(attempts, Progress::BeforeFirstByte, failure.ending) == Next::Retry
             && (other || failure.ending != Ending::Busy)
             && shared.upstream.spend_retry();
@@ -238,6 +234,22 @@ pub(crate) async fn account(
         let mut response = shared.upstream.fresh.get(url).send().await.ok()?.error_for_status().ok()?;
         let body = read_bounded(&mut response, ERROR_MAX_BYTES).await.ok()?;
         meter::read_usage(std::str::from_utf8(&body).ok()?)
+    };
+    timeout(patience, Box::pin(asked)).await.ok()?
+}
+
+/// What a replica answers to GET at `path`, at most `most` bytes of it. Nothing when it does not in time, or refuses.
+pub(crate) async fn fetch(
+    shared: &Shared,
+    replica: &ReplicaEntry,
+    path: &str,
+    most: usize,
+    patience: Duration,
+) -> Option<Bytes> {
+    let url = format!("{}{path}", replica.url.trim_end_matches('/'));
+    let asked = async {
+        let mut response = shared.upstream.pooled.get(url).send().await.ok()?.error_for_status().ok()?;
+        read_bounded(&mut response, most).await.ok()
     };
     timeout(patience, Box::pin(asked)).await.ok()?
 }
@@ -364,33 +376,4 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
-}
-
-/// A seat on a replica; dropped without a word, the client left.
-pub(crate) struct SeatGuard {
-    shared: Arc<Shared>,
-    seat: Option<Seat>,
-}
-
-impl SeatGuard {
-    fn new(shared: &Arc<Shared>, seat: Seat) -> Self {
-        Self { shared: Arc::clone(shared), seat: Some(seat) }
-    }
-
-    pub(crate) fn release(mut self, ending: Ending) {
-        self.end(ending);
-    }
-
-    fn end(&mut self, ending: Ending) {
-        if let Some(seat) = self.seat.take() {
-            let now = self.shared.now();
-            self.shared.replicas().release(seat, ending, now);
-        }
-    }
-}
-
-impl Drop for SeatGuard {
-    fn drop(&mut self) {
-        self.end(Ending::Cancelled);
-    }
 }

@@ -15,12 +15,12 @@ const WAKE_AGAIN: Duration = Duration::from_secs(2);
 /// Wait proposed when no replica came.
 const NOT_READY_WAIT: Duration = Duration::from_secs(2);
 
-/// The ready replicas of an endpoint; waits for one where the endpoint can be woken.
+/// The endpoint with its ready replicas; waits for one where it can be woken.
 pub(crate) async fn replicas(
     shared: &Arc<Shared>,
     endpoint: &Arc<EndpointEntry>,
-) -> Result<Vec<ReplicaEntry>, Refusal> {
-    if endpoint.replicas.is_empty() { wait(shared, endpoint, &[]).await } else { Ok(endpoint.replicas.clone()) }
+) -> Result<Arc<EndpointEntry>, Refusal> {
+    if endpoint.replicas.is_empty() { wait(shared, endpoint, &[]).await } else { Ok(Arc::clone(endpoint)) }
 }
 
 /// Waits for a replica that is none of `dead`, which could not be reached: its process ended and another is started.
@@ -29,7 +29,7 @@ pub(crate) async fn replacement(
     shared: &Arc<Shared>,
     endpoint: &Arc<EndpointEntry>,
     dead: &[ReplicaEntry],
-) -> Result<Vec<ReplicaEntry>, Refusal> {
+) -> Result<Arc<EndpointEntry>, Refusal> {
     wait(shared, endpoint, dead).await
 }
 
@@ -37,7 +37,7 @@ async fn wait(
     shared: &Arc<Shared>,
     endpoint: &Arc<EndpointEntry>,
     dead: &[ReplicaEntry],
-) -> Result<Vec<ReplicaEntry>, Refusal> {
+) -> Result<Arc<EndpointEntry>, Refusal> {
     if !endpoint.wakes {
         return Err(not_ready(endpoint));
     }
@@ -59,7 +59,7 @@ async fn wait(
             |replica: &ReplicaEntry| believed && dead.iter().any(|d| d.id == replica.id && d.url == replica.url);
         let alive: Vec<ReplicaEntry> = entry.replicas.iter().filter(|replica| !is_dead(replica)).cloned().collect();
         if !alive.is_empty() {
-            return Ok(alive);
+            return Ok(Arc::new(EndpointEntry { replicas: alive, ..EndpointEntry::clone(&entry) }));
         }
         if !entry.wakes || Instant::now() >= deadline || shared.draining.is_cancelled() {
             return Err(not_ready(&entry));

@@ -26,6 +26,8 @@ pub const WAKE_DEADLINE_MS: u64 = 120_000;
 pub const CLIENT_WRITE_TIMEOUT_MS: u64 = 30_000;
 /// Requests in flight in one gateway process; past it new ones get 503.
 pub const GATEWAY_IN_FLIGHT_MAX: usize = 2_048;
+/// Memory of a gateway for what replicas have of prompts, unless configured: two million blocks of 256 bytes.
+pub const PREFIX_INDEX_BYTES_DEFAULT: usize = 64 * 1024 * 1024;
 /// Requests that may wait for one endpoint to wake.
 pub const WAKE_QUEUE_MAX: usize = 256;
 /// Refusals on `/v1` are events one by one up to the numbers below; the others of this long become one event with a count.

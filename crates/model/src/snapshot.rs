@@ -106,7 +106,7 @@ pub struct EndpointEntry {
     pub price_book_id: Option<PriceBookId>,
     /// The name the replicas know the model by.
     pub upstream_model: String,
-    /// Replicas that passed their last probe.
+    /// Replicas that passed their last probe, sorted by id.
     pub replicas: Vec<ReplicaEntry>,
 }
 
