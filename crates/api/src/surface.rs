@@ -12,6 +12,7 @@ mod fields;
 mod mistral_routes;
 mod openai_routes;
 mod page;
+mod response;
 mod routes;
 
 pub use page::page;
@@ -92,12 +93,14 @@ pub enum Call {
     Embedding,
     Tokenise,
     Detokenise,
+    /// Told to the engine as a chat.
+    Response,
 }
 
 impl Call {
     /// Every call, as the page lists them.
-    pub const ALL: [Self; 6] =
-        [Self::Chat, Self::Completion, Self::Fim, Self::Embedding, Self::Tokenise, Self::Detokenise];
+    pub const ALL: [Self; 7] =
+        [Self::Chat, Self::Completion, Self::Fim, Self::Embedding, Self::Tokenise, Self::Detokenise, Self::Response];
 
     /// Its fields, sorted by name.
     pub const fn fields(self) -> &'static [Field] {
@@ -108,6 +111,7 @@ impl Call {
             Self::Embedding => fields::EMBEDDING,
             Self::Tokenise => fields::TOKENISE,
             Self::Detokenise => fields::DETOKENISE,
+            Self::Response => response::RESPONSE,
         }
     }
 

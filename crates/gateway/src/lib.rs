@@ -28,6 +28,7 @@ mod route;
 mod upstream;
 
 mod meter;
+mod responses;
 mod voice;
 
 mod plain;

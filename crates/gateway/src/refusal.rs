@@ -20,6 +20,9 @@ const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 /// Our own code, where a surface's body has the original's.
 const X_ERROR_CODE: HeaderName = HeaderName::from_static("x-galerne-error-code");
 
+/// How vLLM, SGLang and llama-server say that a prompt is too long.
+const OVERFLOWS: [&str; 2] = ["context length", "context size"];
+
 /// A few headers beside a response.
 pub(crate) type Headers = Vec<(HeaderName, HeaderValue)>;
 
@@ -92,8 +95,14 @@ impl Refusal {
     fn nested(&self) -> Nested<'_> {
         let relayed = self.relayed.as_ref();
         let kind = relayed.and_then(|r| r.kind.as_deref()).unwrap_or_else(|| kind_of(self.status()));
-        let code = relayed.map_or_else(|| Some(self.code.as_str()), |r| r.code.as_deref());
-        Nested { message: &self.message, kind, param: self.param.as_deref(), code }
+        Nested { message: &self.message, kind, param: self.param.as_deref(), code: self.told_code() }
+    }
+
+    /// The engine's code where it refused, ours where we did. Engines without codes tell of an overflow in words.
+    fn told_code(&self) -> Option<&str> {
+        let Some(relayed) = &self.relayed else { return Some(self.code.as_str()) };
+        let is_overflow = || OVERFLOWS.iter().any(|words| self.message.contains(words));
+        relayed.code.as_deref().or_else(|| is_overflow().then_some(Code::ContextLengthExceeded.as_str()))
     }
 
     pub(crate) fn response(self, dialect: Dialect, request_id: RequestId) -> Response<Body> {
@@ -181,3 +190,6 @@ fn kind_of(status: StatusCode) -> &'static str {
 fn number(n: u128) -> HeaderValue {
     HeaderValue::from_str(&n.to_string()).expect("digits are a header value")
 }
+
+#[cfg(test)]
+mod tests;

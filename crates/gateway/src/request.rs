@@ -38,7 +38,6 @@ const BYTES_PER_TOKEN_ESTIMATE: usize = 4;
 /// A request, parsed as far as needed.
 #[derive(Debug)]
 pub(crate) struct Asked<'a> {
-    pub(crate) dialect: Dialect,
     pub(crate) operation: Operation,
     pub(crate) model: String,
     pub(crate) delivery: Delivery,
@@ -95,7 +94,6 @@ impl<'a> Asked<'a> {
             None => fields.read::<u32>("max_tokens")?,
         };
         Ok(Self {
-            dialect,
             operation: operation(call),
             model,
             delivery: delivery(dialect, &fields)?,
@@ -241,10 +239,16 @@ impl<'a> Asked<'a> {
     }
 }
 
+/// Refuses a body by its fields alone.
+pub(crate) fn check(dialect: Dialect, call: Call, body: &str) -> Result<(), Refusal> {
+    let fields: Fields<'_> = serde_json::from_str(body).map_err(|error| malformed(&error))?;
+    check::rows(dialect, call, &fields).map(drop)
+}
+
 /// What the ledger calls it.
 const fn operation(call: Call) -> Operation {
     match call {
-        Call::Chat => Operation::Chat,
+        Call::Chat | Call::Response => Operation::Chat,
         Call::Completion => Operation::Completion,
         Call::Fim => Operation::Fim,
         Call::Embedding => Operation::Embedding,
@@ -259,6 +263,7 @@ fn input_name(call: Call, fields: &Fields<'_>) -> &'static str {
         |first, second| if fields.get(first).is_none() && fields.get(second).is_some() { second } else { first };
     match call {
         Call::Chat => "messages",
+        Call::Response => "input",
         Call::Completion | Call::Fim => "prompt",
         Call::Embedding => either("input", "inputs"),
         Call::Tokenise if fields.get("messages").is_some() => "messages",
@@ -317,7 +322,7 @@ fn count_inputs(name: &str, value: &RawValue) -> Result<i64, Refusal> {
     }
 }
 
-fn malformed(error: &serde_json::Error) -> Refusal {
+pub(crate) fn malformed(error: &serde_json::Error) -> Refusal {
     let (line, column) = (error.line(), error.column());
     Refusal::new(
         Code::MalformedJson,
@@ -325,7 +330,7 @@ fn malformed(error: &serde_json::Error) -> Refusal {
     )
 }
 
-fn invalid(param: impl Into<String>, message: impl Into<String>) -> Refusal {
+pub(crate) fn invalid(param: impl Into<String>, message: impl Into<String>) -> Refusal {
     Refusal::new(Code::InvalidBody, message).param(param)
 }
 

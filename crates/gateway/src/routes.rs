@@ -29,7 +29,7 @@ use crate::stream::Opened;
 use crate::ticket::{Ending, Ticket};
 use crate::upstream::{self, Answer, Ask, Unanswered};
 use crate::voice::Voice;
-use crate::{body, models, plain, route, stream, wake};
+use crate::{body, models, plain, responses, route, stream, wake};
 
 /// Longest path that a refusal shows.
 const PATH_SHOWN_MAX_CHARS: usize = 100;
@@ -172,12 +172,24 @@ async fn answer(shared: &Arc<Shared>, call: Call, asker: &mut Asker, headers: &H
     let key = authenticate(shared, &snapshot, headers, asker)?;
     let (work, rate_headers) = {
         // Valid UTF-8 is what `body::read` gives.
-        let asked = Asked::parse(asker.dialect, call, std::str::from_utf8(&body).expect("checked when it was read"))?;
+        let text = std::str::from_utf8(&body).expect("checked when it was read");
+        let (told, repeated) = match call {
+            Call::Response => Some(responses::as_chat(asker.dialect, text)?).unzip(),
+            Call::Chat | Call::Completion | Call::Fim | Call::Embedding | Call::Tokenise | Call::Detokenise => {
+                (None, None)
+            }
+        };
+        let asked = match &told {
+            // In the words of all surfaces: the caller's own were checked.
+            Some(chat) => Asked::parse(Dialect::Union, Call::Chat, chat)?,
+            None => Asked::parse(asker.dialect, call, text)?,
+        };
         let endpoint = find_endpoint(&snapshot, &key, &asked)?;
         asker.endpoint_id = Some(endpoint.id);
         let (mut ticket, rate_headers) = admit(shared, &snapshot, &key, &endpoint, &asked, asker.request_id, place)?;
         ticket.route_by(route::prompt(shared, &ticket, &asked));
-        (Work::new(&asked, endpoint, ticket, deadline), rate_headers)
+        let voice = Voice::new(&asked, &endpoint, asker.dialect, repeated);
+        (Work::new(&asked, voice, endpoint, ticket, deadline), rate_headers)
     };
     drop(body);
     let mut response = Box::pin(work.run(shared)).await?;
@@ -221,14 +233,13 @@ struct Unserved {
 }
 
 impl Work {
-    fn new(asked: &Asked<'_>, endpoint: Arc<EndpointEntry>, ticket: Ticket, deadline: Instant) -> Self {
+    fn new(asked: &Asked<'_>, voice: Voice, endpoint: Arc<EndpointEntry>, ticket: Ticket, deadline: Instant) -> Self {
         let upstream_model = &endpoint.upstream_model;
         let tokenize_body = match asked.delivery {
             Delivery::Whole => None,
             Delivery::Stream(_) => asked.tokenize_body(upstream_model),
         };
         let body = Bytes::from(asked.upstream_body(upstream_model));
-        let voice = Voice::new(asked, &endpoint);
         Self { ticket, body, delivery: asked.delivery, voice, tokenize_body, endpoint, deadline }
     }
 

@@ -59,7 +59,7 @@ pub(crate) fn reply(shared: &Arc<Shared>, opened: Opened) -> Response<Body> {
     let (parts, mut received) = mpsc::channel::<Bytes>(PARTS_IN_CHANNEL);
     let Opened { ticket, seat, replica, first, rest, deadline, shown, voice, tokenize_body } = opened;
     let is_worker = replica.as_ref().is_some_and(|replica| replica.energy == ReplicaEnergy::CpuTime);
-    let teller = Teller::new(voice, is_worker);
+    let teller = Teller::new(voice, is_worker, ticket.request_id());
     let pump = Pump {
         shared: Arc::clone(shared),
         ticket,
@@ -130,7 +130,7 @@ impl Pump {
         }
         self.seat.end(end.of_seat());
         let counted = self.count(end).await;
-        let Self { shared, mut ticket, shown, teller, parts, reported, last, failed, .. } = self;
+        let Self { shared, mut ticket, shown, mut teller, parts, reported, last, failed, .. } = self;
         let (energy, charge) = (ticket.energy(counted), ticket.charge(counted));
         let request_id = ticket.request_id();
         let (outcome, http_status) = end.outcome(failed);
@@ -144,13 +144,14 @@ impl Pump {
             End::Done => done_tail(unsent, energy, charge),
             End::ClientLeft | End::ClientSlow => return,
             // The engine has said what went wrong.
-            End::ReplicaBroke if failed => Bytes::from(unsent),
+            End::ReplicaBroke if failed => unsent,
             End::ReplicaBroke | End::Deadline | End::ShuttingDown => {
                 let error = cut_refusal(end, shared.bounds.request).json(teller.voice().dialect, request_id);
                 write_data(&mut unsent, &error);
-                Bytes::from(unsent)
+                unsent
             }
         };
+        let tail = Bytes::from(teller.sent(tail));
         // A client that is gone by now has nothing to lose: the record is written.
         let sent = tokio::select! {
             sent = timeout(shared.bounds.client, parts.send(tail)) => sent.is_ok_and(|sent| sent.is_ok()),
@@ -194,6 +195,7 @@ impl Pump {
                 Ok(Seen::Done) => return (End::Done, out),
                 Err(sse::EventTooLong) => return (End::ReplicaBroke, out),
             }
+            let out = self.teller.sent(out);
             if !out.is_empty()
                 && let Err(end) = self.send(Bytes::from(out)).await
             {
@@ -425,10 +427,10 @@ fn write_data(out: &mut Vec<u8>, data: &[u8]) {
     out.push(b'\n');
 }
 
-fn done_tail(mut unsent: Vec<u8>, energy: Energy, charge: Charge) -> Bytes {
+fn done_tail(mut unsent: Vec<u8>, energy: Energy, charge: Charge) -> Vec<u8> {
     unsent.extend_from_slice(meter::energy_comment(energy, charge).as_bytes());
     unsent.extend_from_slice(DONE);
-    Bytes::from(unsent)
+    unsent
 }
 
 fn cut_refusal(end: End, longest: Duration) -> Refusal {

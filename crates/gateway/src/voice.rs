@@ -4,10 +4,12 @@
 //! into its first chunk only, and know the model by another name. What is right already passes byte for byte.
 
 use galerne_api::surface::Dialect;
+use galerne_model::ids::RequestId;
 use galerne_model::ledger::Operation;
 use galerne_model::snapshot::EndpointEntry;
 
 use crate::request::Asked;
+use crate::responses::{Events, Repeated};
 
 mod chunk;
 mod tools;
@@ -31,19 +33,27 @@ pub(crate) struct Voice {
     base64: bool,
     /// The beginning of the answer, as a JSON text, where the caller wrote it.
     prefix: Option<String>,
+    /// What a response repeats of its request; a chat repeats nothing.
+    repeated: Option<Repeated>,
 }
 
 impl Voice {
-    pub(crate) fn new(asked: &Asked<'_>, endpoint: &EndpointEntry) -> Self {
+    pub(crate) fn new(
+        asked: &Asked<'_>,
+        endpoint: &EndpointEntry,
+        dialect: Dialect,
+        repeated: Option<Repeated>,
+    ) -> Self {
         Self {
-            dialect: asked.dialect,
+            dialect,
             operation: asked.operation,
             model: endpoint.name.clone(),
             renames: endpoint.upstream_model != endpoint.name,
             // Mistral's answers have no place for it.
-            names_tier: asked.tier_asked && asked.dialect != Dialect::Mistral,
+            names_tier: asked.tier_asked && dialect != Dialect::Mistral,
             base64: asked.base64,
             prefix: asked.prefix(),
+            repeated,
         }
     }
 
@@ -53,6 +63,11 @@ impl Voice {
             Operation::Tokenise | Operation::Detokenise => true,
             Operation::Chat | Operation::Completion | Operation::Fim | Operation::Embedding => false,
         }
+    }
+
+    /// The teller of a response, if one was asked for.
+    fn events(&self, request_id: RequestId) -> Option<Events> {
+        self.repeated.as_ref().map(|repeated| Events::new(request_id, &self.model, repeated.clone()))
     }
 
     /// `text` with the beginning that the caller wrote; both are JSON texts.

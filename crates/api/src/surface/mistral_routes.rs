@@ -140,7 +140,6 @@ pub(super) const MISTRAL: &[(&str, &str)] = &[
     ("/v1/rag/deployments/{id}/metrics", "PUT"),
     ("/v1/rag/ingestion_pipeline_configurations", "GET PUT"),
     ("/v1/rag/ingestion_pipeline_configurations/{id}/run_info", "PUT"),
-    ("/v1/responses", "POST"),
     ("/v1/responses/input_tokens", "POST"),
     ("/v1/service-accounts", "GET POST"),
     ("/v1/service-accounts/assignable-roles", "GET"),

@@ -184,7 +184,6 @@ pub(super) const OPENAI: &[(&str, &str)] = &[
     ("/v1/realtime/sessions", "POST"),
     ("/v1/realtime/transcription_sessions", "POST"),
     ("/v1/realtime/translations/client_secrets", "POST"),
-    ("/v1/responses", "POST"),
     ("/v1/responses/compact", "POST"),
     ("/v1/responses/input_tokens", "POST"),
     ("/v1/responses/{id}", "GET DELETE"),

@@ -40,6 +40,13 @@ pub const SERVED: &[Route] = &[
         State::Body(Call::Fim),
         "plain and streamed, where the model can fill in",
     ),
+    route(
+        "POST",
+        "/v1/responses",
+        Of::Both,
+        State::Body(Call::Response),
+        "plain and streamed, on top of a chat; nothing is stored, so none can be asked for by its id",
+    ),
     route("POST", "/v1/embeddings", Of::Both, State::Body(Call::Embedding), ""),
     route("GET", "/v1/models", Of::Both, State::Plain, "the endpoints that the key may call"),
     route("GET", "/v1/models/{*id}", Of::Both, State::Plain, ""),

@@ -14,8 +14,8 @@ pub(super) fn openai_status(refusal: &Refusal) -> StatusCode {
 
 /// OpenAI's `type` and `code`, where it has words of its own for the cause.
 pub(super) fn openai_words(refusal: &Refusal) -> (&str, Option<&str>) {
-    if let Some(relayed) = &refusal.relayed {
-        return (relayed.kind.as_deref().unwrap_or("invalid_request_error"), relayed.code.as_deref());
+    if refusal.relayed.is_some() {
+        return ("invalid_request_error", refusal.told_code());
     }
     match refusal.code {
         Code::Unauthenticated | Code::InvalidKey | Code::KeyExpired | Code::KeyRevoked => {
@@ -37,7 +37,7 @@ pub(super) fn mistral_status(refusal: &Refusal) -> StatusCode {
 
 /// The kind of validation error, if it is one.
 fn detail_kind(refusal: &Refusal) -> Option<&'static str> {
-    if refusal.relayed.as_ref().is_some_and(|relayed| relayed.code.as_deref() == Some("context_length_exceeded")) {
+    if refusal.told_code() == Some(Code::ContextLengthExceeded.as_str()) {
         return None;
     }
     match refusal.code {
@@ -81,8 +81,7 @@ pub(super) fn mistral_json(refusal: &Refusal, request_id: RequestId) -> Vec<u8> 
         }
         None => {
             let kind = if refusal.code == Code::ModelNotFound { "invalid_model" } else { kind_of(refusal.status()) };
-            let relayed = refusal.relayed.as_ref();
-            let code = relayed.map_or_else(|| Some(refusal.code.as_str()), |relayed| relayed.code.as_deref());
+            let code = refusal.told_code();
             serde_json::to_vec(&Flat { object: "error", message, kind, param, code, request_id })
         }
     };

@@ -5,11 +5,13 @@
 
 use std::borrow::Cow;
 
+use galerne_model::ids::RequestId;
 use galerne_model::ledger::Operation;
 
 use super::Voice;
 use super::tools::Calls;
 use crate::request::{Fields, ObjectWriter};
+use crate::responses::Events;
 
 const CHOICES: &str = "\"choices\":";
 
@@ -24,21 +26,32 @@ pub(crate) struct Teller {
     calls: Calls,
     /// Choices that have begun.
     begun: Vec<u32>,
+    /// Tells the chunks as a response, if one was asked for.
+    events: Option<Events>,
 }
 
 impl Teller {
     /// `is_worker`: the engine is our own.
-    pub(crate) fn new(voice: Voice, is_worker: bool) -> Self {
+    pub(crate) fn new(voice: Voice, is_worker: bool, request_id: RequestId) -> Self {
+        let events = voice.events(request_id);
         let is_silent = is_worker
             && !voice.renames
             && !voice.names_tier
             && voice.prefix.is_none()
             && voice.operation != Operation::Fim;
-        Self { voice, is_silent, head: None, calls: Calls::default(), begun: Vec::new() }
+        Self { voice, is_silent, head: None, calls: Calls::default(), begun: Vec::new(), events }
     }
 
     pub(crate) fn voice(&self) -> &Voice {
         &self.voice
+    }
+
+    /// What is sent for whole events; all that is sent passes here once.
+    pub(crate) fn sent(&mut self, part: Vec<u8>) -> Vec<u8> {
+        match &mut self.events {
+            Some(events) => events.told(&part),
+            None => part,
+        }
     }
 
     /// The chunk as its reader needs it.

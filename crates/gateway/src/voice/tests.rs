@@ -6,16 +6,29 @@ use uuid::Uuid;
 use super::*;
 use crate::request::Fields;
 
+fn request_id() -> RequestId {
+    RequestId::from_uuid(Uuid::from_u128(7))
+}
+
 fn voice(operation: Operation) -> Voice {
     let model = "m".to_owned();
-    Voice { dialect: Dialect::Union, operation, model, renames: true, names_tier: false, base64: false, prefix: None }
+    Voice {
+        dialect: Dialect::Union,
+        operation,
+        model,
+        renames: true,
+        names_tier: false,
+        base64: false,
+        prefix: None,
+        repeated: None,
+    }
 }
 
 fn whole(voice: &Voice, answer: &Value) -> Value {
     let text = answer.to_string();
     let fields: Fields<'_> = serde_json::from_str(&text).expect("an object");
     let usage = fields.get("usage").map_or("null", |usage| usage.get());
-    let told = voice.whole(&fields, usage, RequestId::from_uuid(Uuid::from_u128(7)));
+    let told = voice.whole(&fields, usage, request_id());
     serde_json::from_slice(&told).expect("JSON")
 }
 
@@ -48,7 +61,7 @@ fn what_is_right_passes_byte_for_byte() {
     let choices = r#"[ {"index":0,"message":{"role":"assistant","content":"a","refusal":null}, "logprobs":null,"finish_reason":"stop"}]"#;
     let text = format!(r#"{{"id":"c","model":"w","choices":{choices},"x":1e400,"usage":{{}}}}"#);
     let fields: Fields<'_> = serde_json::from_str(&text).expect("an object");
-    let told = voice(Operation::Chat).whole(&fields, "{}", RequestId::from_uuid(Uuid::from_u128(7)));
+    let told = voice(Operation::Chat).whole(&fields, "{}", request_id());
     let told = String::from_utf8(told).expect("text");
     assert_eq!(told, text.replace(r#""model":"w""#, r#""model":"m""#));
 }
@@ -60,7 +73,7 @@ fn a_text_between_is_told_as_mistral_tells_it() {
     assert_eq!((&told["object"], &told["usage"]["prompt_tokens"]), (&json!("chat.completion"), &json!(1)));
     let message = json!({"role": "assistant", "content": "b", "tool_calls": null});
     assert_eq!(told["choices"], json!([{"index": 0, "message": message, "finish_reason": "stop"}]));
-    let mut teller = Teller::new(voice(Operation::Fim), true);
+    let mut teller = Teller::new(voice(Operation::Fim), true, request_id());
     let piece = |text: &str| json!({"id": "c", "object": "text_completion", "created": 1, "model": "w", "choices": [{"index": 0, "text": text, "logprobs": null, "finish_reason": null}]});
     let told = [chunk(&mut teller, &piece("b")), chunk(&mut teller, &piece("c"))];
     assert_eq!(told[0]["object"], "chat.completion.chunk");
@@ -70,7 +83,7 @@ fn a_text_between_is_told_as_mistral_tells_it() {
 
 #[test]
 fn every_chunk_has_the_callers_name_for_the_model_and_a_finish_reason() {
-    let mut teller = Teller::new(voice(Operation::Chat), false);
+    let mut teller = Teller::new(voice(Operation::Chat), false, request_id());
     for n in 0..4 {
         let told = chunk(&mut teller, &head(&json!([{"index": 0, "delta": {"content": format!("t{n}")}}])));
         assert_eq!((&told["model"], &told["choices"][0]["delta"]["content"]), (&json!("m"), &json!(format!("t{n}"))));
@@ -85,20 +98,20 @@ fn every_chunk_has_the_callers_name_for_the_model_and_a_finish_reason() {
 #[test]
 fn a_sound_stream_is_parsed_once() {
     let sound = Voice { renames: false, model: "/models/weights".to_owned(), ..voice(Operation::Chat) };
-    let mut teller = Teller::new(sound, false);
+    let mut teller = Teller::new(sound, false, request_id());
     // As engines write it: no spaces, the name before the choices.
     let data = r#"{"id":"c","object":"chat.completion.chunk","created":1,"model":"/models/weights","choices":[{"index":0,"delta":{"content":"a"},"logprobs":null,"finish_reason":null}]}"#;
     assert_eq!(teller.chunk(data), data);
     assert!(matches!(teller.chunk(data), std::borrow::Cow::Borrowed(_)), "the second passes as it came");
-    let mut other = Teller::new(voice(Operation::Chat), true);
+    let mut other = Teller::new(voice(Operation::Chat), true, request_id());
     assert_ne!(other.chunk(data), data, "another name, also of our own worker");
-    let mut worker = Teller::new(Voice { renames: false, ..voice(Operation::Chat) }, true);
+    let mut worker = Teller::new(Voice { renames: false, ..voice(Operation::Chat) }, true, request_id());
     assert!(matches!(worker.chunk(data), std::borrow::Cow::Borrowed(_)));
 }
 
 #[test]
 fn a_tool_call_says_who_it_is_in_its_first_chunk_only() {
-    let mut teller = Teller::new(voice(Operation::Chat), false);
+    let mut teller = Teller::new(voice(Operation::Chat), false, request_id());
     let calls = |calls: Value| head(&json!([{"index": 0, "delta": {"tool_calls": calls}, "finish_reason": null}]));
     let mut tell = |given: Value| chunk(&mut teller, &calls(given))["choices"][0]["delta"]["tool_calls"].clone();
     let first = tell(json!([{"index": 0, "id": "call_1", "function": {"name": "wind"}}]));
@@ -122,7 +135,7 @@ fn an_answer_that_was_begun_is_told_from_its_beginning() {
     let begun = Voice { prefix: Some(r#""Dear \"A\"""#.to_owned()), ..voice(Operation::Chat) };
     let answer = json!({"model": "w", "choices": [{"index": 0, "message": {"role": "assistant", "content": ", hello", "refusal": null}, "logprobs": null, "finish_reason": "stop"}], "usage": {}});
     assert_eq!(whole(&begun, &answer)["choices"][0]["message"]["content"], "Dear \"A\", hello");
-    let mut teller = Teller::new(begun, true);
+    let mut teller = Teller::new(begun, true, request_id());
     let piece = |delta: Value| head(&json!([{"index": 0, "delta": delta, "finish_reason": null}]));
     let told: Vec<Value> =
         [json!({"role": "assistant", "content": ""}), json!({"content": ", he"}), json!({"content": "llo"})]
@@ -141,7 +154,7 @@ fn the_tier_is_named_to_those_who_asked() {
     let answer = json!({"model": "w", "service_tier": null, "choices": [], "usage": {}});
     assert_eq!(whole(&named, &answer)["service_tier"], "default");
     assert_eq!(whole(&voice(Operation::Chat), &answer)["service_tier"], Value::Null);
-    let mut teller = Teller::new(named, true);
+    let mut teller = Teller::new(named, true, request_id());
     for _ in 0..2 {
         let choice = json!([{"index": 0, "delta": {}, "logprobs": null, "finish_reason": null}]);
         assert_eq!(chunk(&mut teller, &head(&choice))["service_tier"], "default");

@@ -33,7 +33,11 @@ impl Voice {
         if self.names_tier {
             out.text("service_tier", "default");
         }
-        out.finish()
+        let told = out.finish();
+        match self.events(request_id) {
+            Some(events) => events.whole(&told),
+            None => told,
+        }
     }
 
     fn choices<'a>(&self, choices: &'a str) -> Cow<'a, str> {

@@ -133,3 +133,54 @@ async fn models_have_the_fields_of_both_clients() {
         (404, "model_not_found")
     );
 }
+
+#[tokio::test]
+async fn a_response_is_a_chat_told_as_items_and_metered_once() {
+    let (site, _engine) = site().await;
+    let ask = |stream: bool| json!({"model": "m", "input": "hi", "max_output_tokens": 4, "stream": stream});
+    let reply = receive(site.post("/openai/v1/responses", &ask(false))).await;
+    assert_eq!(reply.status, 200, "{}", reply.text);
+    let body = reply.json();
+    assert_eq!(
+        (&body["object"], &body["status"], &body["model"]),
+        (&json!("response"), &json!("completed"), &json!("m"))
+    );
+    assert_eq!(body["output"][0]["content"][0]["text"], "xxx");
+    assert_eq!((&body["usage"]["input_tokens"], &body["usage"]["output_tokens"]), (&json!(10), &json!(4)));
+    assert_eq!(body["usage"]["input_tokens_details"]["cached_tokens"], 5);
+    assert_eq!(body["usage"]["energy_joules"], json!(0.04));
+    let reply = receive(site.post("/v1/responses", &ask(true))).await;
+    let kinds: Vec<&str> = reply.text.lines().filter_map(|line| line.strip_prefix("event: response.")).collect();
+    let begin = ["created", "in_progress", "output_item.added", "content_part.added"];
+    let end = ["output_text.done", "content_part.done", "output_item.done", "completed"];
+    let expected: Vec<&str> = begin.into_iter().chain(["output_text.delta"; 4]).chain(end).collect();
+    assert_eq!(kinds, expected, "{}", reply.text);
+    assert!(reply.text.ends_with("data: [DONE]\n\n"), "{}", reply.text);
+    let records = site.settled(2).await;
+    assert!(
+        records
+            .iter()
+            .all(|record| (record.operation, record.quantities.completion_tokens) == (Operation::Chat, Tokens(4)))
+    );
+}
+
+#[tokio::test]
+async fn tokens_cost_nothing_and_leave_a_record() {
+    let (site, _engine) = site().await;
+    for path in ["/v1/tokenize", "/tokenize"] {
+        let reply = receive(site.post(path, &json!({"model": "m", "prompt": "a"}))).await;
+        assert_eq!((reply.status, &reply.json()["count"]), (200, &json!(77)), "{path}");
+    }
+    let records = site.settled(2).await;
+    let nothing = galerne_model::ledger::Quantities::default();
+    assert!(records.iter().all(|record| record.operation == Operation::Tokenise && record.quantities == nothing));
+}
+
+#[tokio::test]
+async fn a_text_between_is_asked_as_a_completion_and_told_as_mistral_tells_it() {
+    let (site, _engine) = site().await;
+    let ask = json!({"model": "m", "prompt": "a", "suffix": "b", "max_tokens": 2});
+    let reply = receive(site.post("/mistral/v1/fim/completions", &ask)).await;
+    assert_eq!((reply.status, &reply.json()["object"]), (200, &json!("chat.completion")), "{}", reply.text);
+    assert_eq!(site.settled(1).await[0].operation, Operation::Fim);
+}

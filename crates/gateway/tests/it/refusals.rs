@@ -177,7 +177,7 @@ async fn a_body_of_100_megabytes_is_refused_and_the_refusal_can_be_read() {
 async fn unserved_and_unknown_paths_and_methods_are_told_apart() {
     let site = Site::start(snapshot(&[])).await;
     for (method, path, status, code) in [
-        (Method::POST, "/v1/responses", 501, "not_served"),
+        (Method::GET, "/v1/responses/resp_1", 501, "not_served"),
         (Method::GET, "/v1/fine_tuning/jobs", 501, "not_served"),
         (Method::GET, "/v1/nonsense", 404, "route_not_found"),
         (Method::GET, "/v1/chat/completions", 501, "not_served"),
