@@ -47,6 +47,8 @@ pub enum Closed {
 
 /// How often idle limiters, gone replicas and gone endpoints are forgotten.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(30);
+/// How often connections to replicas are looked at that have nothing to do.
+const CLOSING_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Time a client gets for the last words of an answer that the shutdown cut.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -116,9 +118,6 @@ pub enum GatewayError {
     /// The spool cannot be opened.
     #[error("the gateway cannot open its usage spool")]
     Spool(#[source] SpoolError),
-    /// The HTTP client towards replicas cannot be built.
-    #[error("the gateway cannot prepare its connections to replicas")]
-    Upstream(#[source] reqwest::Error),
 }
 
 /// The inference data plane. Cheap to clone.
@@ -194,7 +193,7 @@ impl Gateway {
             replicas: Mutex::new(ReplicaBook::new(route::secret(), bounds.prefix_index_bytes)),
             chance: AtomicU64::new(route::first_chance()),
             activity,
-            upstream: Upstream::new().map_err(GatewayError::Upstream)?,
+            upstream: Upstream::new(),
             bounds,
             in_flight: AtomicUsize::new(0),
             may_admit: OnceLock::new(),
@@ -209,6 +208,7 @@ impl Gateway {
         shared.shipping.spawn(spool::ship(Arc::clone(&shared.spool), settled, config.usage, stop));
         shared.shipping.spawn(keep_house(Arc::clone(&shared)));
         shared.shipping.spawn(route::watch(Arc::clone(&shared)));
+        shared.shipping.spawn(close_idle(Arc::clone(&shared)));
         Ok((Self { shared }, recovered))
     }
 
@@ -370,6 +370,17 @@ fn report(recovered: &Recovered) {
         tracing::warn!(interrupted, "requests were cut by the end of the last process; their holds are freed");
     }
     tracing::info!(unsettled = unsettled.len(), "spool opened");
+}
+
+/// Closes connections to replicas that nobody needs any more.
+async fn close_idle(shared: Arc<Shared>) {
+    loop {
+        tokio::select! {
+            () = shared.stop_shipping.cancelled() => return,
+            () = tokio::time::sleep(CLOSING_INTERVAL) => {}
+        }
+        shared.upstream.keep_house();
+    }
 }
 
 async fn keep_house(shared: Arc<Shared>) {

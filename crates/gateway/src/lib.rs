@@ -19,6 +19,7 @@ mod routes;
 mod authenticate;
 mod body;
 mod request;
+mod segments;
 
 mod admit;
 mod ticket;

@@ -7,6 +7,7 @@
 //! body of megabytes would pay for twice, and would send an engine what they made of it instead of what the caller wrote.
 //! INVARIANT: no top-level name occurs twice, so engine and gateway cannot read two different requests.
 
+use bytes::Bytes;
 use galerne_api::error::Code;
 use galerne_api::surface::{Call, Dialect, Fate, Field};
 use galerne_core::rating::WorkBound;
@@ -22,6 +23,7 @@ mod messages;
 pub(crate) use fields::{Fields, ObjectWriter};
 
 use crate::refusal::Refusal;
+use crate::segments::{SegmentWriter, Segments};
 use messages::Turn;
 
 /// Tokens a chat template may add beyond the text: default system prompts of well-known models have up to 400.
@@ -158,8 +160,9 @@ impl<'a> Asked<'a> {
     }
 
     /// The body for the engine: its own name for the model, usage always asked for, dialects translated.
-    pub(crate) fn upstream_body(&self, upstream_model: &str) -> Vec<u8> {
-        let mut out = ObjectWriter::with_capacity(self.body_bytes + 128);
+    /// `source` is the body that was parsed.
+    pub(crate) fn upstream_body(&self, source: &Bytes, upstream_model: &str) -> Segments {
+        let mut out = SegmentWriter::new(source);
         out.text("model", upstream_model);
         for ((name, value), row) in self.fields.0.iter().zip(&self.rows) {
             if value.get() == "null" {
@@ -194,7 +197,7 @@ impl<'a> Asked<'a> {
     }
 
     /// A field that the gateway acts by, as far as the engine needs it too.
-    fn write_own(&self, out: &mut ObjectWriter, name: &str, value: &str) {
+    fn write_own(&self, out: &mut SegmentWriter<'_>, name: &str, value: &str) {
         match name {
             "model" | "service_tier" => {}
             "stream_options" if self.delivery != Delivery::Whole => {}
@@ -209,8 +212,8 @@ impl<'a> Asked<'a> {
     }
 
     /// The body of a question how many tokens the prompt has; absent where engines have no such question.
-    pub(crate) fn tokenize_body(&self, upstream_model: &str) -> Option<Vec<u8>> {
-        let mut out = ObjectWriter::with_capacity(self.body_bytes + 64);
+    pub(crate) fn tokenize_body(&self, source: &Bytes, upstream_model: &str) -> Option<Segments> {
+        let mut out = SegmentWriter::new(source);
         out.text("model", upstream_model);
         match self.operation {
             Operation::Chat => out.raw("messages", self.fields.get("messages")?.get()),

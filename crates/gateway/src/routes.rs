@@ -25,6 +25,7 @@ use crate::denial::{Asker, is_denial};
 use crate::meter::Counted;
 use crate::refusal::{Refusal, X_REQUEST_ID};
 use crate::request::{Asked, Delivery, UsageShown};
+use crate::segments::Segments;
 use crate::stream::Opened;
 use crate::ticket::{Ending, Ticket};
 use crate::upstream::{self, Answer, Ask, Unanswered};
@@ -189,7 +190,7 @@ async fn answer(shared: &Arc<Shared>, call: Call, asker: &mut Asker, headers: &H
         let (mut ticket, rate_headers) = admit(shared, &snapshot, &key, &endpoint, &asked, asker.request_id, place)?;
         ticket.route_by(route::prompt(shared, &ticket, &asked));
         let voice = Voice::new(&asked, &endpoint, asker.dialect, repeated);
-        (Work::new(&asked, voice, endpoint, ticket, deadline), rate_headers)
+        (Work::new(&asked, &body, voice, endpoint, ticket, deadline), rate_headers)
     };
     drop(body);
     let mut response = Box::pin(work.run(shared)).await?;
@@ -218,10 +219,10 @@ fn draining(text: &'static str) -> Refusal {
 struct Work {
     ticket: Ticket,
     endpoint: Arc<EndpointEntry>,
-    body: Bytes,
+    body: Segments,
     delivery: Delivery,
     voice: Voice,
-    tokenize_body: Option<Vec<u8>>,
+    tokenize_body: Option<Segments>,
     deadline: Instant,
 }
 
@@ -233,13 +234,20 @@ struct Unserved {
 }
 
 impl Work {
-    fn new(asked: &Asked<'_>, voice: Voice, endpoint: Arc<EndpointEntry>, ticket: Ticket, deadline: Instant) -> Self {
+    fn new(
+        asked: &Asked<'_>,
+        source: &Bytes,
+        voice: Voice,
+        endpoint: Arc<EndpointEntry>,
+        ticket: Ticket,
+        deadline: Instant,
+    ) -> Self {
         let upstream_model = &endpoint.upstream_model;
         let tokenize_body = match asked.delivery {
             Delivery::Whole => None,
-            Delivery::Stream(_) => asked.tokenize_body(upstream_model),
+            Delivery::Stream(_) => asked.tokenize_body(source, upstream_model),
         };
-        let body = Bytes::from(asked.upstream_body(upstream_model));
+        let body = asked.upstream_body(source, upstream_model);
         Self { ticket, body, delivery: asked.delivery, voice, tokenize_body, endpoint, deadline }
     }
 
@@ -303,7 +311,7 @@ impl Work {
     ) -> Result<Answer, Unanswered> {
         let operation = self.ticket.operation();
         let stream = self.delivery != Delivery::Whole;
-        let (body, deadline) = (self.body.clone(), self.deadline);
+        let (body, deadline) = (&self.body, self.deadline);
         let ask = Ask { operation, body, stream, deadline, longest: shared.bounds.request, reached, replicas };
         upstream::ask(shared, &mut self.ticket, &ask).await
     }

@@ -26,9 +26,10 @@ use crate::meter::{self, Counted};
 use crate::refusal::Refusal;
 use crate::request::{Fields, ObjectWriter, UsageShown};
 use crate::route::SeatGuard;
+use crate::segments::Segments;
 use crate::sse::{self, Event, Parser};
 use crate::ticket::{ACCOUNT_PATIENCE, Ending, Energy, Ticket};
-use crate::upstream;
+use crate::upstream::{self, Incoming};
 use crate::voice::{Teller, Voice};
 
 /// Parts on their way to the client; each is at most what one read from the replica brought.
@@ -45,13 +46,13 @@ pub(crate) struct Opened {
     pub(crate) seat: SeatGuard,
     pub(crate) replica: Option<ReplicaEntry>,
     pub(crate) first: Bytes,
-    pub(crate) rest: reqwest::Response,
+    pub(crate) rest: Incoming,
     pub(crate) deadline: Instant,
     /// Where the client is told the usage.
     pub(crate) shown: UsageShown,
     pub(crate) voice: Voice,
     /// How to ask for the prompt's tokens.
-    pub(crate) tokenize_body: Option<Vec<u8>>,
+    pub(crate) tokenize_body: Option<Segments>,
 }
 
 /// Starts the task and gives the response whose body it feeds.
@@ -96,7 +97,7 @@ struct Pump {
     deadline: Instant,
     shown: UsageShown,
     teller: Teller,
-    tokenize_body: Option<Vec<u8>>,
+    tokenize_body: Option<Segments>,
     parts: mpsc::Sender<Bytes>,
     parser: Parser,
     /// The last usage the engine reported, counted and in its own words.
@@ -121,7 +122,7 @@ enum End {
 }
 
 impl Pump {
-    async fn run(mut self, first: Bytes, mut rest: reqwest::Response) {
+    async fn run(mut self, first: Bytes, mut rest: Incoming) {
         let (end, mut unsent) = self.pass_on(first, &mut rest).await;
         // Before the count, which may wait for the replica: a stream nobody reads stops the engine by closing.
         let rest = (end == End::Done).then_some(rest);
@@ -185,7 +186,7 @@ impl Pump {
     }
 
     /// Passes events on until the stream ends; what must be sent last is given back.
-    async fn pass_on(&mut self, first: Bytes, rest: &mut reqwest::Response) -> (End, Vec<u8>) {
+    async fn pass_on(&mut self, first: Bytes, rest: &mut Incoming) -> (End, Vec<u8>) {
         let mut part = first;
         loop {
             self.parser.feed(&part);
@@ -205,7 +206,7 @@ impl Pump {
                 biased;
                 () = self.parts.closed() => return (End::ClientLeft, Vec::new()),
                 () = self.shared.cut.cancelled() => return (End::ShuttingDown, Vec::new()),
-                next = timeout_at(self.deadline, rest.chunk()) => match next {
+                next = timeout_at(self.deadline, rest.part()) => match next {
                     Ok(Ok(Some(part))) => part,
                     Ok(Ok(None) | Err(_)) => return (End::ReplicaBroke, Vec::new()),
                     Err(_) => return (End::Deadline, Vec::new()),
@@ -345,13 +346,13 @@ fn reported_until(end: End, reported: Counted, content_chunks: i64) -> Counted {
 }
 
 /// A lower bound of what was used, where the engine did not report it.
-async fn count_chunks(shared: &Shared, content_chunks: i64, ask: Option<(ReplicaEntry, Vec<u8>)>) -> Counted {
+async fn count_chunks(shared: &Shared, content_chunks: i64, ask: Option<(ReplicaEntry, Segments)>) -> Counted {
     let mut counted = Counted { completion: content_chunks, ..Counted::default() };
     // The prompt was worked through once there is content.
     if content_chunks > 0
         && let Some((replica, body)) = ask
     {
-        counted.prompt = upstream::count_prompt(shared, &replica, body).await.unwrap_or(0);
+        counted.prompt = upstream::count_prompt(shared, &replica, &body).await.unwrap_or(0);
     }
     counted
 }
@@ -446,8 +447,8 @@ fn cut_refusal(end: End, longest: Duration) -> Refusal {
     }
 }
 
-async fn close(mut rest: reqwest::Response) {
+async fn close(mut rest: Incoming) {
     // Not closing in time costs one connection, nothing else.
-    let closed = timeout(CLOSE_TIMEOUT, rest.chunk()).await.is_ok();
+    let closed = timeout(CLOSE_TIMEOUT, rest.part()).await.is_ok();
     tracing::trace!(closed, "replica's stream closed");
 }

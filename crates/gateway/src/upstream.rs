@@ -1,39 +1,49 @@
 //! The leg to a replica: choose, ask, ask once more when it fails before the first byte.
 //!
-//! The first attempt may use a pooled connection, which the replica may have closed meanwhile; the second never does.
+//! HTTP/1.1 on sockets of our own: [`exchange`] sends and reads, [`pool`] keeps connections, [`head`] and [`chunked`] are what
+//! they understand of it, pure functions of bytes, for any peer may lie. A connection from the pool may have been closed by
+//! the replica meanwhile; that is no attempt.
 //! INVARIANT: nothing is asked twice once a byte has gone to the client.
+//! Deliberately absent: HTTP/2, proxies, redirects, content codings; servers of models need none of them.
 
+mod address;
+mod chunked;
+mod exchange;
+mod head;
+mod pool;
+mod socket;
+
+use std::fmt::Display;
+use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::http::{HeaderName, StatusCode, header};
-use bytes::BytesMut;
+use axum::http::StatusCode;
+use bytes::{BufMut as _, BytesMut};
 use galerne_api::error::Code;
 use galerne_core::routing::{self, Ending, Next, Progress};
 use galerne_model::ids::RequestId;
 use galerne_model::ledger::Operation;
 use galerne_model::limits;
 use galerne_model::snapshot::{ReplicaEnergy, ReplicaEntry};
-use reqwest::{Client, Response};
 use serde::Deserialize;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::config::Shared;
 use crate::meter::{self, Counted};
-use crate::refusal::{Refusal, Relayed, X_REQUEST_ID};
+use crate::refusal::{Refusal, Relayed};
 use crate::route::{self, SeatGuard};
+use crate::segments::Segments;
 use crate::ticket::Ticket;
 
-/// Tells a worker with whom cached prompts may be shared.
-const X_CACHE_SCOPE: HeaderName = HeaderName::from_static("x-galerne-cache-scope");
-/// Tells a worker when nobody will want the answer any more.
-const X_DEADLINE_MS: HeaderName = HeaderName::from_static("x-galerne-deadline-ms");
-/// Longest connect; replicas are near.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Idle connections are kept shorter than engines keep theirs (uvicorn: 5 s), so that few are found closed.
-const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+use exchange::{Failed, exchange};
+use pool::{Connection, Pool};
+use socket::Dialer;
+
+pub(crate) use exchange::{Fault, Incoming, Reply};
+
 /// Largest plain reply: embeddings of a full request.
 const REPLY_MAX_BYTES: usize = 128 * 1024 * 1024;
 /// Most of an engine's error that is read.
@@ -49,10 +59,19 @@ const RETRIES_SAVED_MAX: usize = limits::GATEWAY_IN_FLIGHT_MAX;
 /// Requests that earn one retry: retries stay below a tenth of the traffic, so they cannot feed an overload.
 const REQUESTS_PER_RETRY: usize = 10;
 
+/// How soon a connection from the pool breaks that the replica had closed before it heard the request. One that breaks
+/// later died at work, which is an attempt.
+const STALE_WITHIN: Duration = Duration::from_secs(1);
+/// Longest time from the first byte of a head to its last. The first may take as long as the answer does.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Room for the head of a request.
+const HEAD_BYTES: usize = 384;
+
 /// Connections to replicas.
 pub(crate) struct Upstream {
-    pooled: Client,
-    fresh: Client,
+    pool: Pool,
+    dialer: Dialer,
+    head_timeout: Duration,
     /// Retries saved up, in parts of [`REQUESTS_PER_RETRY`].
     savings: AtomicUsize,
 }
@@ -60,7 +79,7 @@ pub(crate) struct Upstream {
 /// What is asked of a replica.
 pub(crate) struct Ask<'a> {
     pub(crate) operation: Operation,
-    pub(crate) body: Bytes,
+    pub(crate) body: &'a Segments,
     pub(crate) stream: bool,
     pub(crate) deadline: Instant,
     /// What the deadline is counted from, for the error's text.
@@ -76,7 +95,7 @@ pub(crate) enum Answer {
     /// The whole reply.
     Plain { body: Bytes, seat: SeatGuard },
     /// The first bytes of a stream, and where the others come from.
-    Stream { first: Bytes, rest: Response, seat: SeatGuard },
+    Stream { first: Bytes, rest: Incoming, seat: SeatGuard },
 }
 
 struct Failure {
@@ -85,20 +104,39 @@ struct Failure {
 }
 
 impl Upstream {
-    pub(crate) fn new() -> Result<Self, reqwest::Error> {
-        let builder = || {
-            Client::builder()
-                .connect_timeout(CONNECT_TIMEOUT)
-                .tcp_nodelay(true)
-                .http1_only()
-                .no_proxy()
-                .redirect(reqwest::redirect::Policy::none())
-        };
-        Ok(Self {
-            pooled: builder().pool_idle_timeout(POOL_IDLE_TIMEOUT).build()?,
-            fresh: builder().pool_max_idle_per_host(0).build()?,
+    pub(crate) fn new() -> Self {
+        Self {
+            pool: Pool::default(),
+            dialer: Dialer::default(),
+            head_timeout: HEAD_TIMEOUT,
             savings: AtomicUsize::new(RETRIES_SAVED_MAX * REQUESTS_PER_RETRY),
-        })
+        }
+    }
+
+    /// Closes connections that have been idle for too long.
+    pub(crate) fn keep_house(&self) {
+        self.pool.keep_house(std::time::Instant::now());
+    }
+
+    /// Sends a request to the replica at `url` and gives what it answers, whatever its status.
+    async fn send(&self, url: &str, call: &Call<'_>) -> Result<Reply, Fault> {
+        let origin = self.pool.origin(url)?;
+        let pieces = call.pieces(&origin.address.prefix, &origin.address.head_lines);
+        if let Some(connection) = origin.take() {
+            let begun = Instant::now();
+            match exchange(&origin, connection, &pieces, self.head_timeout).await {
+                Ok(reply) => return Ok(reply),
+                Err(Failed { fault: Fault::Broken(_) | Fault::EndedEarly, was_heard: false })
+                    if begun.elapsed() < STALE_WITHIN =>
+                {
+                    tracing::trace!("an idle connection had been closed; a fresh one is made");
+                }
+                Err(failed) => return Err(failed.fault),
+            }
+        }
+        let socket = self.dialer.connect(&origin.address).await.map_err(Fault::Unreachable)?;
+        let connection = Connection { socket, read: BytesMut::new() };
+        exchange(&origin, connection, &pieces, self.head_timeout).await.map_err(|failed| failed.fault)
     }
 
     fn earn(&self) {
@@ -139,8 +177,7 @@ pub(crate) async fn ask(shared: &Arc<Shared>, ticket: &mut Ticket, ask: &Ask<'_>
             return Err(Unanswered { refusal, unreachable: false, reached, worked: false });
         };
         ticket.on_replica(replica);
-        let client = if attempts == 1 { &shared.upstream.pooled } else { &shared.upstream.fresh };
-        let failure = match Box::pin(attempt(client, ticket, ask, replica)).await {
+        let failure = match Box::pin(attempt(shared, ticket, ask, replica)).await {
             Ok(Begun::Plain(body)) => return Ok(Answer::Plain { body, seat }),
             Ok(Begun::Stream(first, rest)) => return Ok(Answer::Stream { first, rest, seat }),
             Err(failure) => failure,
@@ -171,51 +208,77 @@ fn may_have_worked(ending: Ending) -> bool {
     }
 }
 
-enum Begun {
-    Plain(Bytes),
-    Stream(Bytes, Response),
+/// A request before it is bytes.
+struct Call<'a> {
+    method: &'static str,
+    path: &'a str,
+    /// Lines of the head, each with its end.
+    lines: &'a (dyn Fn(&mut BytesMut) + Sync),
+    body: Option<&'a Segments>,
 }
 
-async fn attempt(client: &Client, ticket: &Ticket, ask: &Ask<'_>, replica: &ReplicaEntry) -> Result<Begun, Failure> {
-    let url = format!("{}{}", replica.url.trim_end_matches('/'), path(ask.operation));
+impl Call<'_> {
+    fn pieces(&self, prefix: &str, host_lines: &str) -> Vec<Bytes> {
+        let mut head = BytesMut::with_capacity(HEAD_BYTES);
+        for text in [self.method, " ", prefix, self.path, " HTTP/1.1\r\n", host_lines, "accept: */*\r\n"] {
+            head.extend_from_slice(text.as_bytes());
+        }
+        (self.lines)(&mut head);
+        if let Some(body) = self.body {
+            head.extend_from_slice(b"content-type: application/json\r\n");
+            line(&mut head, "content-length", body.length());
+        }
+        head.extend_from_slice(b"\r\n");
+        let parts = self.body.map_or(&[][..], Segments::parts);
+        let mut pieces = Vec::with_capacity(1 + parts.len());
+        pieces.push(head.freeze());
+        pieces.extend_from_slice(parts);
+        pieces
+    }
+}
+
+/// One header. The values are ours: numbers and ids.
+fn line(head: &mut BytesMut, name: &str, value: impl Display) {
+    write!(head.writer(), "{name}: {value}\r\n").expect("a buffer in memory takes everything");
+}
+
+enum Begun {
+    Plain(Bytes),
+    Stream(Bytes, Incoming),
+}
+
+async fn attempt(shared: &Shared, ticket: &Ticket, ask: &Ask<'_>, replica: &ReplicaEntry) -> Result<Begun, Failure> {
     // At least one: none at all would be refused as nonsense where it is only late.
     let left_ms = ask.deadline.saturating_duration_since(Instant::now()).as_millis().max(1);
-    let request = client
-        .post(url)
-        .header(header::CONTENT_TYPE, "application/json")
-        .header(X_REQUEST_ID, ticket.request_id().to_string())
-        .header(X_DEADLINE_MS, left_ms.to_string())
-        .body(ask.body.clone());
-    // What a tenant is told of cached tokens must not depend on another's prompts. Other servers are not told who asks.
-    let request = match replica.energy {
-        ReplicaEnergy::CpuTime => request.header(X_CACHE_SCOPE, ticket.tenant_id().to_string()),
-        ReplicaEnergy::StatedPower(_) | ReplicaEnergy::Unknown => request,
+    let lines = |head: &mut BytesMut| {
+        line(head, "x-request-id", ticket.request_id());
+        // Tells a worker when nobody will want the answer any more.
+        line(head, "x-galerne-deadline-ms", left_ms);
+        // Tells a worker with whom cached prompts may be shared: what a tenant is told of cached tokens must not depend on
+        // another's prompts. Other servers are not told who asks.
+        if replica.energy == ReplicaEnergy::CpuTime {
+            line(head, "x-galerne-cache-scope", ticket.tenant_id());
+        }
     };
-    let mut response = timeout_at(ask.deadline, request.send())
-        .await
-        .map_err(|_| out_of_time(ask.longest))?
-        .map_err(|error| transport(&error))?;
-    if !response.status().is_success() {
-        return Err(Box::pin(refused(response, ask.longest)).await);
+    let call = Call { method: "POST", path: path(ask.operation), lines: &lines, body: Some(ask.body) };
+    let late = |_| out_of_time(ask.longest);
+    let mut reply =
+        timeout_at(ask.deadline, shared.upstream.send(&replica.url, &call)).await.map_err(late)?.map_err(failure)?;
+    if !(200..300).contains(&reply.status) {
+        return Err(Box::pin(refused(reply, ask.longest)).await);
     }
     if ask.stream {
-        let event_stream = response
-            .headers()
-            .get(header::CONTENT_TYPE)
-            .is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"));
-        if !event_stream {
+        if !reply.facts.is_event_stream {
             return Err(broken("it did not answer with an event stream"));
         }
-        let first = timeout_at(ask.deadline, response.chunk()).await.map_err(|_| out_of_time(ask.longest))?;
-        return match first.map_err(|error| transport(&error))? {
-            Some(first) => Ok(Begun::Stream(first, response)),
+        let first = timeout_at(ask.deadline, reply.body.part()).await.map_err(late)?;
+        return match first.map_err(failure)? {
+            Some(first) => Ok(Begun::Stream(first, reply.body)),
             None => Err(broken("its stream ended before the first event")),
         };
     }
-    let body = timeout_at(ask.deadline, read_bounded(&mut response, REPLY_MAX_BYTES))
-        .await
-        .map_err(|_| out_of_time(ask.longest))?;
-    body.map(Begun::Plain)
+    let body = timeout_at(ask.deadline, reply.body.whole(REPLY_MAX_BYTES)).await.map_err(late)?;
+    body.map(Begun::Plain).map_err(failure)
 }
 
 /// What a worker did for a request that was cut off, once it has stopped: tokens and CPU time. Nothing when the replica is
@@ -229,13 +292,10 @@ pub(crate) async fn account(
     if replica.energy != ReplicaEnergy::CpuTime {
         return None;
     }
-    let url = format!("{}/usage/{request_id}", replica.url.trim_end_matches('/'));
-    let asked = async {
-        let mut response = shared.upstream.fresh.get(url).send().await.ok()?.error_for_status().ok()?;
-        let body = read_bounded(&mut response, ERROR_MAX_BYTES).await.ok()?;
-        meter::read_usage(std::str::from_utf8(&body).ok()?)
-    };
-    timeout(patience, Box::pin(asked)).await.ok()?
+    let path = format!("/usage/{request_id}");
+    let call = Call { method: "GET", path: &path, lines: &|_| {}, body: None };
+    let body = timeout(patience, Box::pin(read_small(shared, &replica.url, &call, ERROR_MAX_BYTES))).await.ok()??;
+    meter::read_usage(std::str::from_utf8(&body).ok()?)
 }
 
 /// What a replica answers to GET at `path`, at most `most` bytes of it. Nothing when it does not in time, or refuses.
@@ -246,40 +306,36 @@ pub(crate) async fn fetch(
     most: usize,
     patience: Duration,
 ) -> Option<Bytes> {
-    let url = format!("{}{path}", replica.url.trim_end_matches('/'));
-    let asked = async {
-        let mut response = shared.upstream.pooled.get(url).send().await.ok()?.error_for_status().ok()?;
-        read_bounded(&mut response, most).await.ok()
-    };
-    timeout(patience, Box::pin(asked)).await.ok()?
+    let call = Call { method: "GET", path, lines: &|_| {}, body: None };
+    timeout(patience, Box::pin(read_small(shared, &replica.url, &call, most))).await.ok()?
 }
 
 /// How many tokens a prompt has, asked of the replica that worked on it. Nothing when it cannot say.
-pub(crate) async fn count_prompt(shared: &Shared, replica: &ReplicaEntry, body: Vec<u8>) -> Option<i64> {
+pub(crate) async fn count_prompt(shared: &Shared, replica: &ReplicaEntry, body: &Segments) -> Option<i64> {
     #[derive(Deserialize)]
     struct Count {
         count: i64,
     }
-    let url = format!("{}/tokenize", replica.url.trim_end_matches('/'));
-    let request = shared.upstream.pooled.post(url).header(header::CONTENT_TYPE, "application/json").body(body);
-    let asked = async {
-        let mut response = request.send().await.ok()?.error_for_status().ok()?;
-        let body = read_bounded(&mut response, REPLY_MAX_BYTES).await.ok()?;
-        serde_json::from_slice::<Count>(&body).ok()
-    };
-    let count = timeout(TOKENIZE_TIMEOUT, Box::pin(asked)).await.ok()??.count;
+    let call = Call { method: "POST", path: "/tokenize", lines: &|_| {}, body: Some(body) };
+    let body =
+        timeout(TOKENIZE_TIMEOUT, Box::pin(read_small(shared, &replica.url, &call, ERROR_MAX_BYTES))).await.ok()??;
+    let Count { count } = serde_json::from_slice(&body).ok()?;
     (count >= 0).then_some(count)
 }
 
-async fn read_bounded(response: &mut Response, most: usize) -> Result<Bytes, Failure> {
-    let mut whole = BytesMut::new();
-    while let Some(part) = response.chunk().await.map_err(|error| transport(&error))? {
-        if whole.len() + part.len() > most {
-            return Err(broken("its reply is larger than allowed"));
+/// The answer to a question on the side, of at most `most` bytes; nothing when there is none.
+async fn read_small(shared: &Shared, url: &str, call: &Call<'_>, most: usize) -> Option<Bytes> {
+    let asked = async {
+        let reply = shared.upstream.send(url, call).await?;
+        if !(200..300).contains(&reply.status) {
+            return Ok(None);
         }
-        whole.extend_from_slice(&part);
-    }
-    Ok(whole.freeze())
+        reply.body.whole(most).await.map(Some)
+    };
+    asked.await.unwrap_or_else(|fault: Fault| {
+        tracing::debug!(path = call.path, error = %chain(&fault), "a replica could not be asked");
+        None
+    })
 }
 
 fn path(operation: Operation) -> &'static str {
@@ -293,7 +349,7 @@ fn path(operation: Operation) -> &'static str {
 }
 
 /// What an engine said instead of an answer. The caller's mistakes are handed on in the engine's words.
-async fn refused(mut response: Response, longest: Duration) -> Failure {
+async fn refused(reply: Reply, longest: Duration) -> Failure {
     #[derive(Deserialize)]
     struct Said {
         error: SaidError,
@@ -308,17 +364,15 @@ async fn refused(mut response: Response, longest: Duration) -> Failure {
         #[serde(default)]
         code: Option<serde_json::Value>,
     }
-    let status = response.status();
-    let wait = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-    let wait = wait.map_or(FAILED_WAIT, Duration::from_secs);
-    let body = timeout(ERROR_TIMEOUT, read_bounded(&mut response, ERROR_MAX_BYTES)).await;
+    let number = reply.status;
+    let wait = reply.facts.retry_after.unwrap_or(FAILED_WAIT);
+    let body = timeout(ERROR_TIMEOUT, reply.body.whole(ERROR_MAX_BYTES)).await;
     let said = body
         .ok()
         .and_then(Result::ok)
         .and_then(|body| serde_json::from_slice::<Said>(&body).ok())
         .map(|said| said.error);
-    let message = said.as_ref().map_or_else(|| format!("the replica answered {status}"), |said| said.message.clone());
-    let number = status.as_u16();
+    let message = said.as_ref().map_or_else(|| format!("the replica answered {number}"), |said| said.message.clone());
     let code = said.as_ref().and_then(|said| said.code.as_ref()).and_then(|code| code.as_str());
     if number == 504 && code == Some(Code::DeadlineExceeded.as_str()) {
         // It was told our deadline and its clock was the faster one.
@@ -343,14 +397,19 @@ async fn refused(mut response: Response, longest: Duration) -> Failure {
     Failure { ending, refusal }
 }
 
-fn transport(error: &reqwest::Error) -> Failure {
-    let (ending, text) = if error.is_connect() {
-        (Ending::ConnectFailed, "it cannot be reached")
-    } else {
-        (Ending::Broken, "its connection broke")
+#[expect(clippy::needless_pass_by_value, reason = "it is the end of the fault")]
+fn failure(fault: Fault) -> Failure {
+    let ending = match fault {
+        Fault::Address(_) | Fault::Unreachable(_) => Ending::ConnectFailed,
+        Fault::Broken(_)
+        | Fault::EndedEarly
+        | Fault::Head(_)
+        | Fault::SlowHead
+        | Fault::Body(_)
+        | Fault::TooLarge(_) => Ending::Broken,
     };
-    tracing::debug!(error = %chain(error), "replica failed");
-    Failure { ending, refusal: failed(text) }
+    tracing::debug!(error = %chain(&fault), "replica failed");
+    Failure { ending, refusal: failed(&fault.to_string()) }
 }
 
 fn broken(text: &str) -> Failure {
@@ -377,3 +436,6 @@ fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,8 +10,10 @@ fn refused(call: Call, body: &str) -> Refusal {
 }
 
 fn sent(call: Call, body: &str) -> String {
-    let asked = Asked::parse(Dialect::Union, call, body).expect("a sound request");
-    String::from_utf8(asked.upstream_body("weights")).expect("JSON is text")
+    let source = Bytes::copy_from_slice(body.as_bytes());
+    let asked =
+        Asked::parse(Dialect::Union, call, std::str::from_utf8(&source).expect("text")).expect("a sound request");
+    String::from_utf8(asked.upstream_body(&source, "weights").parts().concat()).expect("JSON is text")
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod budgets;
 mod crash;
 mod failures;
 mod leaving;
+mod lies;
 mod limits;
 mod refusals;
 mod time;
