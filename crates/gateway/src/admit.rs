@@ -83,6 +83,9 @@ pub(crate) fn admit(
     let subjects = subjects(snapshot, key, endpoint);
     let payer = Payer { tenant_id: key.tenant_id, project_id: key.project_id, line_id: snapshot.line_of(key.id) };
     let budgets = budgets_above(snapshot, payer);
+    if let (false, Some(budget)) = (shared.spends_budgets(), budgets.first()) {
+        return Err(budget_elsewhere(budget));
+    }
     let work = asked.bound(endpoint.context_tokens);
     let (permit, hold, rate_headers) = {
         let mut books = shared.books();
@@ -116,6 +119,14 @@ pub(crate) fn admit(
     }
     let reserved = Reserved { hold: entry, money: hold, permit, place };
     Ok((Ticket::new(shared, reserved, endpoint, snapshot.energy), rate_headers))
+}
+
+fn budget_elsewhere(budget: &BudgetEntry) -> Refusal {
+    let text = format!(
+        "budget `{}` limits this key, and only the gateway inside `galerne up` spends from budgets; hint: send the request to the control plane's address",
+        budget.name
+    );
+    Refusal::new(Code::NotServed, text)
 }
 
 fn closed(why: Closed) -> Refusal {

@@ -145,6 +145,8 @@ pub(crate) struct Shared {
     pub(crate) bounds: Bounds,
     in_flight: AtomicUsize,
     may_admit: OnceLock<MayAdmit>,
+    /// Set where requests under a budget are answered elsewhere only.
+    no_budgets: OnceLock<()>,
     /// Requests end here at shutdown, streams included.
     pub(crate) tasks: TaskTracker,
     /// No new requests.
@@ -197,6 +199,7 @@ impl Gateway {
             bounds,
             in_flight: AtomicUsize::new(0),
             may_admit: OnceLock::new(),
+            no_budgets: OnceLock::new(),
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
             cut: CancellationToken::new(),
@@ -225,6 +228,11 @@ impl Gateway {
     /// From now on requests are admitted only while `may_admit` says so. Said once; later calls change nothing.
     pub fn admit_while(&self, may_admit: MayAdmit) {
         self.shared.may_admit.get_or_init(|| may_admit);
+    }
+
+    /// From now on requests under a budget are refused: another process holds what is left of it.
+    pub(crate) fn spend_no_budgets(&self) {
+        self.shared.no_budgets.get_or_init(|| ());
     }
 
     /// Requests per endpoint, for scaling to zero and back.
@@ -291,6 +299,11 @@ impl Shared {
     /// Whether this process may admit requests at this moment.
     pub(crate) fn may_admit(&self) -> Result<(), Closed> {
         self.may_admit.get().map_or(Ok(()), |may_admit| may_admit())
+    }
+
+    /// Whether requests under a budget may be admitted in this process.
+    pub(crate) fn spends_budgets(&self) -> bool {
+        self.no_budgets.get().is_none()
     }
 
     /// Ends once the shutdown has cut requests and a client has had its time for the last words.

@@ -187,6 +187,7 @@ impl ControlLink {
         let Self { shared, lines, wakes, batches } = self;
         let gated = Arc::clone(&shared);
         gateway.admit_while(Arc::new(move || gated.may_admit()));
+        gateway.spend_no_budgets();
         tasks.spawn(hear::run(Arc::clone(&shared), lines, stop.clone()));
         tasks.spawn(send::usage(Arc::clone(&shared), batches, stop.clone()));
         tasks.spawn(send::events(Arc::clone(&shared), gateway.clone(), stop.clone()));

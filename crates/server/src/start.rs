@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 mod bootstrap;
+mod certificate;
 mod error;
 pub(crate) mod listen;
 mod loops;

@@ -11,15 +11,17 @@ use std::time::Duration;
 use axum::{Router, middleware};
 use axum_server::Handle;
 use axum_server::accept::Accept;
-use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
+use axum_server::tls_rustls::RustlsAcceptor;
 use galerne_model::limits::{CLIENT_WRITE_TIMEOUT_MS, HEAD_MAX_BYTES};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::Sleep;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use super::certificate::{self, Certificate};
 use super::error::StartError;
 use super::unread::{self, Watch};
 use crate::config::Config;
@@ -49,7 +51,7 @@ const STREAMS_MAX: u32 = 256;
 pub(crate) struct Bound {
     listener: TcpListener,
     address: SocketAddr,
-    tls: Option<RustlsConfig>,
+    tls: Option<Certificate>,
 }
 
 /// A listener that serves.
@@ -57,8 +59,9 @@ pub(crate) struct Listener {
     handle: Handle<SocketAddr>,
     /// Absent once it has ended and `failed` has told.
     task: Option<JoinHandle<io::Result<()>>>,
-    /// What looks after bodies of HTTP/2.
+    /// What looks after bodies of HTTP/2, and after the certificate.
     watches: TaskTracker,
+    stop_watching: DropGuard,
 }
 
 /// How long the other side may take.
@@ -82,7 +85,7 @@ impl Bound {
         let address = listener.local_addr().map_err(bind)?;
         let tls = match &config.tls {
             Some(files) => {
-                let read = RustlsConfig::from_pem_file(&files.cert, &files.key).await;
+                let read = Certificate::read(files).await;
                 Some(read.map_err(|source| StartError::Tls {
                     cert: files.cert.clone(),
                     key: files.key.clone(),
@@ -116,7 +119,13 @@ impl Bound {
         let router = router.layer(middleware::from_fn_with_state(watch, unread::watch));
         let service = router.into_make_service_with_connect_info::<SocketAddr>();
         let capped = Capped { permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)), write_timeout: patience.write };
-        let (listener, tls, told) = (self.listener, self.tls, handle.clone());
+        let stop_watching = CancellationToken::new();
+        let tls = self.tls.map(|certificate| {
+            let config = certificate.config.clone();
+            watches.spawn(certificate.keep_fresh(certificate::LOOK_INTERVAL, stop_watching.clone()));
+            config
+        });
+        let (listener, told) = (self.listener, handle.clone());
         let serving = async move {
             let mut server = axum_server::from_tcp(listener)?;
             let builder = server.http_builder();
@@ -134,7 +143,7 @@ impl Bound {
         };
         // Not on the loops' tracker: it ends first, by its own handle, and `join` waits for it.
         let task = TaskTracker::new().spawn(serving);
-        Listener { handle, task: Some(task), watches }
+        Listener { handle, task: Some(task), watches, stop_watching: stop_watching.drop_guard() }
     }
 }
 
@@ -178,6 +187,7 @@ impl Listener {
             Ok(Err(error)) => tracing::warn!(%error, "the listener ended with an error"),
             Err(error) => tracing::error!(%error, "the listener broke"),
         }
+        drop(self.stop_watching);
         self.watches.close();
         // Each body goes with its connection; the system may take a moment.
         if tokio::time::timeout(CLOSE_GRACE, self.watches.wait()).await.is_err() {

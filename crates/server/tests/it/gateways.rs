@@ -88,6 +88,17 @@ async fn a_gateway_answers_and_what_it_used_is_in_the_ledger_once() {
         usage["items"].as_array().is_some_and(|items| items.len() == 1)
     })
     .await;
+    let limited = key(&site, "limited", &["inference"]).await;
+    let key_id = site.operator.got("/api/v1/keys/limited").await["id"].clone();
+    let subject = json!({"kind": "key", "key_id": key_id});
+    let spec = json!({"subject": subject, "limit_micros": 1_000_000, "period": "total"});
+    site.operator.made("/api/v1/budgets", &json!({"name": "small", "spec": spec})).await;
+    eventually("a request under a budget is sent to the control plane", async || {
+        let reply = at(&site, &gateway, &limited).post("/v1/chat/completions", &chat()).await;
+        reply.status == 501 && reply.text.contains("budget `small`")
+    })
+    .await;
+    assert_eq!(site.client(Some(&limited)).post("/v1/chat/completions", &chat()).await.status, 200, "and served there");
     let refused = at(&site, &gateway, "galerne_nonsense").post("/v1/chat/completions", &chat()).await;
     assert_eq!(refused.status, 401);
     eventually("the refusal is an event", async || {
