@@ -264,14 +264,14 @@ impl Work {
                 plain::tokens(shared, self.ticket, body, seat)
             }
             (Ok(Answer::Plain { body, seat }), _) => plain::reply(shared, self.ticket, &body, seat, &self.voice),
-            (Ok(Answer::Stream { first, rest, seat }), delivery) => {
+            (Ok(Answer::Stream { rest, seat }), delivery) => {
                 let replica = self.ticket.replica();
                 let shown = match delivery {
                     Delivery::Stream(shown) => shown,
                     Delivery::Whole => UsageShown::Never,
                 };
                 let Self { ticket, deadline, voice, tokenize_body, .. } = self;
-                let opened = Opened { ticket, seat, replica, first, rest, deadline, shown, voice, tokenize_body };
+                let opened = Opened { ticket, seat, replica, rest, deadline, shown, voice, tokenize_body };
                 Ok(stream::reply(shared, opened))
             }
             (Err(Unserved { refusal, worked }), _) => {

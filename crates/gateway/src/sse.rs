@@ -1,11 +1,11 @@
-//! Server-sent events, cut at blank lines, whatever the network makes of them.
+//! Server-sent events, cut at blank lines, whatever the network makes of them, and the few facts of a chunk that count.
 //!
 //! Lines end with `\n` or `\r\n`; a lone `\r`, which the standard allows and no engine sends, is part of the line.
-//! INVARIANT: the events and the rest, joined, are the input, byte for byte.
+//! Nothing here parses JSON: each byte is looked at twice, once for the ends of lines, once for the names of fields.
 
 use std::borrow::Cow;
 
-use bytes::{Bytes, BytesMut};
+use memchr::{memchr, memchr_iter};
 
 /// Longest event; a chunk with log probabilities of many choices takes tens of kilobytes.
 pub(crate) const EVENT_MAX_BYTES: usize = 1024 * 1024;
@@ -15,76 +15,104 @@ pub(crate) const EVENT_MAX_BYTES: usize = 1024 * 1024;
 #[error("an event is longer than {EVENT_MAX_BYTES} bytes")]
 pub(crate) struct EventTooLong;
 
-/// Bytes that are not yet a whole event.
+/// Looks for the end of an event in bytes that grow.
 #[derive(Debug, Default)]
-pub(crate) struct Parser {
-    pending: BytesMut,
-    /// Bytes of `pending` in which no event ends.
+pub(crate) struct Border {
+    /// Bytes in which the event does not end.
     scanned: usize,
     /// Where the line that `scanned` stands in begins.
     line: usize,
 }
 
-/// One event as it came, its blank line included.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Event(pub(crate) Bytes);
-
-impl Parser {
-    /// Adds what the network brought.
-    pub(crate) fn feed(&mut self, part: &[u8]) {
-        self.pending.extend_from_slice(part);
-    }
-
-    /// The next whole event.
-    pub(crate) fn next_event(&mut self) -> Result<Option<Event>, EventTooLong> {
-        while let Some(found) = self.pending[self.scanned..].iter().position(|&byte| byte == b'\n') {
+impl Border {
+    /// The length of the event at the start of `bytes`, its blank line included; nothing while it is not whole. Asked again,
+    /// `bytes` must be the same and more; after an event, what follows it.
+    pub(crate) fn find(&mut self, bytes: &[u8]) -> Result<Option<usize>, EventTooLong> {
+        while let Some(found) = memchr(b'\n', &bytes[self.scanned..]) {
             let end = self.scanned + found;
-            let blank = matches!(&self.pending[self.line..end], b"" | b"\r");
+            let is_blank = matches!(&bytes[self.line..end], b"" | b"\r");
             self.scanned = end + 1;
             self.line = end + 1;
-            if blank {
-                let event = self.pending.split_to(self.scanned).freeze();
-                self.scanned = 0;
-                self.line = 0;
-                return Ok(Some(Event(event)));
+            if is_blank {
+                *self = Self::default();
+                return Ok(Some(end + 1));
             }
         }
-        self.scanned = self.pending.len();
+        self.scanned = bytes.len();
         if self.scanned > EVENT_MAX_BYTES { Err(EventTooLong) } else { Ok(None) }
     }
 }
 
-impl Event {
-    /// The `data:` lines joined by line ends; nothing for comments and for bytes that are no text.
-    pub(crate) fn data(&self) -> Option<Cow<'_, str>> {
-        let text = std::str::from_utf8(&self.0).ok()?;
-        let mut lines = text.lines().filter_map(|line| {
-            let value = line.strip_prefix("data:")?;
-            Some(value.strip_prefix(' ').unwrap_or(value))
-        });
-        let first = lines.next()?;
-        let mut joined = Cow::Borrowed(first);
-        for line in lines {
-            let text = joined.to_mut();
-            text.push('\n');
-            text.push_str(line);
-        }
-        Some(joined)
+/// The `data:` lines of an event joined by line ends; nothing for comments and for bytes that are no text.
+pub(crate) fn data(event: &[u8]) -> Option<Cow<'_, str>> {
+    // Nearly all: one line.
+    if let Some(rest) = event.strip_prefix(b"data:")
+        && let Some(end) = memchr(b'\n', rest)
+        && matches!(&rest[end..], b"\n\n" | b"\n\r\n")
+    {
+        let line = std::str::from_utf8(&rest[..end]).ok()?;
+        return Some(Cow::Borrowed(value(line.strip_suffix('\r').unwrap_or(line))));
     }
+    let text = std::str::from_utf8(event).ok()?;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("data:").map(value));
+    let first = lines.next()?;
+    let mut joined = Cow::Borrowed(first);
+    for line in lines {
+        let text = joined.to_mut();
+        text.push('\n');
+        text.push_str(line);
+    }
+    Some(joined)
 }
 
-/// Whether a chunk carries something the model wrote. Inside a JSON string these names would have escaped quotes.
-pub(crate) fn carries_content(data: &str) -> bool {
-    ["\"content\":", "\"text\":", "\"reasoning_content\":", "\"reasoning\":", "\"arguments\":"].iter().any(|name| {
-        data.split(name)
-            .skip(1)
-            .any(|rest| rest.trim_start().strip_prefix('"').is_some_and(|text| !text.starts_with('"')))
-    })
+fn value(text: &str) -> &str {
+    text.strip_prefix(' ').unwrap_or(text)
 }
 
-/// Whether a chunk says why a choice ended.
-pub(crate) fn finishes(data: &str) -> bool {
-    data.split("\"finish_reason\":").skip(1).any(|rest| rest.trim_start().starts_with('"'))
+/// What a chunk of an answer says, as far as the gateway passes it on, counts it or changes it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Facts {
+    /// It carries something the model wrote.
+    pub(crate) has_content: bool,
+    /// It says why a choice ended.
+    pub(crate) finishes: bool,
+    /// It has a field `usage`, be it `null`.
+    pub(crate) names_usage: bool,
+    /// It has a `usage` that is not `null`.
+    pub(crate) has_usage: bool,
+    /// It is an error instead of a chunk.
+    pub(crate) is_error: bool,
+}
+
+/// Reads the facts off a chunk. Inside a JSON string a name would have escaped quotes.
+pub(crate) fn facts(data: &str) -> Facts {
+    let bytes = data.as_bytes();
+    let mut facts = Facts { is_error: data.starts_with("{\"error\""), ..Facts::default() };
+    for colon in memchr_iter(b':', bytes) {
+        let Some(before) = bytes[..colon].strip_suffix(b"\"") else { continue };
+        let after = || bytes[colon + 1..].trim_ascii_start();
+        match before.last() {
+            Some(b't') => {
+                let is_text =
+                    [&b"\"content"[..], b"\"text", b"\"reasoning_content"].iter().any(|n| before.ends_with(n));
+                facts.has_content |= is_text && is_said(after());
+            }
+            Some(b'g') => facts.has_content |= before.ends_with(b"\"reasoning") && is_said(after()),
+            Some(b's') => facts.has_content |= before.ends_with(b"\"arguments") && is_said(after()),
+            Some(b'n') => facts.finishes |= before.ends_with(b"\"finish_reason") && after().starts_with(b"\""),
+            Some(b'e') if before.ends_with(b"\"usage") => {
+                facts.names_usage = true;
+                facts.has_usage |= !after().starts_with(b"null");
+            }
+            Some(_) | None => {}
+        }
+    }
+    facts
+}
+
+/// Whether a value is a text that is not empty.
+fn is_said(value: &[u8]) -> bool {
+    value.first() == Some(&b'"') && value.get(1) != Some(&b'"')
 }
 
 #[cfg(test)]
@@ -92,59 +120,88 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn events(parser: &mut Parser) -> Vec<Event> {
-        std::iter::from_fn(|| parser.next_event().expect("short events")).collect()
+    fn has_content(data: &str) -> bool {
+        facts(data).has_content
     }
 
     #[test]
     fn a_chunk_with_an_empty_delta_is_not_content() {
-        assert!(!carries_content(r#"{"choices":[{"delta":{"role":"assistant","content":""}}]}"#));
-        assert!(!carries_content(r#"{"choices":[{"delta":{"content":null}}]}"#));
-        assert!(carries_content(r#"{"choices":[{"delta":{"content": "\"content\":\"\""}}]}"#));
-        assert!(!carries_content(r#"{"x":"\"content\":\"a"}"#));
-        assert!(carries_content(r#"{"choices":[{"text":""},{"text":"b"}]}"#));
+        assert!(!has_content(r#"{"choices":[{"delta":{"role":"assistant","content":""}}]}"#));
+        assert!(!has_content(r#"{"choices":[{"delta":{"content":null}}]}"#));
+        assert!(has_content(r#"{"choices":[{"delta":{"content": "\"content\":\"\""}}]}"#));
+        assert!(!has_content(r#"{"x":"\"content\":\"a"}"#));
+        assert!(has_content(r#"{"choices":[{"text":""},{"text":"b"}]}"#));
+        for name in ["text", "reasoning_content", "reasoning", "arguments"] {
+            assert!(has_content(&format!(r#"{{"{name}":"b"}}"#)), "{name}");
+            assert!(!has_content(&format!(r#"{{"{name}":"","{name}s":"b"}}"#)), "{name}");
+        }
     }
 
     #[test]
     fn a_chunk_finishes_with_a_reason_and_not_with_words_about_one() {
+        let finishes = |data: &str| facts(data).finishes;
         assert!(finishes(r#"{"choices":[{"delta":{},"finish_reason": "stop"}]}"#));
         assert!(!finishes(r#"{"choices":[{"delta":{"content":"a"},"finish_reason":null}]}"#));
         assert!(!finishes(r#"{"choices":[{"delta":{"content":"\"finish_reason\":\"stop\""},"finish_reason":null}]}"#));
     }
 
     #[test]
+    fn usage_that_is_null_is_named_and_not_there() {
+        let usage = |data: &str| (facts(data).names_usage, facts(data).has_usage);
+        assert_eq!(usage(r#"{"choices":[],"usage": {"prompt_tokens":1}}"#), (true, true));
+        assert_eq!(usage(r#"{"choices":[],"usage": null}"#), (true, false));
+        assert_eq!(usage(r#"{"content":"\"usage\":{}"}"#), (false, false));
+        assert!(facts(r#"{"error":{"message":"x"}}"#).is_error && !facts(r#"{"x":{"error":1}}"#).is_error);
+    }
+
+    #[test]
+    fn the_data_of_an_event_is_its_data_lines() {
+        assert_eq!(data(b"data: {}\n\n").as_deref(), Some("{}"));
+        assert_eq!(data(b"data:{}\r\n\r\n").as_deref(), Some("{}"));
+        assert_eq!(data(b"event: x\ndata: a\nid: 1\ndata: b\n\n").as_deref(), Some("a\nb"));
+        assert_eq!(data(b"data: a\ndata\n\n").as_deref(), Some("a"));
+        assert_eq!(data(b": comment\n\n"), None);
+        assert_eq!(data(b"data: \xff\n\n"), None);
+    }
+
+    #[test]
     fn an_event_that_never_ends_is_given_up() {
-        let mut parser = Parser::default();
-        parser.feed(&vec![b'x'; EVENT_MAX_BYTES]);
-        assert_eq!(parser.next_event(), Ok(None));
-        parser.feed(b"y");
-        assert_eq!(parser.next_event(), Err(EventTooLong));
+        let mut border = Border::default();
+        let mut bytes = vec![b'x'; EVENT_MAX_BYTES];
+        assert_eq!(border.find(&bytes), Ok(None));
+        bytes.push(b'y');
+        assert_eq!(border.find(&bytes), Err(EventTooLong));
     }
 
     proptest! {
         #[test]
-        fn any_split_of_the_bytes_gives_the_same_events(
+        fn any_cut_of_the_bytes_gives_the_same_events(
             lines in proptest::collection::vec("(data: ?[a-zé\r]{0,6}|: c|event: x|)(\n|\r\n)", 0..24),
             cuts in proptest::collection::vec(0usize..200, 0..12),
         ) {
             let input = lines.concat().into_bytes();
-            let mut whole = Parser::default();
-            whole.feed(&input);
-            let expected = events(&mut whole);
+            let events = |cuts: &[usize]| {
+                let (mut border, mut begin, mut found) = (Border::default(), 0, Vec::new());
+                for &cut in cuts {
+                    while let Some(length) = border.find(&input[begin..cut]).expect("short events") {
+                        found.push(input[begin..begin + length].to_vec());
+                        begin += length;
+                    }
+                }
+                (found, begin)
+            };
             let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(input.len())).collect();
-            cuts.push(0);
             cuts.push(input.len());
             cuts.sort_unstable();
-            let mut parser = Parser::default();
-            let mut found = Vec::new();
-            for pair in cuts.windows(2) {
-                parser.feed(&input[pair[0]..pair[1]]);
-                found.extend(events(&mut parser));
-            }
-            prop_assert_eq!(&found, &expected);
-            let mut joined: Vec<u8> = found.iter().flat_map(|event| event.0.to_vec()).collect();
-            joined.extend_from_slice(&parser.pending);
-            prop_assert_eq!(joined, input);
+            let (found, begin) = events(&cuts);
+            prop_assert_eq!(&found, &events(&[input.len()]).0);
+            prop_assert_eq!([found.concat(), input[begin..].to_vec()].concat(), input);
+        }
+
+        #[test]
+        fn no_text_makes_the_facts_panic(data in "[{}\":,a-z\\\\ é]{0,60}(\"content\"|\"usage\"|\"finish_reason\"|\"arguments\")?: *(null|\"|\"\"|\"a\")?") {
+            let facts = facts(&data);
+            prop_assert!(facts.names_usage || !facts.has_usage);
         }
     }
 }

@@ -94,8 +94,8 @@ pub(crate) struct Ask<'a> {
 pub(crate) enum Answer {
     /// The whole reply.
     Plain { body: Bytes, seat: SeatGuard },
-    /// The first bytes of a stream, and where the others come from.
-    Stream { first: Bytes, rest: Incoming, seat: SeatGuard },
+    /// A stream of which the first bytes are there.
+    Stream { rest: Incoming, seat: SeatGuard },
 }
 
 struct Failure {
@@ -179,7 +179,7 @@ pub(crate) async fn ask(shared: &Arc<Shared>, ticket: &mut Ticket, ask: &Ask<'_>
         ticket.on_replica(replica);
         let failure = match Box::pin(attempt(shared, ticket, ask, replica)).await {
             Ok(Begun::Plain(body)) => return Ok(Answer::Plain { body, seat }),
-            Ok(Begun::Stream(first, rest)) => return Ok(Answer::Stream { first, rest, seat }),
+            Ok(Begun::Stream(rest)) => return Ok(Answer::Stream { rest, seat }),
             Err(failure) => failure,
         };
         seat.release(failure.ending);
@@ -244,7 +244,7 @@ fn line(head: &mut BytesMut, name: &str, value: impl Display) {
 
 enum Begun {
     Plain(Bytes),
-    Stream(Bytes, Incoming),
+    Stream(Incoming),
 }
 
 async fn attempt(shared: &Shared, ticket: &Ticket, ask: &Ask<'_>, replica: &ReplicaEntry) -> Result<Begun, Failure> {
@@ -271,10 +271,10 @@ async fn attempt(shared: &Shared, ticket: &Ticket, ask: &Ask<'_>, replica: &Repl
         if !reply.facts.is_event_stream {
             return Err(broken("it did not answer with an event stream"));
         }
-        let first = timeout_at(ask.deadline, reply.body.part()).await.map_err(late)?;
-        return match first.map_err(failure)? {
-            Some(first) => Ok(Begun::Stream(first, reply.body)),
-            None => Err(broken("its stream ended before the first event")),
+        let more = timeout_at(ask.deadline, reply.body.more()).await.map_err(late)?;
+        return match more.map_err(failure)? {
+            true => Ok(Begun::Stream(reply.body)),
+            false => Err(broken("its stream ended before the first event")),
         };
     }
     let body = timeout_at(ask.deadline, reply.body.whole(REPLY_MAX_BYTES)).await.map_err(late)?;

@@ -8,13 +8,15 @@ use serde_json::{Value, json};
 
 use super::Repeated;
 use super::answer::{Frame, Status, call_item, message_item, reasoning_item, text_part};
-use crate::sse::Parser;
+use crate::sse::{self, Border};
 
 /// Tells a stream of chunks as events; and a whole chat as a response, by the same way.
 #[derive(Debug)]
 pub(crate) struct Events {
     frame: Frame,
-    parser: Parser,
+    /// What no event has ended in yet.
+    pending: Vec<u8>,
+    border: Border,
     sequence: u64,
     is_begun: bool,
     /// Items that are done.
@@ -48,7 +50,8 @@ impl Events {
         let frame = Frame { id, created_at: json!(0), model: json!(model), repeated };
         Self {
             frame,
-            parser: Parser::default(),
+            pending: Vec::new(),
+            border: Border::default(),
             sequence: 0,
             is_begun: false,
             output: Vec::new(),
@@ -75,15 +78,20 @@ impl Events {
 
     /// What a piece of the chat's stream is told as; events may be cut anywhere.
     pub(crate) fn told(&mut self, part: &[u8]) -> Vec<u8> {
-        self.parser.feed(part);
-        while let Ok(Some(event)) = self.parser.next_event() {
-            match event.data().as_deref() {
+        let mut pending = std::mem::take(&mut self.pending);
+        pending.extend_from_slice(part);
+        let mut at = 0;
+        while let Ok(Some(length)) = self.border.find(&pending[at..]) {
+            let event = &pending[at..at + length];
+            match sse::data(event).as_deref() {
                 Some("[DONE]") => self.end(),
                 Some(data) => self.chunk(data),
                 // Comments: the energy.
-                None => self.out.extend_from_slice(&event.0),
+                None => self.out.extend_from_slice(event),
             }
+            at += length;
         }
+        self.pending = pending.split_off(at);
         std::mem::take(&mut self.out)
     }
 

@@ -62,12 +62,19 @@ pub(crate) struct Reply {
 }
 
 /// The body of a response, as it comes. Dropped before its end, it closes the connection.
+///
+/// What was read lies in one run of bytes until it is taken, so that whoever looks for the end of something in it finds it
+/// whole, without a buffer of its own.
 pub(crate) struct Incoming {
     origin: Arc<Origin>,
     /// Absent once the body was read to its end.
     connection: Option<Connection>,
     framing: Framing,
     keeps_alive: bool,
+    /// Bytes of the body at the front of what the connection has read.
+    ready: usize,
+    /// What is left of a body whose connection is gone.
+    last: BytesMut,
     /// The next read.
     room: usize,
 }
@@ -96,6 +103,8 @@ pub(super) async fn exchange(
                 connection: Some(connection),
                 framing: head.framing,
                 keeps_alive,
+                ready: 0,
+                last: BytesMut::new(),
                 room: READ_MIN_BYTES,
             };
             Ok(Reply { status: head.status, facts: head.facts, body })
@@ -214,24 +223,50 @@ impl<'a> Unsent<'a> {
 impl Incoming {
     /// The next bytes, as many as one read brought; nothing at the end.
     pub(crate) async fn part(&mut self) -> Result<Option<Bytes>, Fault> {
-        poll_fn(|cx| self.poll_part(cx)).await
+        let is_there = !self.bytes().is_empty() || self.more().await?;
+        Ok(is_there.then(|| self.take(self.bytes().len())))
     }
 
-    pub(crate) fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Fault>> {
+    /// Reads more of the body behind what is there; false at the end.
+    pub(crate) async fn more(&mut self) -> Result<bool, Fault> {
+        poll_fn(|cx| self.poll_more(cx)).await
+    }
+
+    pub(crate) fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Fault>> {
         loop {
-            let part = self.take()?;
-            if !part.is_empty() {
-                return Poll::Ready(Ok(Some(part)));
+            let before = self.bytes().len();
+            self.decode()?;
+            if self.bytes().len() > before {
+                return Poll::Ready(Ok(true));
             }
-            let Some(connection) = &mut self.connection else { return Poll::Ready(Ok(None)) };
+            let Some(connection) = &mut self.connection else { return Poll::Ready(Ok(false)) };
             match ready!(read_more(connection, self.room, cx)).map_err(Fault::Broken)? {
-                0 if matches!(self.framing, Framing::ToEnd) => self.connection = None,
+                0 if matches!(self.framing, Framing::ToEnd) => self.finish(),
                 0 => return Poll::Ready(Err(Fault::EndedEarly)),
                 _ if connection.read.len() == connection.read.capacity() => {
                     self.room = (self.room * 2).min(READ_MAX_BYTES);
                 }
                 _ => {}
             }
+        }
+    }
+
+    /// What was read and not taken.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match &self.connection {
+            Some(connection) => &connection.read[..self.ready],
+            None => &self.last,
+        }
+    }
+
+    /// Takes the first `count` of what was read.
+    pub(crate) fn take(&mut self, count: usize) -> Bytes {
+        match &mut self.connection {
+            Some(connection) => {
+                self.ready -= count;
+                connection.read.split_to(count).freeze()
+            }
+            None => self.last.split_to(count).freeze(),
         }
     }
 
@@ -242,18 +277,12 @@ impl Incoming {
         {
             return Err(Fault::TooLarge(most));
         }
-        let Some(first) = self.part().await? else { return Ok(Bytes::new()) };
-        if self.is_read() {
-            return Ok(first);
-        }
-        let mut whole = BytesMut::from(first);
-        while let Some(part) = self.part().await? {
-            if whole.len() + part.len() > most {
+        while self.more().await? {
+            if self.bytes().len() > most {
                 return Err(Fault::TooLarge(most));
             }
-            whole.extend_from_slice(&part);
         }
-        Ok(whole.freeze())
+        Ok(self.take(self.bytes().len()))
     }
 
     /// Whether the body was read to its end.
@@ -261,35 +290,42 @@ impl Incoming {
         self.connection.is_none()
     }
 
-    /// What of the body was read and not taken yet.
-    fn take(&mut self) -> Result<Bytes, Fault> {
-        let Some(Connection { read, .. }) = &mut self.connection else { return Ok(Bytes::new()) };
-        let (part, ended) = match &mut self.framing {
+    /// Makes what was read ready to be taken.
+    fn decode(&mut self) -> Result<(), Fault> {
+        let Some(Connection { read, .. }) = &mut self.connection else { return Ok(()) };
+        let ended = match &mut self.framing {
             Framing::Length(left) => {
-                let here = usize::try_from(*left).unwrap_or(usize::MAX).min(read.len());
+                let here = usize::try_from(*left).unwrap_or(usize::MAX).min(read.len() - self.ready);
+                self.ready += here;
                 *left -= here as u64;
-                (read.split_to(here), *left == 0)
+                *left == 0
             }
             Framing::Chunked(decoder) => {
-                let decoded = decoder.decode(read)?;
-                let payload = read.split_to(decoded.payload);
-                read.advance(decoded.used - decoded.payload);
-                (payload, decoder.is_done())
+                let coded = &mut read[self.ready..];
+                let (decoded, length) = (decoder.decode(coded)?, coded.len());
+                // What was not used follows the payload, as if the coding had never been between them.
+                coded.copy_within(decoded.used.., decoded.payload);
+                read.truncate(self.ready + decoded.payload + length - decoded.used);
+                self.ready += decoded.payload;
+                decoder.is_done()
             }
-            Framing::ToEnd => (read.split(), false),
+            Framing::ToEnd => {
+                self.ready = read.len();
+                false
+            }
         };
         if ended {
             self.finish();
         }
-        Ok(part.freeze())
+        Ok(())
     }
 
     fn finish(&mut self) {
-        if let Some(connection) = self.connection.take()
-            && self.keeps_alive
-            && connection.read.is_empty()
-        {
-            self.origin.put(connection);
+        if let Some(mut connection) = self.connection.take() {
+            self.last = connection.read.split_to(self.ready);
+            if self.keeps_alive && connection.read.is_empty() {
+                self.origin.put(connection);
+            }
         }
     }
 }

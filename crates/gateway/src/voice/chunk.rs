@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use galerne_model::ids::RequestId;
 use galerne_model::ledger::Operation;
 
@@ -47,9 +48,9 @@ impl Teller {
     }
 
     /// What is sent for whole events; all that is sent passes here once.
-    pub(crate) fn sent(&mut self, part: Vec<u8>) -> Vec<u8> {
+    pub(crate) fn sent(&mut self, part: Bytes) -> Bytes {
         match &mut self.events {
-            Some(events) => events.told(&part),
+            Some(events) => Bytes::from(events.told(&part)),
             None => part,
         }
     }
