@@ -9,14 +9,18 @@ use galerne_model::snapshot::{KeyEntry, Snapshot};
 use galerne_model::token;
 use jiff::Timestamp;
 
-use crate::digest::digest;
+use crate::digest::Digester;
 use crate::refusal::Refusal;
 
 /// Finds the key that was sent.
-pub(crate) fn find_key(headers: &HeaderMap, pepper: &[u8], snapshot: &Snapshot) -> Result<Arc<KeyEntry>, Refusal> {
+pub(crate) fn find_key(
+    headers: &HeaderMap,
+    digester: &Digester,
+    snapshot: &Snapshot,
+) -> Result<Arc<KeyEntry>, Refusal> {
     let key = presented(headers)?;
     token::check_key(key).map_err(|bad| Refusal::new(Code::InvalidKey, bad.to_string()))?;
-    snapshot.keys.get(&digest(pepper, key)).cloned().ok_or_else(|| {
+    snapshot.keys.get(&digester.digest(key)).cloned().ok_or_else(|| {
         let last_four = token::last_four(key);
         Refusal::new(
             Code::InvalidKey,

@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::activity::{ActivityTable, EndpointActivity};
 use crate::denial::DenialBook;
+use crate::digest::Digester;
 use crate::metrics::Metrics;
 use crate::route::RouteView;
 use crate::spool::{self, Recovered, Spool, SpoolError, SpoolLimits, UsageBatch};
@@ -128,7 +129,7 @@ pub struct Gateway {
 
 /// What the requests share. No lock in it is held across an await.
 pub(crate) struct Shared {
-    pub(crate) pepper: Vec<u8>,
+    pub(crate) digester: Digester,
     pub(crate) clock: Clock,
     pub(crate) snapshot: watch::Receiver<Arc<Snapshot>>,
     spending: watch::Receiver<Arc<Spending>>,
@@ -183,7 +184,7 @@ impl Gateway {
         books.recover(&recovered.unsettled, &config.snapshot.borrow());
         let activity = Arc::<ActivityTable>::default();
         let shared = Arc::new(Shared {
-            pepper: config.pepper,
+            digester: Digester::new(&config.pepper),
             clock: config.clock,
             snapshot: config.snapshot,
             spending: config.spending,
