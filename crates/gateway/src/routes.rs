@@ -98,7 +98,7 @@ async fn list_models(
 ) -> Response<Body> {
     let snapshot = Arc::clone(&shared.snapshot.borrow());
     let key = authenticate(&shared, &snapshot, &headers, &mut asker);
-    finish(&shared, &asker, key.map(|key| json(&models::list(&snapshot, &key))))
+    finish(&shared, &asker, key.map(|key| json(&models::list(asker.dialect, &snapshot, &key))))
 }
 
 async fn one_model(
@@ -109,7 +109,11 @@ async fn one_model(
 ) -> Response<Body> {
     let snapshot = Arc::clone(&shared.snapshot.borrow());
     let key = authenticate(&shared, &snapshot, &headers, &mut asker);
-    finish(&shared, &asker, key.and_then(|key| models::find(&snapshot, &key, &name).map(|card| json(&card))))
+    finish(
+        &shared,
+        &asker,
+        key.and_then(|key| models::find(asker.dialect, &snapshot, &key, &name).map(|card| json(&card))),
+    )
 }
 
 /// What no handler takes: told apart by what OpenAI and Mistral document.

@@ -184,3 +184,17 @@ async fn a_text_between_is_asked_as_a_completion_and_told_as_mistral_tells_it() 
     assert_eq!((reply.status, &reply.json()["object"]), (200, &json!("chat.completion")), "{}", reply.text);
     assert_eq!(site.settled(1).await[0].operation, Operation::Fim);
 }
+
+#[tokio::test]
+async fn an_exact_surface_has_its_own_fields_of_a_model() {
+    let (site, _engine) = site().await;
+    let names = |model: Value| {
+        let mut names: Vec<String> = model.as_object().expect("an object").keys().cloned().collect();
+        names.sort_unstable();
+        names
+    };
+    assert_eq!(names(site.get("/openai/v1/models/m").await.json()), ["created", "id", "object", "owned_by"]);
+    let list = site.get("/mistral/v1/models").await.json();
+    let mistral = names(list["data"][0].clone());
+    assert!(mistral.contains(&"max_context_length".to_owned()) && !mistral.contains(&"max_model_len".to_owned()));
+}
