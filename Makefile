@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up build engine test test-full bench bench-planner tidy
+.PHONY: help up build engine test test-full bench bench-planner bench-gateway tidy
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
@@ -28,6 +28,7 @@ help:
 	@echo "make test-full   the same, and what takes long"
 	@echo "make bench       the promised figures, measured here; fails if one is missed"
 	@echo "make bench-planner  the planner against published figures and peers (DATA=folder OUT=folder ONLY=b1,b3, all optional)"
+	@echo "make bench-gateway  the gateway against its peers, in one run (ONLY=plain,killed PEERS=galerne,smg ROUNDS=5 SECONDS=3 PROMPTS=1000000 OUT=folder)"
 	@echo "make build       build the release programs without starting them"
 	@echo "make tidy        only the rules of structure; seconds"
 
@@ -63,6 +64,15 @@ bench-planner:
 	@sh make/install.sh build
 	@cargo build --release --locked --quiet --package galerne-planner-bench
 	@target/release/galerne-planner-bench $(if $(DATA),--data "$(DATA)") $(if $(OUT),--out "$(OUT)") $(if $(ONLY),--only "$(ONLY)")
+
+# Peers that are not here are installed; those that cannot be are named and left out.
+bench-gateway:
+	@sh make/install.sh build
+	@sh make/install.sh gateway-peers
+	@cargo build --release --locked --quiet --package galerne
+	@cargo build --release --locked --quiet --package galerne-gateway-bench
+	@target/release/galerne-gateway-bench run --rounds $(or $(ROUNDS),5) --seconds $(or $(SECONDS),3) \
+		$(if $(OUT),--out "$(OUT)") $(if $(ONLY),--only "$(ONLY)") $(if $(PEERS),--peers "$(PEERS)") $(if $(PROMPTS),--prompts "$(PROMPTS)")
 
 tidy:
 	@cargo xtask tidy

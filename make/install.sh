@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs what is missing to build (`install.sh build`) or also to test (`install.sh test`).
+# Installs what is missing to build (`install.sh build`) or also to test (`install.sh test`), or what the gateway is
+# measured against (`install.sh gateway-peers`): of these, what cannot be installed is named and left out.
 # Looks before it asks: on a machine that has everything it changes nothing and needs no privileges.
 # Packages come from apt; Rust from rustup; cargo-nextest is built from its published source.
 set -eu
@@ -52,8 +53,15 @@ if [ "$goal" = test ]; then
     python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || missing="$missing python3-venv"
 fi
 
+if [ "$goal" = gateway-peers ]; then
+    [ -x /usr/sbin/nginx ] || missing="$missing nginx"
+    [ -x /usr/sbin/haproxy ] || missing="$missing haproxy"
+    python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || missing="$missing python3-venv"
+fi
+
 # Debian starts a service for each server it installs. The tests start their own PostgreSQL and need only
-# promtool from the prometheus package, so nothing may be left running: no cluster is made, no service started.
+# promtool from the prometheus package, measurements start their own proxies, so nothing may be left running: no
+# cluster is made, no service started.
 without_services() {
     guard=""
     if [ ! -e /usr/sbin/policy-rc.d ]; then
@@ -68,13 +76,21 @@ without_services() {
     status=0
     "$@" || status=$?
     [ -z "$guard" ] || as_root rm -f "$guard"
-    case "$missing" in *prometheus*)
-        if command -v systemctl >/dev/null 2>&1; then
-            as_root systemctl disable --quiet prometheus.service >/dev/null 2>&1 || true
-        fi
-    esac
+    for service in prometheus nginx haproxy; do
+        case "$missing" in *"$service"*)
+            if command -v systemctl >/dev/null 2>&1; then
+                as_root systemctl disable --quiet "$service.service" >/dev/null 2>&1 || true
+            fi
+        esac
+    done
     return $status
 }
+
+# Without them there is less to compare with, which is no reason to measure nothing.
+if [ "$goal" = gateway-peers ] && [ -n "$missing" ] && [ "$(id -u)" != 0 ] && ! command -v sudo >/dev/null 2>&1; then
+    echo "skipped:$missing: packages must be installed, which needs root or sudo" >&2
+    missing=""
+fi
 
 if [ -n "$missing" ]; then
     if ! command -v apt-get >/dev/null 2>&1; then
@@ -83,10 +99,14 @@ if [ -n "$missing" ]; then
         exit 1
     fi
     echo "installing:$missing"
-    as_root apt-get update -qq
+    installed=0
     # shellcheck disable=SC2086 # a list of package names
-    without_services as_root env DEBIAN_FRONTEND=noninteractive \
-        apt-get install --yes --quiet --no-install-recommends $missing
+    { as_root apt-get update -qq && without_services as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install --yes --quiet --no-install-recommends $missing; } || installed=$?
+    if [ "$installed" != 0 ]; then
+        [ "$goal" = gateway-peers ] || exit "$installed"
+        echo "skipped:$missing: apt-get failed, see above" >&2
+    fi
 fi
 
 # Debian 12 and Ubuntu 24.04 package an older Rust than this workspace needs.
@@ -123,4 +143,26 @@ fi
 if [ "$goal" = test ] && ! cargo nextest --version >/dev/null 2>&1; then
     echo "installing: cargo-nextest (built from source, some minutes)"
     CARGO_PROFILE_DEV_DEBUG=0 cargo install --locked --debug --quiet cargo-nextest
+fi
+
+# One environment for each peer: the routers bring packages of the same names.
+peer() { # peer NAME REQUIREMENT
+    folder=target/bench-gateway/peers/$1
+    [ "$(cat "$folder/requirement" 2>/dev/null)" = "$2" ] && return 0
+    echo "installing: $2"
+    rm -rf "$folder"
+    if said=$(python3 -m venv "$folder" 2>&1 && "$folder/bin/python" -m pip install --quiet --only-binary :all: "$2" 2>&1); then
+        echo "$2" >"$folder/requirement"
+    else
+        echo "skipped: $1: $(echo "$said" | tail -n 1)" >&2
+        rm -rf "$folder"
+    fi
+}
+
+# LiteLLM 1.107 was a compromised release: the version is pinned, as those of the others are.
+if [ "$goal" = gateway-peers ]; then
+    peer smg smg==1.13.0
+    peer sglang-router sglang-router==0.3.2
+    peer vllm-router vllm-router==0.1.17
+    peer litellm 'litellm[proxy]==1.106.2'
 fi

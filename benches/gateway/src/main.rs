@@ -11,6 +11,14 @@ use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand};
 
 mod quick;
+mod whole;
+
+mod curves;
+mod faults;
+mod steps;
+
+mod figure;
+mod table;
 
 mod load;
 mod peers;
@@ -23,6 +31,7 @@ mod stats;
 mod wire;
 
 use peers::{Peer, Places};
+use whole::Amounts;
 
 /// Measures the gateway against its peers.
 #[derive(Debug, Parser)]
@@ -35,6 +44,20 @@ struct Arguments {
 enum Command {
     /// Added latency, requests per second, processor time per request and per event, in under a minute.
     Quick(Choices),
+    /// The whole table, with faults and memory; drawings and CSV files. Fails when a bar was missed.
+    Run {
+        #[command(flatten)]
+        choices: Choices,
+        /// Which parts, separated by commas; all when absent.
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
+        /// Prompts that share nothing, for memory.
+        #[arg(long, default_value_t = 1_000_000)]
+        prompts: u64,
+        /// Longest time for them, of each gateway.
+        #[arg(long, default_value_t = 120.0)]
+        prompts_seconds: f64,
+    },
     /// The model server without a model that the others start; until it is killed.
     Mock {
         /// Port to listen on, on this machine only.
@@ -93,11 +116,19 @@ impl Choices {
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
-        Command::Mock { port } => mock::run(port),
-        Command::Quick(choices) => run_quick(&choices),
+        Command::Mock { port } => mock::run(port).map(|()| Vec::new()),
+        Command::Quick(choices) => quick(&choices).map(|()| Vec::new()),
+        Command::Run { choices, only, prompts, prompts_seconds } => {
+            let (rounds, seconds) = (choices.rounds, choices.seconds);
+            run(&choices, &only, Amounts { rounds, seconds, prompts, prompts_seconds })
+        }
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(missed) if missed.is_empty() => ExitCode::SUCCESS,
+        Ok(missed) => {
+            missed.iter().for_each(|one| println!("missed: {one}"));
+            ExitCode::FAILURE
+        }
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::from(2)
@@ -105,7 +136,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn run_quick(choices: &Choices) -> Result<()> {
+fn quick(choices: &Choices) -> Result<()> {
     let peers = choices.peers(&[Peer::Galerne, Peer::Nginx, Peer::Haproxy])?;
     quick::measure(&choices.places()?, &peers, choices.rounds, choices.seconds)
+}
+
+fn run(choices: &Choices, only: &[String], amounts: Amounts) -> Result<Vec<String>> {
+    let parts = whole::parts(only)?;
+    whole::measure(&choices.places()?, &choices.peers(&peers::ALL)?, &parts, amounts)
 }

@@ -22,7 +22,6 @@ mod seen;
 
 use request::{Asked, Request, Route};
 use seen::Seen;
-#[cfg(test)]
 pub(crate) use seen::micros_now;
 
 /// The model it says that it has.
@@ -111,11 +110,12 @@ impl Caller {
             self.wait(Instant::now() + asked.pace * u32::try_from(asked.tokens).unwrap_or(u32::MAX)).await?;
             return self.stream.write_all(&answers::plain(route, asked.tokens)).await;
         }
-        let (event, last) = (answers::event(route), answers::last_events(route, asked.tokens));
+        let (events, last) = (answers::events(route), answers::last_events(route, asked.tokens));
         self.stream.write_all(answers::STREAM_HEAD).await?;
         if asked.pace.is_zero() {
-            let whole = event.repeat((BURST / event.len()).max(1));
-            let mut left = asked.tokens * event.len();
+            let pair = events.concat();
+            let whole = pair.repeat((BURST / pair.len()).max(1));
+            let mut left = asked.tokens * events[0].len();
             while left > 0 {
                 let now = left.min(whole.len());
                 self.stream.write_all(&whole[..now]).await?;
@@ -123,8 +123,8 @@ impl Caller {
             }
         } else {
             let mut due = Instant::now();
-            for _ in 0..asked.tokens {
-                self.stream.write_all(&event).await?;
+            for event in events.iter().cycle().take(asked.tokens) {
+                self.stream.write_all(event).await?;
                 due += asked.pace;
                 self.wait(due).await?;
             }

@@ -100,6 +100,18 @@ impl Mocks {
         Ok(mocks)
     }
 
+    /// Kills one, as a crash would.
+    pub(crate) fn kill(&mut self, place: usize) {
+        self.programs[place].1.kill();
+    }
+
+    /// Starts a killed one again, where it was.
+    pub(crate) fn start_again(&mut self, place: usize) -> Result<()> {
+        let (port, program) = &mut self.programs[place];
+        *program = start_mock(*port, &self.folder)?;
+        Ok(())
+    }
+
     pub(crate) fn addresses(&self) -> Vec<String> {
         self.programs.iter().map(|(port, _)| local(*port)).collect()
     }

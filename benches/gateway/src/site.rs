@@ -29,18 +29,21 @@ const KEYS: usize = 10_000;
 const NEVER_MET: u32 = 4_000_000_000;
 /// Requests that run at once: counted and never met too.
 const SEATS: u32 = 100_000;
+/// Of the key that is asked for more than it may.
+const FEW_SEATS: u32 = 32;
 /// Euros of the budget, in millionths: a billion.
 const BUDGET_MICROS: i64 = 1_000_000_000_000_000;
 /// Longest start, and longest wait for a replica.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 /// Longest wait until the ledger has every record.
-const SETTLE_LIMIT: Duration = Duration::from_secs(120);
+const SETTLE_LIMIT: Duration = Duration::from_secs(300);
 const POLL: Duration = Duration::from_millis(50);
 /// Metrics: records in the ledger, and requests that ended with a record.
 const SETTLED: &str = "galerne_ledger_settled_records_total";
 const ENDED: &str = "galerne_gateway_requests_total";
-/// The key that is used.
+/// The key that is used, and the one whose limits are met.
 const WIDE_KEY: &str = "wide";
+const NARROW_KEY: &str = "narrow";
 
 /// A running Galerne.
 #[derive(Debug)]
@@ -49,6 +52,7 @@ pub(crate) struct Site {
     address: String,
     operator_key: String,
     wide: String,
+    narrow: String,
 }
 
 impl Site {
@@ -59,7 +63,8 @@ impl Site {
         }
         fs::create_dir_all(folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
         let (program, operator_key) = boot(galerne, folder, address)?;
-        let mut site = Self { program, address: address.to_owned(), operator_key, wide: String::new() };
+        let mut site =
+            Self { program, address: address.to_owned(), operator_key, wide: String::new(), narrow: String::new() };
         site.furnish(upstreams)?;
         site.program.stop();
         seed_keys(folder)?;
@@ -71,6 +76,11 @@ impl Site {
     /// Where it listens, with the key whose limits are never met.
     pub(crate) fn target(&self) -> Target {
         Target { address: self.address.clone(), key: self.wide.clone() }
+    }
+
+    /// The same, with a key that may have few requests running.
+    pub(crate) fn narrow_target(&self) -> Target {
+        Target { address: self.address.clone(), key: self.narrow.clone() }
     }
 
     /// Waits until the ledger has a record of every request that ended; how long that took.
@@ -91,12 +101,14 @@ impl Site {
 
     fn furnish(&mut self, upstreams: &[String]) -> Result<()> {
         let who = self.json("GET", "/api/v1/whoami", None)?;
-        let limits = json!({
-            "requests_per_minute": NEVER_MET, "tokens_per_minute": NEVER_MET, "concurrent_requests": SEATS,
-        });
-        let spec = json!({"principal_id": who["principal"]["id"], "scopes": ["inference"], "limits": limits});
-        let made = self.json("POST", "/api/v1/keys", Some(&json!({"name": WIDE_KEY, "spec": spec})))?;
-        made["secret"].as_str().context("a new key has a secret")?.clone_into(&mut self.wide);
+        let limits = |seats: u32| json!({"requests_per_minute": NEVER_MET, "tokens_per_minute": NEVER_MET, "concurrent_requests": seats});
+        for (name, seats) in [(WIDE_KEY, SEATS), (NARROW_KEY, FEW_SEATS)] {
+            let principal = &who["principal"]["id"];
+            let spec = json!({"principal_id": principal, "scopes": ["inference"], "limits": limits(seats)});
+            let made = self.json("POST", "/api/v1/keys", Some(&json!({"name": name, "spec": spec})))?;
+            let secret = made["secret"].as_str().context("a new key has a secret")?.to_owned();
+            *(if name == WIDE_KEY { &mut self.wide } else { &mut self.narrow }) = secret;
+        }
         let subject = json!({"kind": "project", "project_id": who["project"]["id"]});
         let budget = json!({"subject": subject, "limit_micros": BUDGET_MICROS, "period": "month"});
         self.json("POST", "/api/v1/budgets", Some(&json!({"name": "measured", "spec": budget})))?;
@@ -105,12 +117,13 @@ impl Site {
             "kind": "external", "urls": urls, "upstream_model": mock::MODEL, "context_tokens": 131_072, "power": 300_000,
         });
         let count = urls.len();
-        let spec = json!({"backend": backend, "replicas_min": count, "replicas_max": count, "limits": limits});
+        let spec = json!({"backend": backend, "replicas_min": count, "replicas_max": count, "limits": limits(SEATS)});
         self.json("POST", "/api/v1/endpoints", Some(&json!({"name": mock::MODEL, "spec": spec})))?;
         Ok(())
     }
 
-    fn wait_ready(&self, replicas: usize) -> Result<()> {
+    /// Waits until so many replicas are ready.
+    pub(crate) fn wait_ready(&self, replicas: usize) -> Result<()> {
         let limit = Instant::now() + READY_LIMIT;
         loop {
             let endpoint = self.json("GET", &format!("/api/v1/endpoints/{}", mock::MODEL), None)?;

@@ -9,11 +9,11 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::chart::{Axes, Series, lines};
 use crate::openb::{self, List, Site};
 use crate::random::SplitMix64;
 use crate::table::{Bound, Csv, Row, Table};
 use crate::timing::{Samples, mean};
+use galerne_bench_chart::{Axes, Series, lines};
 
 pub(crate) mod cluster;
 pub(crate) mod peers;

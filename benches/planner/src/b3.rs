@@ -10,9 +10,9 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
-use crate::chart::{self, Axes, Series};
 use crate::table::{Bound, Csv, Row, Table};
 use crate::timing::Samples;
+use galerne_bench_chart::{self as chart, Axes, Series};
 
 mod input;
 mod replay;

@@ -9,9 +9,9 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::chart::{Axes, Scale, Series, lines};
 use crate::table::{Bound, Csv, Row, Table};
 use crate::timing::Samples;
+use galerne_bench_chart::{Axes, Scale, Series, lines};
 
 mod fleet;
 mod galerne;

@@ -14,8 +14,8 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 use galerne_planner::reliability::{self, Checkpointing, FailureRate};
 
-use crate::chart::{self, Axes, Series};
 use crate::table::{Bound, Csv, Row, Table};
+use galerne_bench_chart::{self as chart, Axes, Series};
 
 mod simulation;
 

@@ -18,7 +18,6 @@ mod b5;
 mod b6;
 mod openb;
 
-mod chart;
 mod random;
 mod table;
 mod timing;

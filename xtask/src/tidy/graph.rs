@@ -20,8 +20,9 @@ const BORDERS: &[(&str, &[&str])] = &[
     ("cli", &["model", "api"]),
     // The words as well: it hands what the agent reads to the server.
     ("bin", &["model", "api", "server", "agent", "cli"]),
-    ("planner-bench", &["planner"]),
-    ("gateway-bench", &["model", "store", "gateway"]),
+    ("bench-chart", &[]),
+    ("planner-bench", &["planner", "bench-chart"]),
+    ("gateway-bench", &["model", "store", "gateway", "bench-chart"]),
     ("xtask", &[]),
 ];
 

@@ -10,14 +10,15 @@ use super::seen::Seen;
 const PROMPT_TOKENS: usize = 9;
 /// Numbers of an embedding.
 const DIMENSIONS: usize = 384;
-const TOKEN: &str = " tok";
+/// Two in turn: LiteLLM takes a hundred equal ones in a row for a model that is stuck.
+const TOKENS: [&str; 2] = [" tok", " kot"];
 
 pub(super) const STREAM_HEAD: &[u8] =
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\ntransfer-encoding: chunked\r\n\r\n";
 
 /// A whole answer with its head.
 pub(super) fn plain(route: Route, tokens: usize) -> Vec<u8> {
-    let text = TOKEN.repeat(tokens);
+    let text: String = TOKENS.into_iter().cycle().take(tokens).collect();
     let total = PROMPT_TOKENS + tokens;
     let usage =
         format!("{{\"prompt_tokens\":{PROMPT_TOKENS},\"completion_tokens\":{tokens},\"total_tokens\":{total}}}");
@@ -35,11 +36,15 @@ pub(super) fn plain(route: Route, tokens: usize) -> Vec<u8> {
     whole("application/json", &body)
 }
 
-/// One token as an event in a chunk.
-pub(super) fn event(route: Route) -> Vec<u8> {
+/// The tokens with even and odd places, each as an event in a chunk; both have the same length.
+pub(super) fn events(route: Route) -> [Vec<u8>; 2] {
+    TOKENS.map(|token| event(route, token))
+}
+
+fn event(route: Route, token: &str) -> Vec<u8> {
     let choice = match route {
-        Route::Completion => format!("\"text\":\"{TOKEN}\",\"logprobs\":null,\"finish_reason\":null"),
-        _ => format!("\"delta\":{{\"content\":\"{TOKEN}\"}},\"logprobs\":null,\"finish_reason\":null"),
+        Route::Completion => format!("\"text\":\"{token}\",\"logprobs\":null,\"finish_reason\":null"),
+        _ => format!("\"delta\":{{\"content\":\"{token}\"}},\"logprobs\":null,\"finish_reason\":null"),
     };
     chunk(&frame(&stream_object(route, &format!("[{{\"index\":0,{choice}}}]"), "")))
 }

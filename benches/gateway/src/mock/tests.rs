@@ -17,7 +17,9 @@ fn body_of(stream: &[u8]) -> Vec<u8> {
 
 #[test]
 fn a_stream_is_chunks_of_one_event_each_that_parse_and_end_with_done() {
-    let mut bytes = answers::event(Route::Chat).repeat(3);
+    let [even, odd] = answers::events(Route::Chat);
+    assert_eq!(even.len(), odd.len());
+    let mut bytes = [&even[..], &odd, &even].concat();
     bytes.extend(answers::last_events(Route::Chat, 3));
     let body = String::from_utf8(body_of(&bytes)).unwrap();
     let mut events = Events::default();
@@ -27,6 +29,7 @@ fn a_stream_is_chunks_of_one_event_each_that_parse_and_end_with_done() {
     assert_eq!(parts.last(), Some(&"[DONE]"));
     let objects: Vec<Value> = parts[..5].iter().map(|part| serde_json::from_str(part).unwrap()).collect();
     assert_eq!(objects[0]["choices"][0]["delta"]["content"], " tok");
+    assert_eq!(objects[1]["choices"][0]["delta"]["content"], " kot");
     assert_eq!(objects[4]["usage"]["completion_tokens"], 3);
 }
 

@@ -18,10 +18,10 @@ use galerne_planner::units::{ModelId, ResidencyId};
 use crate::b1::cluster::{Cluster, Peer, State};
 use crate::b1::peers::{Fgd, hundredths};
 use crate::b1::replay::Meter;
-use crate::chart::{Axes, Series, lines};
 use crate::openb::{self, List, Node, Site, Task};
 use crate::table::{Bound, Csv, Row, Table};
 use crate::timing::mean;
+use galerne_bench_chart::{Axes, Series, lines};
 
 /// Lists with published savings, percent: from, to.
 const PUBLISHED: [(&str, &str, f64); 2] = [("default", "13-16 %", 13.0), ("multigpu20", "11-15 %", 11.0)];

@@ -22,10 +22,10 @@ use galerne_planner::power::certificate::{self, Breach};
 use galerne_planner::units::{PowerId, TenantClass};
 
 use super::admission;
-use crate::chart::{self, Axes, Series};
 use crate::random::SplitMix64;
 use crate::table::{Bound, Csv, Row, Table};
 use crate::timing::Samples;
+use galerne_bench_chart::{self as chart, Axes, Series};
 
 const HOUR: u32 = 3600;
 const SEED: u64 = 40;

@@ -12,9 +12,9 @@ use super::measure::{CLASSES, Gang, Measures, Way};
 use super::site::Site;
 use super::workload::Generator;
 use super::{MAIN_LOAD, peers};
-use crate::chart::{Axes, Series, bars};
 use crate::table::{Bound, Csv, Row, Table};
 use crate::timing::{mean, quantile};
+use galerne_bench_chart::{Axes, Series, bars};
 
 /// Weeks drawn anew where figures are compared: one differs from the next by more than schedulers do.
 const SEEDS: u64 = 3;

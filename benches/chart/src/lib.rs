@@ -10,21 +10,21 @@ use plotters::prelude::*;
 
 /// What surrounds the curves.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Axes {
-    pub(crate) title: String,
+pub struct Axes {
+    pub title: String,
     /// With its unit.
-    pub(crate) x: String,
+    pub x: String,
     /// With its unit.
-    pub(crate) y: String,
-    pub(crate) scale: Scale,
+    pub y: String,
+    pub scale: Scale,
     /// Where the axes begin and end; from the points when absent. Bars begin at zero.
-    pub(crate) x_range: Option<(f64, f64)>,
-    pub(crate) y_range: Option<(f64, f64)>,
+    pub x_range: Option<(f64, f64)>,
+    pub y_range: Option<(f64, f64)>,
 }
 
 /// Whether equal distances are equal differences or equal factors, on both axes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum Scale {
+pub enum Scale {
     #[default]
     Linear,
     Logarithmic,
@@ -32,13 +32,13 @@ pub(crate) enum Scale {
 
 /// One curve, or one colour of bars (then `y` of each point belongs to the category of the same place).
 #[derive(Debug, Clone)]
-pub(crate) struct Series {
-    pub(crate) name: String,
-    pub(crate) points: Vec<(f64, f64)>,
+pub struct Series {
+    pub name: String,
+    pub points: Vec<(f64, f64)>,
 }
 
 impl Series {
-    pub(crate) fn new(name: impl Into<String>, points: Vec<(f64, f64)>) -> Self {
+    pub fn new(name: impl Into<String>, points: Vec<(f64, f64)>) -> Self {
         Self { name: name.into(), points }
     }
 }
@@ -68,7 +68,7 @@ fn colour(place: usize) -> RGBColor {
 }
 
 /// Curves.
-pub(crate) fn lines(path: &Path, axes: &Axes, series: &[Series]) -> Result<()> {
+pub fn lines(path: &Path, axes: &Axes, series: &[Series]) -> Result<()> {
     let (x, y) = ranges(axes, series);
     let drawn = match axes.scale {
         Scale::Linear => draw_lines(path, axes, series, x.0..x.1, y.0..y.1),
@@ -157,7 +157,7 @@ fn legend(root: &Canvas<'_>, series: &[Series]) -> Result<()> {
 }
 
 /// Groups of bars, one group for each category, one colour for each series.
-pub(crate) fn bars(path: &Path, axes: &Axes, categories: &[String], series: &[Series]) -> Result<()> {
+pub fn bars(path: &Path, axes: &Axes, categories: &[String], series: &[Series]) -> Result<()> {
     draw_bars(path, axes, categories, series).with_context(|| format!("cannot draw `{}`", path.display()))
 }
 
