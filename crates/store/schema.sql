@@ -229,6 +229,8 @@ CREATE TABLE spending (
     period_start BIGINT NOT NULL,
     micros BIGINT NOT NULL,
     picos BIGINT NOT NULL,
+    millijoules BIGINT NOT NULL DEFAULT 0,
+    co2e_micrograms BIGINT NOT NULL DEFAULT 0,
     PRIMARY KEY (subject_no, period_start)
 );
 

@@ -108,7 +108,7 @@ pub enum Command {
     Cost(cost::CostArguments),
     /// Usage records: one per request
     Usage(cost::UsageArguments),
-    /// Budgets: limits on money
+    /// Budgets: limits on money, energy and carbon
     #[command(subcommand)]
     Budget(budget::BudgetCommand),
     /// Prices per million tokens

@@ -9,12 +9,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use galerne_model::event::Decision;
+use galerne_core::budget;
+use galerne_model::event::{Decision, Event};
 use galerne_model::ids::BudgetId;
-use galerne_model::money::{Budget, BudgetStatus};
-use galerne_model::snapshot::{Snapshot, Spending};
-use galerne_model::units::Micros;
-use galerne_store::{EventFilter, Reader, Store, StoreError};
+use galerne_model::money::{Amounts, Budget, BudgetStatus};
+use galerne_model::snapshot::{PeriodSpending, Snapshot, Spending};
+use galerne_store::{EventFilter, Reader, Store, StoreError, Tx};
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bill::Bill;
 use crate::clock::Clock;
+use crate::event::{Fact, about};
 use crate::snapshot;
 
 /// Longest time between two looks: other processes' commits, the turn of an hour on the grid.
@@ -58,10 +59,21 @@ pub(crate) struct Published {
 /// What the statuses of budgets say was spent.
 #[derive(Debug, Default)]
 struct Statuses {
-    spent: BTreeMap<BudgetId, Micros>,
+    seen: BTreeMap<BudgetId, Seen>,
+    /// Of the budgets in the last snapshot.
+    generations: BTreeMap<BudgetId, i64>,
     written_at: Option<Instant>,
     /// Some are stale and were written too short a time ago.
     are_behind: bool,
+}
+
+/// What a status was last written for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Seen {
+    spent: Amounts,
+    period_start: Timestamp,
+    /// A changed limit or threshold may be reached by what was spent before.
+    generation: i64,
 }
 
 impl Publisher {
@@ -99,7 +111,7 @@ impl Publisher {
         let is_stale = self.has_news(&mut reader, newest).await?
             || self.last.at.is_none_or(|at| at.elapsed() >= REFRESH)
             || self.last.period_end.is_some_and(|end| end <= now);
-        let rows = if is_stale { Some(snapshot::load(&mut reader).await?) } else { None };
+        let rows = if is_stale { Some(snapshot::load(&mut reader, now).await?) } else { None };
         drop(reader);
         self.spending.send_if_modified(|known| {
             let differs = **known != spending;
@@ -109,6 +121,7 @@ impl Publisher {
             differs
         });
         if let Some(rows) = rows {
+            self.last.statuses.generations = rows.budget_generations();
             let snapshot = snapshot::build(&rows, self.bill.energy_rate(now), now);
             let period_end = snapshot.budgets.values().flatten().filter_map(|budget| budget.period_end).min();
             self.last.at = Some(Instant::now());
@@ -130,32 +143,34 @@ impl Publisher {
         Ok(newest(reader, allowed).await?.is_some())
     }
 
-    /// Writes what was spent into the statuses of budgets, for those who read them through the API.
+    /// Writes what was spent into the statuses of budgets, for those who read them through the API, and tells which of
+    /// their thresholds are newly reached.
     async fn write_statuses(&mut self, now: Timestamp) -> Result<(), StoreError> {
         let spending = Arc::clone(&self.spending.borrow());
         let known = &mut self.last.statuses;
-        known.spent.retain(|id, _| spending.spent.contains_key(id));
-        let news: Vec<(BudgetId, Micros)> = spending
-            .spent
-            .iter()
-            .map(|(id, period)| (*id, period.spent))
-            .filter(|(id, spent)| known.spent.get(id) != Some(spent))
-            .collect();
+        known.seen.retain(|id, _| spending.spent.contains_key(id));
+        let now_seen = |(id, period): (&BudgetId, &PeriodSpending)| {
+            let generation = known.generations.get(id).copied().unwrap_or(0);
+            (*id, Seen { spent: period.spent, period_start: period.period_start, generation })
+        };
+        let mut news: Vec<(BudgetId, Seen)> =
+            spending.spent.iter().map(now_seen).filter(|(id, seen)| known.seen.get(id) != Some(seen)).collect();
+        news.sort_unstable_by_key(|(id, _)| *id);
         known.are_behind = !news.is_empty() && known.written_at.is_some_and(|at| at.elapsed() < STATUS_STALE);
         if news.is_empty() || known.are_behind {
             return Ok(());
         }
         known.written_at = Some(Instant::now());
         let mut tx = self.store.begin().await?;
-        for (id, spent_micros) in &news {
-            match tx.update_status::<Budget>(*id, &BudgetStatus { spent_micros: *spent_micros }, now).await {
+        for (id, seen) in &news {
+            match write_status(&mut tx, *id, seen, now).await {
                 // Deleted meanwhile: the next spending does not name it.
-                Ok(_) | Err(StoreError::NotFound { .. }) => {}
+                Ok(()) | Err(StoreError::NotFound { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
         tx.commit().await?;
-        known.spent.extend(news);
+        self.last.statuses.seen.extend(news);
         Ok(())
     }
 
@@ -166,6 +181,38 @@ impl Publisher {
         let to_period_end = to_period_end.map(|left| Duration::try_from(left).unwrap_or(Duration::ZERO));
         to_period_end.map_or(longest, |left| left.min(longest))
     }
+}
+
+/// INVARIANT: what was told is in the status, written with the events that tell it: a threshold is told once, also when
+/// this process ends between any two lines or another one writes the same.
+async fn write_status(tx: &mut Tx, id: BudgetId, seen: &Seen, now: Timestamp) -> Result<(), StoreError> {
+    let budget = tx.get::<Budget>(id).await?;
+    let (alerts, alerted) =
+        budget::alerts(&budget.spec, seen.period_start, &seen.spent, budget.status.alerted.as_ref());
+    let status = BudgetStatus {
+        spent_micros: seen.spent.micros,
+        spent_millijoules: seen.spent.millijoules,
+        spent_co2e_micrograms: seen.spent.co2e_micrograms,
+        alerted,
+    };
+    tx.update_status::<Budget>(id, &status, now).await?;
+    for alert in &alerts {
+        tx.record(alert_event(&budget, alert, now));
+    }
+    Ok(())
+}
+
+fn alert_event(budget: &Budget, alert: &budget::Alert, now: Timestamp) -> Event {
+    let budget::Alert { told, spent } = alert;
+    let text = format!(
+        "budget `{}` has reached {} % of its limit: {} of {} are spent; why: galerne why budget/{}",
+        budget.name,
+        told.percent,
+        told.commodity.text(*spent),
+        told.commodity.text(told.limit),
+        budget.name
+    );
+    about(Fact { component: "budget", action: "budget.alert", text }, Some(budget), None, now)
 }
 
 async fn newest(reader: &mut Reader, filter: EventFilter) -> Result<Option<i64>, StoreError> {

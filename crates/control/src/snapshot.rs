@@ -7,22 +7,27 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use galerne_core::authorize::{self, Action, Noun, Verb};
-use galerne_core::budget;
+use galerne_core::{budget, energy};
 use galerne_model::identity::{ApiKey, KeyScope, Principal, Project, RoleBinding, RoleBindingSpec, Scope};
-use galerne_model::ids::{KeyId, ModelId, PrincipalId, ProjectId};
+use galerne_model::ids::{BudgetId, EndpointId, KeyId, ModelId, PrincipalId, ProjectId};
 use galerne_model::inference::{Backend, Endpoint, EndpointState, Model, Replica, ReplicaState, ReplicaStatus};
-use galerne_model::money::{Budget, BudgetSubject, PriceBook};
+use galerne_model::ledger::{EnergyMethod, Quantities};
+use galerne_model::money::{Budget, BudgetSubject, Commodity, PriceBook};
 use galerne_model::reason::Reason;
 use galerne_model::snapshot::{
-    BudgetEntry, EndpointEntry, EnergyRate, KeyEntry, ReplicaEnergy, ReplicaEntry, Snapshot,
+    BudgetEntry, EndpointEntry, EnergyBound, EnergyRate, KeyEntry, ReplicaEnergy, ReplicaEntry, Snapshot,
 };
-use galerne_store::{Filter, Reader, StoreError};
-use jiff::Timestamp;
+use galerne_store::{CostFilter, CostGroup, Filter, Reader, StoreError};
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::prices;
 
 /// Context assumed when neither endpoint, engine nor model says one.
 const CONTEXT_UNKNOWN: u32 = 4_096;
+/// How far back an endpoint's energy per token is looked at: long enough to hold requests, short enough to forget a model
+/// that it no longer serves.
+const LATELY: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// Crashes in a row after which requests no longer wait for the next start: the delays before it are then 7.5 s in all.
 const CRASHES_FORGIVEN: u32 = 4;
 
@@ -39,11 +44,19 @@ pub(crate) struct Rows {
     budgets: Vec<Budget>,
     prices: Vec<PriceBook>,
     lines: HashMap<KeyId, KeyId>,
+    /// What endpoints used lately; read only where a budget limits energy or carbon.
+    lately: HashMap<EndpointId, Quantities>,
 }
 
-pub(crate) async fn load(reader: &mut Reader) -> Result<Rows, StoreError> {
+impl Rows {
+    pub(crate) fn budget_generations(&self) -> BTreeMap<BudgetId, i64> {
+        self.budgets.iter().map(|budget| (budget.id, budget.generation)).collect()
+    }
+}
+
+pub(crate) async fn load(reader: &mut Reader, now: Timestamp) -> Result<Rows, StoreError> {
     let all = Filter::default();
-    Ok(Rows {
+    let mut rows = Rows {
         keys: reader.list_all(&all).await?,
         principals: reader.list_all(&all).await?,
         bindings: reader.list_all(&all).await?,
@@ -54,7 +67,16 @@ pub(crate) async fn load(reader: &mut Reader) -> Result<Rows, StoreError> {
         budgets: reader.list_all(&all).await?,
         prices: reader.list_all(&all).await?,
         lines: reader.key_lines().await?,
-    })
+        lately: HashMap::new(),
+    };
+    let limits_energy = |budget: &Budget| budget.spec.limits().iter().any(|(of, _)| of != Commodity::Money);
+    if rows.budgets.iter().any(limits_energy) {
+        let from = now.saturating_sub(LATELY).unwrap_or(Timestamp::MIN).to_zoned(TimeZone::UTC).date();
+        let filter = CostFilter { from: Some(from), ..CostFilter::default() };
+        let costs = reader.costs(&filter, CostGroup::Endpoint).await?;
+        rows.lately = costs.into_iter().filter_map(|row| Some((row.group.parse().ok()?, row.quantities))).collect();
+    }
+    Ok(rows)
 }
 
 pub(crate) fn build(rows: &Rows, energy: EnergyRate, now: Timestamp) -> Snapshot {
@@ -63,7 +85,9 @@ pub(crate) fn build(rows: &Rows, energy: EnergyRate, now: Timestamp) -> Snapshot
     let book = rows.prices.iter().max_by_key(|book| book.id);
     let entry = |endpoint: &Endpoint| {
         let replicas: Vec<&Replica> = rows.replicas.iter().filter(|r| r.spec.endpoint_id == endpoint.id).collect();
-        endpoint_entry(endpoint, &replicas, &models, book).map(|entry| (endpoint.id, Arc::new(entry)))
+        let mut entry = endpoint_entry(endpoint, &replicas, &models, book)?;
+        entry.energy_bound = energy_bound(endpoint, energy, rows.lately.get(&endpoint.id));
+        Some((endpoint.id, Arc::new(entry)))
     };
     let mut snapshot = Snapshot {
         keys: key_entries(rows),
@@ -145,6 +169,7 @@ fn endpoint_entry(
         limits: spec.limits,
         price,
         price_book_id,
+        energy_bound: None,
         upstream_model,
         replicas: ready,
     })
@@ -207,11 +232,20 @@ fn replica_entry(replica: &Replica) -> Option<ReplicaEntry> {
     Some(ReplicaEntry { id: replica.id, url, energy })
 }
 
+/// What a token may take, if the energy of the endpoint's requests will be known.
+fn energy_bound(endpoint: &Endpoint, rate: EnergyRate, lately: Option<&Quantities>) -> Option<EnergyBound> {
+    let is_known = match &endpoint.spec.backend {
+        Backend::Worker { .. } => rate.method.is_some_and(|method| method != EnergyMethod::Unknown),
+        Backend::External { power, .. } => power.is_some(),
+    };
+    is_known.then(|| energy::token_bound(lately.unwrap_or(&Quantities::default())))
+}
+
 fn budget_entry(budget: &Budget, lines: &HashMap<KeyId, KeyId>, now: Timestamp) -> BudgetEntry {
     let subject = match budget.spec.subject {
         BudgetSubject::Key { key_id } => BudgetSubject::Key { key_id: lines.get(&key_id).copied().unwrap_or(key_id) },
         other @ (BudgetSubject::Tenant { .. } | BudgetSubject::Project { .. }) => other,
     };
     let (_, period_end) = budget::period_at(budget.spec.period, now);
-    BudgetEntry { id: budget.id, name: budget.name.clone(), subject, limit: budget.spec.limit_micros, period_end }
+    BudgetEntry { id: budget.id, name: budget.name.clone(), subject, limits: budget.spec.limits(), period_end }
 }

@@ -1,16 +1,19 @@
 //! Budgets: hold the worst case before work starts, settle what was used, free the rest.
 //!
 //! Every budget above a request applies, and all of them are checked before any is touched.
-//! INVARIANT: for every budget, settled + unsettled + held ≤ limit, counted in picos, so that not even the
+//! INVARIANT: of money, for every budget, settled + unsettled + held ≤ limit, counted in picos, so that not even the
 //! fractions of a micro that rating leaves over can add up to an overspend.
+//! INVARIANT: of energy and carbon, settled + unsettled + held ≤ limit at every admission. What was used is booked whole,
+//! also above its hold, so between two admissions a limit is passed by at most what the requests in flight at the last
+//! one used above their holds; then nothing more is admitted (docs/decisions/0033).
 //! INVARIANT: a [`Hold`] ends exactly once. It cannot be cloned and `settle` and `void` consume it, so a second
 //! settlement does not compile; one that is dropped stays in [`BudgetBook::outstanding`] and is found there.
 //!
 //! ```compile_fail
-//! # use galerne_core::{budget::{BudgetBook, Hold}, rating::Charge};
+//! # use galerne_core::budget::{BudgetBook, Hold, Used};
 //! fn settle_twice(book: &mut BudgetBook, hold: Hold) {
-//!     book.settle(hold, 1, Charge::ZERO);
-//!     book.settle(hold, 2, Charge::ZERO);
+//!     book.settle(hold, 1, Used::default());
+//!     book.settle(hold, 2, Used::default());
 //! }
 //! ```
 //!
@@ -25,13 +28,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use galerne_model::ids::{BudgetId, KeyId, ProjectId, TenantId};
-use galerne_model::money::{BudgetPeriod, BudgetSubject, TokenPrice};
-use galerne_model::snapshot::{BudgetEntry, PeriodSpending, Spending};
-use galerne_model::units::{Micros, PICOS_PER_MICRO, Tokens};
+use galerne_model::money::{Amounts, BudgetPeriod, BudgetSubject, Commodity, TokenPrice};
+use galerne_model::snapshot::{BudgetEntry, EnergyBound, PeriodSpending, Spending};
+use galerne_model::units::{MicrogramsCo2e, Micros, Millijoules, Tokens};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+use crate::energy;
 use crate::rating::{self, Charge, RatingError, WorkBound};
+
+mod alert;
+mod parts;
+
+pub use alert::{Alert, alerts};
+use parts::Parts;
 
 /// News from the ledger between two looks for budgets that are gone: a request under one closes its account at once.
 const FORGET_EVERY: u64 = 1_000;
@@ -52,12 +62,12 @@ pub struct BudgetBook {
     settled_sequence: i64,
 }
 
-/// Money reserved for one request. Ends by [`BudgetBook::settle`] or [`BudgetBook::void`].
+/// Money, energy and carbon reserved for one request. Ends by [`BudgetBook::settle`] or [`BudgetBook::void`].
 #[derive(Debug)]
-#[must_use = "a hold that is dropped reserves its money for ever: settle or void it"]
+#[must_use = "a hold that is dropped reserves its amounts for ever: settle or void it"]
 pub struct Hold {
     id: u64,
-    amount: Micros,
+    amounts: Amounts,
     admitted_at: Timestamp,
 }
 
@@ -72,6 +82,30 @@ pub struct Payer {
     pub line_id: KeyId,
 }
 
+/// What a request asks budgets for.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask<'a> {
+    /// What tokens cost.
+    pub price: &'a TokenPrice,
+    /// The most it can consume.
+    pub work: WorkBound,
+    /// The most energy a token is expected to take; absent when its energy will not be known.
+    pub energy: Option<EnergyBound>,
+    /// What a kilowatt-hour emits, in milligrams.
+    pub intensity_mg_per_kwh: i64,
+}
+
+/// What a request used, as its record says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Used {
+    /// Its price.
+    pub charge: Charge,
+    /// Its energy.
+    pub energy: Millijoules,
+    /// Its carbon.
+    pub carbon: MicrogramsCo2e,
+}
+
 /// A charge held inside its hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounded {
@@ -84,8 +118,8 @@ pub struct Bounded {
 /// A hold that has not ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutstandingHold {
-    /// Money it reserves.
-    pub amount: Micros,
+    /// What it reserves.
+    pub amounts: Amounts,
     /// When it was made.
     pub admitted_at: Timestamp,
     /// Who pays.
@@ -105,31 +139,41 @@ pub enum HoldError {
         /// Name of the budget.
         name: String,
     },
+    /// A budget limits energy or carbon, and what the request will use of it would not be known.
+    #[error("budget `{name}` limits {}", unmetered(*commodity))]
+    Unmetered {
+        /// Name of the budget.
+        name: String,
+        /// What it limits.
+        commodity: Commodity,
+    },
     /// The worst case cannot be priced.
     #[error("the request cannot be priced")]
     Unpriceable(#[source] RatingError),
 }
 
-/// The numbers behind a refusal.
+/// The numbers behind a refusal, in the base unit of the commodity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BudgetRefused {
-    /// The budget with the least left.
+    /// The budget with the least left of the commodity.
     pub budget_id: BudgetId,
     /// Its name.
     pub name: String,
     /// Whose spending it counts.
     pub subject: BudgetSubject,
+    /// What there is too little of.
+    pub commodity: Commodity,
     /// The most that may be spent in the period.
-    pub limit: Micros,
+    pub limit: i64,
     /// Spent in the period, rounded up.
-    pub spent: Micros,
+    pub spent: i64,
     /// Held for requests in flight.
-    pub held: Micros,
-    /// What the request may cost.
-    pub asked: Micros,
-    /// What is left, rounded down.
-    pub available: Micros,
-    /// The largest `max_tokens` that would be admitted now; absent when not even the prompt fits.
+    pub held: i64,
+    /// What the request may take.
+    pub asked: i64,
+    /// What is left, rounded down; nothing when more than the limit is used.
+    pub available: i64,
+    /// The largest `max_tokens` that every budget would admit now; absent when not even the prompt fits.
     pub fits_max_tokens: Option<Tokens>,
     /// When the budget starts again.
     pub resets_at: Option<Timestamp>,
@@ -140,23 +184,23 @@ struct Account {
     subject: BudgetSubject,
     period_start: Timestamp,
     period_end: Option<Timestamp>,
-    settled_picos: i128,
-    unsettled_picos: i128,
-    held_picos: i128,
+    settled: Parts,
+    unsettled: Parts,
+    held: Parts,
     /// What [`BudgetBook::heard`] was when the news about this budget was taken over.
     heard: u64,
 }
 
 #[derive(Debug)]
 struct Held {
-    amount: Micros,
+    amounts: Amounts,
     admitted_at: Timestamp,
     payer: Payer,
 }
 
 #[derive(Debug)]
 struct Spent {
-    picos: i128,
+    parts: Parts,
     admitted_at: Timestamp,
     payer: Payer,
 }
@@ -196,10 +240,46 @@ impl Payer {
     }
 }
 
+impl Ask<'_> {
+    /// Whether the record will say how much was used of it.
+    const fn knows(&self, commodity: Commodity) -> bool {
+        match commodity {
+            Commodity::Money => true,
+            Commodity::Energy => self.energy.is_some(),
+            // No grid emits nothing: 0 is an intensity that nobody knows.
+            Commodity::Carbon => self.energy.is_some() && self.intensity_mg_per_kwh > 0,
+        }
+    }
+
+    /// The worst case of `work` at these rates.
+    pub fn worst_case(&self, work: WorkBound) -> Result<Amounts, RatingError> {
+        let micros = rating::worst_case(self.price, work)?;
+        let energy = self.energy.map(|bound| energy::worst_case(&bound, work));
+        Ok(Amounts {
+            micros,
+            millijoules: energy.unwrap_or_default(),
+            co2e_micrograms: energy
+                .map_or(MicrogramsCo2e::ZERO, |energy| energy::carbon_bound(energy, self.intensity_mg_per_kwh)),
+        })
+    }
+}
+
+impl Used {
+    /// Of a request without energy.
+    pub const fn charge(charge: Charge) -> Self {
+        Self { charge, energy: Millijoules::ZERO, carbon: MicrogramsCo2e::ZERO }
+    }
+}
+
 impl Hold {
     /// Money it reserves.
     pub fn amount(&self) -> Micros {
-        self.amount
+        self.amounts.micros
+    }
+
+    /// All it reserves.
+    pub fn amounts(&self) -> Amounts {
+        self.amounts
     }
 
     /// When the request counts as admitted; the usage record's `started_at`.
@@ -210,7 +290,7 @@ impl Hold {
     /// Splits a charge into what this hold covers and what the provider bears.
     pub fn bound(&self, charge: Charge) -> Bounded {
         let picos = charge.in_picos();
-        let covered = picos.clamp(0, micros_in_picos(self.amount));
+        let covered = picos.clamp(0, micros_in_picos(self.amounts.micros));
         let part = |picos| Charge::from_picos(picos).unwrap_or(Charge::ZERO);
         Bounded { charged: part(covered), overrun: part(picos - covered) }
     }
@@ -227,41 +307,40 @@ impl BudgetBook {
         &mut self,
         payer: Payer,
         budgets: &[&BudgetEntry],
-        price: &TokenPrice,
-        work: WorkBound,
+        ask: &Ask<'_>,
         now: Timestamp,
     ) -> Result<Hold, HoldError> {
-        let amount = rating::worst_case(price, work).map_err(HoldError::Unpriceable)?;
+        let amounts = ask.worst_case(ask.work).map_err(HoldError::Unpriceable)?;
+        for entry in budgets {
+            if let Some((commodity, _)) = entry.limits.iter().find(|(commodity, _)| !ask.knows(*commodity)) {
+                return Err(HoldError::Unmetered { name: entry.name.clone(), commodity });
+            }
+        }
         for entry in budgets {
             self.catch_up(entry.id);
         }
         let admitted_at = self.enter_periods(budgets, now)?;
-        let tightest = budgets
-            .iter()
-            .filter_map(|entry| self.accounts.get(&entry.id).map(|account| (account.left_picos(entry.limit), *entry)))
-            .min_by_key(|(left, entry)| (*left, entry.id));
-        if let Some((left, entry)) = tightest
-            && micros_in_picos(amount) > left
-        {
-            return Err(HoldError::Refused(Box::new(self.refusal(entry, left, amount, price, work))));
+        if let Some(refused) = self.refusal(budgets, ask, &amounts) {
+            return Err(HoldError::Refused(Box::new(refused)));
         }
-        self.for_accounts(payer, admitted_at, |account| account.held_picos += micros_in_picos(amount));
+        let parts = Parts::of(&amounts);
+        self.for_accounts(payer, admitted_at, |account| account.held += parts);
         let id = self.next_hold;
         self.next_hold += 1;
-        self.holds.insert(id, Held { amount, admitted_at, payer });
-        Ok(Hold { id, amount, admitted_at })
+        self.holds.insert(id, Held { amounts, admitted_at, payer });
+        Ok(Hold { id, amounts, admitted_at })
     }
 
     /// Ends a hold with what was used. `sequence` is the usage record's place in the gateway's spool.
     ///
-    /// More than the hold is not charged: see [`Hold::bound`].
+    /// More money than the hold is not charged: see [`Hold::bound`]. More energy than the hold is.
     #[expect(clippy::needless_pass_by_value, reason = "consuming the hold is what forbids settling it twice")]
-    pub fn settle(&mut self, hold: Hold, sequence: i64, charge: Charge) {
-        let picos = hold.bound(charge).charged.in_picos();
+    pub fn settle(&mut self, hold: Hold, sequence: i64, used: Used) {
+        let parts = Parts::used(&Used { charge: hold.bound(used.charge).charged, ..used });
         let Some(held) = self.release(hold.id) else { return };
         // The ledger may have been faster than this call; then it has counted the record already.
         if sequence > self.settled_sequence {
-            self.spend(sequence, Spent { picos, admitted_at: held.admitted_at, payer: held.payer });
+            self.spend(sequence, Spent { parts, admitted_at: held.admitted_at, payer: held.payer });
         }
     }
 
@@ -272,9 +351,9 @@ impl BudgetBook {
     }
 
     /// Counts a record that was in the spool when the gateway started and is not settled yet.
-    pub fn recover(&mut self, sequence: i64, admitted_at: Timestamp, charge: Charge, payer: Payer) {
+    pub fn recover(&mut self, sequence: i64, admitted_at: Timestamp, used: Used, payer: Payer) {
         if sequence > self.settled_sequence && !self.unsettled.contains_key(&sequence) {
-            self.spend(sequence, Spent { picos: charge.in_picos(), admitted_at, payer });
+            self.spend(sequence, Spent { parts: Parts::used(&used), admitted_at, payer });
         }
     }
 
@@ -288,8 +367,8 @@ impl BudgetBook {
         let settled = std::mem::replace(&mut self.unsettled, still_unsettled);
         for record in settled.values() {
             self.for_accounts(record.payer, record.admitted_at, |account| {
-                account.unsettled_picos -= record.picos;
-                account.settled_picos += record.picos;
+                account.unsettled -= record.parts;
+                account.settled += record.parts;
             });
         }
         self.news = Arc::clone(spending);
@@ -306,17 +385,17 @@ impl BudgetBook {
     /// Holds that have not ended, oldest first: exactly the requests in flight, or a hold was lost.
     pub fn outstanding(&self) -> impl Iterator<Item = OutstandingHold> + '_ {
         self.holds.values().map(|held| OutstandingHold {
-            amount: held.amount,
+            amounts: held.amounts,
             admitted_at: held.admitted_at,
             payer: held.payer,
         })
     }
 
-    /// Money held and money spent (settled or not, rounded up) in the running period of a budget.
-    pub fn position(&mut self, budget: BudgetId) -> Option<(Micros, Micros)> {
+    /// What is held and what is spent (settled or not, rounded up) in the running period of a budget.
+    pub fn position(&mut self, budget: BudgetId) -> Option<(Amounts, Amounts)> {
         self.catch_up(budget);
         let account = self.accounts.get(&budget)?;
-        Some((picos_up(account.held_picos), picos_up(account.settled_picos + account.unsettled_picos)))
+        Some((account.held.rounded_up(), (account.settled + account.unsettled).rounded_up()))
     }
 
     /// Says when the request counts as admitted, if every budget's period is known for that moment.
@@ -342,11 +421,11 @@ impl BudgetBook {
         let Some(news) = self.news.spent.get(&id).copied() else {
             return self.close(id);
         };
-        let settled = micros_in_picos(news.spent);
+        let settled = Parts::of(&news.spent);
         // An account of another subject counted other requests.
         match known.filter(|account| account.subject == news.subject) {
             Some(account) if account.period_start == news.period_start => {
-                account.settled_picos = settled;
+                account.settled = settled;
                 account.heard = self.heard;
             }
             // A clock that jumped back speaks of a period that is over. `Total` budgets begin at the epoch.
@@ -358,7 +437,7 @@ impl BudgetBook {
     }
 
     /// Begins a period: only what was admitted in it counts.
-    fn open(&mut self, id: BudgetId, news: PeriodSpending, settled_picos: i128) {
+    fn open(&mut self, id: BudgetId, news: PeriodSpending, settled: Parts) {
         let PeriodSpending { subject, period_start, period_end, spent: _ } = news;
         let counts = |at: Timestamp, payer: Payer| at >= period_start && payer.is_under(&subject);
         let held = self.holds.values().filter(|held| counts(held.admitted_at, held.payer));
@@ -367,9 +446,9 @@ impl BudgetBook {
             subject,
             period_start,
             period_end,
-            settled_picos,
-            unsettled_picos: unsettled.map(|spent| spent.picos).sum(),
-            held_picos: held.map(|held| micros_in_picos(held.amount)).sum(),
+            settled,
+            unsettled: unsettled.map(|spent| spent.parts).sum(),
+            held: held.map(|held| Parts::of(&held.amounts)).sum(),
             heard: self.heard,
         };
         self.close(id);
@@ -389,13 +468,13 @@ impl BudgetBook {
 
     fn release(&mut self, id: u64) -> Option<Held> {
         let held = self.holds.remove(&id)?;
-        let amount = micros_in_picos(held.amount);
-        self.for_accounts(held.payer, held.admitted_at, |account| account.held_picos -= amount);
+        let parts = Parts::of(&held.amounts);
+        self.for_accounts(held.payer, held.admitted_at, |account| account.held -= parts);
         Some(held)
     }
 
     fn spend(&mut self, sequence: i64, spent: Spent) {
-        self.for_accounts(spent.payer, spent.admitted_at, |account| account.unsettled_picos += spent.picos);
+        self.for_accounts(spent.payer, spent.admitted_at, |account| account.unsettled += spent.parts);
         self.unsettled.insert(sequence, spent);
     }
 
@@ -411,55 +490,73 @@ impl BudgetBook {
         }
     }
 
-    fn refusal(
-        &mut self,
-        entry: &BudgetEntry,
-        left: i128,
-        asked: Micros,
-        price: &TokenPrice,
-        work: WorkBound,
-    ) -> BudgetRefused {
+    /// What is refused, if any budget has less left of anything than is asked: the first commodity there is too little of,
+    /// and the budget with the least of it.
+    fn refusal(&mut self, budgets: &[&BudgetEntry], ask: &Ask<'_>, asked: &Amounts) -> Option<BudgetRefused> {
+        let wanted = Parts::of(asked);
+        let limits = || {
+            budgets.iter().flat_map(|entry| {
+                let account = self.accounts.get(&entry.id);
+                let left = move |(commodity, limit)| Some((commodity, account?.left(commodity, limit), limit, *entry));
+                entry.limits.iter().filter_map(left)
+            })
+        };
+        let (commodity, left, limit, entry) = limits()
+            .filter(|(commodity, left, ..)| wanted.at(*commodity) > *left)
+            .min_by_key(|(commodity, left, _, entry)| (*commodity, *left, entry.id))?;
+        let fits = |work: WorkBound| {
+            ask.worst_case(work).is_ok_and(|amounts| {
+                let parts = Parts::of(&amounts);
+                limits().all(|(commodity, left, ..)| parts.at(commodity) <= left)
+            })
+        };
+        let fits_max_tokens = rating::largest_that(ask.work, fits);
+        let available = Parts::rounded_down(commodity, left.max(0));
         let (held, spent) = self.position(entry.id).unwrap_or_default();
-        let available = i64::try_from(left.max(0) / i128::from(PICOS_PER_MICRO)).unwrap_or(i64::MAX);
-        BudgetRefused {
+        Some(BudgetRefused {
             budget_id: entry.id,
             name: entry.name.clone(),
             subject: entry.subject,
-            limit: entry.limit,
-            spent,
-            held,
-            asked,
-            available: Micros(available),
-            fits_max_tokens: rating::largest_completion(price, work, Micros(available)),
+            commodity,
+            limit,
+            spent: spent.of(commodity),
+            held: held.of(commodity),
+            asked: asked.of(commodity),
+            available,
+            fits_max_tokens,
             resets_at: self.accounts.get(&entry.id).and_then(|account| account.period_end),
-        }
+        })
     }
 }
 
 impl Account {
-    fn left_picos(&self, limit: Micros) -> i128 {
-        micros_in_picos(limit) - self.settled_picos - self.unsettled_picos - self.held_picos
+    fn left(&self, commodity: Commodity, limit: i64) -> i128 {
+        Parts::whole(commodity, limit) - (self.settled + self.unsettled + self.held).at(commodity)
     }
 }
 
 impl std::fmt::Display for BudgetRefused {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { name, limit, spent, held, asked, .. } = self;
-        let (limit, spent, held, asked) = (limit.euros(), spent.euros(), held.euros(), asked.euros());
+        let text = |amount| self.commodity.text(amount);
+        let (limit, spent, held, asked) = (text(self.limit), text(self.spent), text(self.held), text(self.asked));
+        let (name, takes) = (&self.name, if self.commodity == Commodity::Money { "cost" } else { "take" });
         write!(
             f,
-            "budget `{name}` has {limit} €, of which {spent} € are spent and {held} € held; this request may cost {asked} €"
+            "budget `{name}` has {limit}, of which {spent} are spent and {held} held; this request may {takes} {asked}"
         )
     }
 }
 
-fn micros_in_picos(micros: Micros) -> i128 {
-    i128::from(micros.0) * i128::from(PICOS_PER_MICRO)
+const fn unmetered(commodity: Commodity) -> &'static str {
+    match commodity {
+        Commodity::Money => "money, and nothing says what requests to this endpoint cost",
+        Commodity::Energy => "energy, and nothing says what requests to this endpoint use",
+        Commodity::Carbon => "carbon, and nothing says what requests to this endpoint emit",
+    }
 }
 
-fn picos_up(picos: i128) -> Micros {
-    let unit = i128::from(PICOS_PER_MICRO);
-    Micros(i64::try_from((picos + unit - 1).div_euclid(unit)).unwrap_or(i64::MAX))
+fn micros_in_picos(micros: Micros) -> i128 {
+    Parts::whole(Commodity::Money, micros.0)
 }
 
 #[cfg(test)]

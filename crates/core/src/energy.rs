@@ -5,12 +5,64 @@
 //! Deliberately absent: meters and models of power (the agent's), what the grid emits (drivers'), the rest of a
 //! reading after its requests (the store's, in the transaction that books it), GPUs, which nobody holds yet.
 
+use galerne_model::ledger::Quantities;
+use galerne_model::snapshot::{EnergyBound, EnergyBoundSource};
 use galerne_model::units::{MILLIJOULES_PER_KWH, MicrogramsCo2e, Millijoules, Milliwatts};
+
+use crate::rating::{self, WorkBound};
 
 /// Nanojoules in one millijoule: microseconds × milliwatts are nanojoules.
 const NANOJOULES_PER_MILLIJOULE: i128 = 1_000_000;
 /// Micrograms in one milligram.
 const MICROGRAMS_PER_MILLIGRAM: i128 = 1_000;
+
+/// Microjoules in one millijoule.
+const MICROJOULES_PER_MILLIJOULE: i128 = 1_000;
+/// What a request may take above what a token took lately: short answers share a step's cost with fewer neighbours.
+const MARGIN: i128 = 2;
+/// What a generated token is taken to need where nothing is in the ledger: 20 J, about 400 billion weights in small batches.
+const ASSUMED_COMPLETION_MICROJOULES: i64 = 20_000_000;
+/// The same of a prompt token: a tenth, because a prompt is computed many tokens at a time.
+const ASSUMED_PROMPT_MICROJOULES: i64 = 2_000_000;
+
+/// What a token may take on an endpoint that lately used these quantities.
+///
+/// Each kind of token is taken to have caused all of the energy: of both kinds that is an upper bound of the mean, and at
+/// most twice too much for a request of the usual shape. [`MARGIN`] covers that requests are not all the mean.
+pub fn token_bound(lately: &Quantities) -> EnergyBound {
+    let (prompt, completion) = (lately.prompt_tokens.0, lately.completion_tokens.0);
+    let energy = i128::from(lately.millijoules.0.max(0)) * MICROJOULES_PER_MILLIJOULE * MARGIN;
+    let per_token = |tokens: i64, assumed: i64| match tokens {
+        ..=0 => assumed,
+        tokens => held((energy + i128::from(tokens) - 1) / i128::from(tokens)),
+    };
+    if energy == 0 || (prompt <= 0 && completion <= 0) {
+        return EnergyBound {
+            prompt_microjoules: ASSUMED_PROMPT_MICROJOULES,
+            completion_microjoules: ASSUMED_COMPLETION_MICROJOULES,
+            source: EnergyBoundSource::Assumed,
+        };
+    }
+    EnergyBound {
+        prompt_microjoules: per_token(prompt, ASSUMED_PROMPT_MICROJOULES),
+        completion_microjoules: per_token(completion, ASSUMED_COMPLETION_MICROJOULES),
+        source: EnergyBoundSource::Ledger,
+    }
+}
+
+/// The energy to hold for `work`: the dearest way it is expected to end, rounded up. Never nothing, so that what is
+/// exhausted admits no request.
+pub fn worst_case(bound: &EnergyBound, work: WorkBound) -> Millijoules {
+    let rate = |microjoules: i64| microjoules.max(0);
+    let microjoules = rating::dearest_end(rate(bound.prompt_microjoules), rate(bound.completion_microjoules), work);
+    let millijoules = (microjoules + MICROJOULES_PER_MILLIJOULE - 1) / MICROJOULES_PER_MILLIJOULE;
+    Millijoules(held(millijoules).max(1))
+}
+
+/// Carbon to hold for energy: [`carbon`] rounded up, and never nothing.
+pub fn carbon_bound(energy: Millijoules, intensity_mg_per_kwh: i64) -> MicrogramsCo2e {
+    MicrogramsCo2e(carbon(energy, intensity_mg_per_kwh).0.saturating_add(1))
+}
 
 /// Energy of CPU time at the power of one busy CPU.
 pub fn from_cpu(cpu_micros: i64, active: Milliwatts) -> Millijoules {
@@ -66,8 +118,10 @@ fn held(value: i128) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use galerne_model::units::Tokens;
     use proptest::prelude::*;
+
+    use super::*;
 
     const KWH: i64 = MILLIJOULES_PER_KWH;
 
@@ -96,6 +150,30 @@ mod tests {
         assert_eq!(carbon(energy, 30_000), MicrogramsCo2e(8));
         assert_eq!(carbon(Millijoules(KWH), 30_000).grams(), "30.000000");
         assert_eq!(from_wall(2_000_000, Milliwatts(350_000)), Millijoules(700_000));
+    }
+
+    #[test]
+    fn a_token_is_bounded_by_what_tokens_took_and_by_an_assumption_before_any_did() {
+        let lately = Quantities {
+            prompt_tokens: Tokens(1_000),
+            completion_tokens: Tokens(100),
+            millijoules: Millijoules(5_000),
+            ..Quantities::default()
+        };
+        let bound = token_bound(&lately);
+        // 5 J over 1000 and over 100 tokens, twice.
+        assert_eq!((bound.prompt_microjoules, bound.completion_microjoules), (10_000, 100_000));
+        assert_eq!(bound.source, EnergyBoundSource::Ledger);
+        let mean = WorkBound {
+            prompt_max: lately.prompt_tokens,
+            completion_max: lately.completion_tokens,
+            total_max: Tokens(i64::MAX),
+        };
+        assert_eq!(worst_case(&bound, mean), Millijoules(20_000), "four times what the usual shape took");
+        assert_eq!(token_bound(&Quantities::default()).source, EnergyBoundSource::Assumed);
+        let nothing = WorkBound { completion_max: Tokens(0), prompt_max: Tokens(0), ..mean };
+        assert_eq!(worst_case(&bound, nothing), Millijoules(1));
+        assert_eq!(carbon_bound(Millijoules(1), 0), MicrogramsCo2e(1));
     }
 
     proptest! {

@@ -74,32 +74,40 @@ pub fn charge(price: &TokenPrice, tokens: TokenCounts) -> Result<Charge, RatingE
 }
 
 /// The hold a request needs: the dearest way it can end within `work`, rounded up to whole micros.
+pub fn worst_case(price: &TokenPrice, work: WorkBound) -> Result<Micros, RatingError> {
+    if price.prompt.0 < 0 || price.cached.0 < 0 || price.completion.0 < 0 {
+        return Err(RatingError::Negative);
+    }
+    let picos = dearest_end(price.prompt.max(price.cached).0, price.completion.0, work);
+    let unit = i128::from(PICOS_PER_MICRO);
+    i64::try_from((picos + unit - 1) / unit).map(Micros).map_err(|_| RatingError::TooLarge)
+}
+
+/// The most that `work` can come to, at so much for a prompt token and so much for a generated one.
 ///
 /// The prompt bound is often far above the prompt, and what the prompt does not take of the context the
 /// completion may, so the dearest end is searched at the corners of the bound.
-pub fn worst_case(price: &TokenPrice, work: WorkBound) -> Result<Micros, RatingError> {
-    let prompt_price = price.prompt.max(price.cached);
+pub(crate) fn dearest_end(prompt_rate: i64, completion_rate: i64, work: WorkBound) -> i128 {
     let total = work.total_max.0.max(0);
     let prompt_max = work.prompt_max.0.clamp(0, total);
     let completion_max = work.completion_max.0.max(0);
-    let mut worst = 0;
     // Corners: the longest prompt, and the longest prompt that leaves room for the whole completion.
-    for prompt in [prompt_max, prompt_max.min(total.saturating_sub(completion_max).max(0))] {
+    let corners = [prompt_max, prompt_max.min(total.saturating_sub(completion_max).max(0))];
+    let cost = |prompt: i64| {
         let completion = completion_max.min(total - prompt);
-        let counts = TokenCounts { prompt: Tokens(prompt), cached: Tokens(0), completion: Tokens(completion) };
-        let prices = TokenPrice { prompt: prompt_price, ..*price };
-        worst = worst.max(cost_in_picos(&prices, counts)?);
-    }
-    let unit = i128::from(PICOS_PER_MICRO);
-    i64::try_from((worst + unit - 1) / unit).map(Micros).map_err(|_| RatingError::TooLarge)
+        i128::from(prompt) * i128::from(prompt_rate) + i128::from(completion) * i128::from(completion_rate)
+    };
+    corners.into_iter().map(cost).max().unwrap_or(0)
 }
 
 /// The largest completion whose worst case is at most `available`, or nothing when not even the prompt fits.
 pub fn largest_completion(price: &TokenPrice, work: WorkBound, available: Micros) -> Option<Tokens> {
-    let fits = |completion: i64| {
-        let work = WorkBound { completion_max: Tokens(completion), ..work };
-        worst_case(price, work).is_ok_and(|amount| amount <= available)
-    };
+    largest_that(work, |work| worst_case(price, work).is_ok_and(|amount| amount <= available))
+}
+
+/// The largest completion within `work` that `fits`, which must not grow with the completion.
+pub(crate) fn largest_that(work: WorkBound, fits: impl Fn(WorkBound) -> bool) -> Option<Tokens> {
+    let fits = |completion: i64| fits(WorkBound { completion_max: Tokens(completion), ..work });
     if !fits(0) {
         return None;
     }

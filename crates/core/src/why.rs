@@ -5,7 +5,7 @@
 use galerne_model::event::{Decision, Event};
 use galerne_model::inference::{Endpoint, Pull, PullState, Replica, ReplicaState};
 use galerne_model::ledger::{EnergyMethod, Outcome, UsageRecord};
-use galerne_model::money::{Budget, BudgetPeriod};
+use galerne_model::money::{Amounts, Budget, BudgetLimits, BudgetPeriod, Commodity};
 use galerne_model::reason::Reason;
 use galerne_model::units::Micros;
 use jiff::{SignedDuration, Timestamp};
@@ -23,11 +23,11 @@ pub struct BudgetView<'a> {
     /// The budget.
     pub budget: &'a Budget,
     /// Settled in the running period.
-    pub spent: Micros,
+    pub spent: Amounts,
     /// Held for requests that run.
     pub held: HeldNow,
     /// Who spent it, by name, in any order.
-    pub spenders: &'a [(String, Micros)],
+    pub spenders: &'a [(String, Amounts)],
     /// The time.
     pub now: Timestamp,
 }
@@ -38,7 +38,7 @@ pub struct HeldNow {
     /// Requests.
     pub requests: usize,
     /// Their worst cases together.
-    pub amount: Micros,
+    pub amounts: Amounts,
     /// When the oldest was admitted.
     pub oldest_at: Option<Timestamp>,
 }
@@ -132,29 +132,17 @@ pub fn request(record: &UsageRecord, endpoint: &str) -> Reason {
     }
 }
 
-/// Why a budget refuses or grants: its limit, what is left, who spent it.
+/// Why a budget refuses or grants: its limits, what is left, who spent it.
 pub fn budget(view: &BudgetView<'_>) -> Reason {
     let spec = &view.budget.spec;
-    let name = &view.budget.name;
-    let held = view.held;
-    let unspent = spec.limit_micros.saturating_sub(view.spent).max(Micros::ZERO);
-    let left = unspent.saturating_sub(held.amount).max(Micros::ZERO);
-    let (spent, limit) = (view.spent.euros(), spec.limit_micros.euros());
-    let (held_euros, left_euros) = (held.amount.euros(), left.euros());
-    let numbers = if held.requests == 0 {
-        format!("{spent} € of {limit} € are spent, {left_euros} € are left")
-    } else {
-        format!("{spent} € of {limit} € are spent, {held_euros} € held for requests that run, {left_euros} € are left")
-    };
-    let head = if unspent == Micros::ZERO {
-        Reason::blocks("budget_spent", numbers)
-            .next("raise its limit", format!("galerne budget set {name} --limit EUROS"))
-    } else if left == Micros::ZERO {
-        Reason::blocks("budget_held", format!("{numbers}; what requests do not use is free again when they end"))
-            .next("wait for them, or raise its limit", format!("galerne budget set {name} --limit EUROS"))
-    } else {
-        Reason::holds("budget_left", format!("{numbers}; a request is admitted if its worst case fits into that"))
-    };
+    let limits = spec.limits();
+    let mut all: Vec<(u8, Commodity, i64)> =
+        limits.iter().map(|(commodity, limit)| (rank(view, commodity, limit), commodity, limit)).collect();
+    // What refuses comes first.
+    all.sort_by_key(|(rank, commodity, _)| (*rank, *commodity));
+    let mut parts = all.into_iter().map(|(_, commodity, limit)| commodity_left(view, commodity, limit));
+    let head = parts.next().unwrap_or_else(|| Reason::holds("budget_unlimited", "it limits nothing"));
+    let mut reason = parts.fold(head, Reason::because);
     let (_, end) = crate::budget::period_at(spec.period, view.now);
     let period = match (spec.period, end) {
         (BudgetPeriod::Month, Some(end)) => Reason::holds("budget_period", format!("it starts again at {end}")),
@@ -162,17 +150,62 @@ pub fn budget(view: &BudgetView<'_>) -> Reason {
             Reason::holds("budget_period", "it counts from the beginning and never starts again")
         }
     };
-    let mut spenders: Vec<&(String, Micros)> =
-        view.spenders.iter().filter(|(_, spent)| *spent > Micros::ZERO).collect();
-    spenders.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-    let named = spenders
-        .into_iter()
-        .take(SPENDERS_NAMED)
-        .map(|(who, spent)| Reason::holds("spender", format!("{who} spent {} €", spent.euros())));
-    let mut reason = head.because(period);
-    reason.because.extend(held_now(&held));
-    reason.because.extend(named);
+    reason = reason.because(period);
+    reason.because.extend(held_now(view));
+    reason.because.extend(spenders(view));
     reason
+}
+
+/// Who spent most of what is limited first.
+fn spenders(view: &BudgetView<'_>) -> Vec<Reason> {
+    let limits = view.budget.spec.limits();
+    let Some((first, _)) = limits.iter().next() else { return Vec::new() };
+    let mut spenders: Vec<&(String, Amounts)> = view.spenders.iter().filter(|(_, spent)| spent.of(first) > 0).collect();
+    spenders.sort_by(|a, b| b.1.of(first).cmp(&a.1.of(first)).then_with(|| a.0.cmp(&b.0)));
+    let named = spenders.into_iter().take(SPENDERS_NAMED);
+    named
+        .map(|(who, spent)| Reason::holds("spender", format!("{who} spent {}", limited_text(&limits, spent))))
+        .collect()
+}
+
+/// Amounts of what is limited.
+fn limited_text(limits: &BudgetLimits, amounts: &Amounts) -> String {
+    let parts: Vec<String> = limits.iter().map(|(commodity, _)| commodity.text(amounts.of(commodity))).collect();
+    parts.join(", ")
+}
+
+/// Used up is before held, held before left.
+fn rank(view: &BudgetView<'_>, commodity: Commodity, limit: i64) -> u8 {
+    let unspent = limit.saturating_sub(view.spent.of(commodity));
+    let left = unspent.saturating_sub(view.held.amounts.of(commodity));
+    if unspent <= 0 { 0 } else { u8::from(left > 0) + 1 }
+}
+
+fn commodity_left(view: &BudgetView<'_>, commodity: Commodity, limit: i64) -> Reason {
+    let name = &view.budget.name;
+    let (spent, held) = (view.spent.of(commodity), view.held.amounts.of(commodity));
+    let unspent = limit.saturating_sub(spent).max(0);
+    let left = unspent.saturating_sub(held).max(0);
+    let text = |amount| commodity.text(amount);
+    let numbers = match view.held.requests {
+        0 => format!("{} of {} are spent, {} are left", text(spent), text(limit), text(left)),
+        _ => format!(
+            "{} of {} are spent, {} held for requests that run, {} are left",
+            text(spent),
+            text(limit),
+            text(held),
+            text(left)
+        ),
+    };
+    let raise = format!("galerne budget set {name} {}", commodity.option());
+    if unspent == 0 {
+        Reason::blocks("budget_spent", numbers).next("raise its limit", raise)
+    } else if left == 0 {
+        Reason::blocks("budget_held", format!("{numbers}; what requests do not use is free again when they end"))
+            .next("wait for them, or raise its limit", raise)
+    } else {
+        Reason::holds("budget_left", format!("{numbers}; a request is admitted if its worst case fits into that"))
+    }
 }
 
 /// Why a request was refused, by the event that tells of it. `code` is the error code it was refused with.
@@ -198,14 +231,16 @@ pub fn counted(sums: &[Event]) -> Reason {
     sums.iter().fold(Reason::blocks("request_counted", text), |reason, event| reason.because(part(event)))
 }
 
-fn held_now(held: &HeldNow) -> Option<Reason> {
+fn held_now(view: &BudgetView<'_>) -> Option<Reason> {
+    let held = &view.held;
     let since = held.oldest_at.map_or_else(String::new, |at| format!(", the oldest since {at}"));
     let requests = if held.requests == 1 {
         "1 request holds its".to_owned()
     } else {
         format!("{} requests hold their", held.requests)
     };
-    let text = format!("{requests} worst case, {} € together{since}", held.amount.euros());
+    let amounts = limited_text(&view.budget.spec.limits(), &held.amounts);
+    let text = format!("{requests} worst case, {amounts} together{since}");
     (held.requests > 0).then(|| Reason::holds("held", text))
 }
 

@@ -6,14 +6,15 @@ use std::time::Duration;
 use axum::http::{HeaderName, HeaderValue};
 use galerne_api::error::Code;
 use galerne_core::admission::{Limit, Permit, RateBook, RateRefused, Subject};
-use galerne_core::budget::{self, BudgetRefused, HoldError, Payer};
-use galerne_core::rating::{self, WorkBound};
+use galerne_core::budget::{self, Ask, BudgetRefused, HoldError, Payer};
+use galerne_core::rating::WorkBound;
 use galerne_model::identity::RateLimits;
 use galerne_model::ids::RequestId;
 use galerne_model::inference::Visibility;
 use galerne_model::ledger::Operation;
+use galerne_model::money::{Amounts, Commodity};
 use galerne_model::snapshot::{BudgetEntry, EndpointEntry, KeyEntry, Snapshot};
-use galerne_model::units::{Micros, Tokens};
+use galerne_model::units::Tokens;
 
 use crate::config::{Closed, Place, Shared};
 use crate::link::ALONE_MAX;
@@ -86,18 +87,23 @@ pub(crate) fn admit(
     if let (false, Some(budget)) = (shared.spends_budgets(), budgets.first()) {
         return Err(budget_elsewhere(budget));
     }
-    let work = asked.bound(endpoint.context_tokens);
+    let ask = Ask {
+        price: &endpoint.price,
+        work: asked.bound(endpoint.context_tokens),
+        energy: endpoint.energy_bound,
+        intensity_mg_per_kwh: snapshot.energy.intensity_mg_per_kwh,
+    };
     let (permit, hold, rate_headers) = {
         let mut books = shared.books();
         let permit = books.rates.admit(&subjects, asked.estimate(endpoint.context_tokens), now);
         let rate_headers = rate_headers(&books.rates, &subjects);
         let permit = permit.map_err(|refused| rate_refusal(refused, rate_headers.clone()))?;
-        match books.budgets.try_hold(payer, &budgets, &endpoint.price, work, now) {
+        match books.budgets.try_hold(payer, &budgets, &ask, now) {
             Ok(hold) => (permit, hold, rate_headers),
             Err(error) => {
                 books.rates.cancel(permit);
-                let prompt_alone = WorkBound { completion_max: Tokens(0), ..work };
-                return Err(hold_refusal(&error, rating::worst_case(&endpoint.price, prompt_alone).ok()));
+                let prompt_alone = WorkBound { completion_max: Tokens(0), ..ask.work };
+                return Err(hold_refusal(&error, &endpoint.name, ask.worst_case(prompt_alone).ok()));
             }
         }
     };
@@ -217,42 +223,62 @@ fn push(headers: &mut Headers, names: [&'static str; 3], left: u32, limit: u32) 
 }
 
 /// `prompt` is what the prompt may cost without any answer.
-fn hold_refusal(error: &HoldError, prompt: Option<Micros>) -> Refusal {
+fn hold_refusal(error: &HoldError, endpoint: &str, prompt: Option<Amounts>) -> Refusal {
     match error {
         HoldError::Refused(refused) => budget_refusal(refused, prompt),
         HoldError::NotLoaded { .. } => {
             Refusal::new(Code::Overloaded, format!("{error}; this passes in a moment")).retry_after(SEAT_WAIT)
         }
+        HoldError::Unmetered { .. } => {
+            let text = format!("{error}; hint: `galerne explain energy_unknown` says what makes `{endpoint}` metered");
+            Refusal::new(Code::EnergyUnknown, text).param("model")
+        }
         HoldError::Unpriceable(reason) => Refusal::new(Code::Internal, format!("{error}: {reason}")),
     }
 }
 
-fn budget_refusal(refused: &BudgetRefused, prompt: Option<Micros>) -> Refusal {
-    let (name, left) = (&refused.name, refused.available.euros());
-    let raise = format!("have the limit raised: galerne budget set {name} --limit EUROS");
+fn budget_refusal(refused: &BudgetRefused, prompt: Option<Amounts>) -> Refusal {
+    let (name, commodity) = (&refused.name, refused.commodity);
+    let left = commodity.text(refused.available);
+    let raise = format!("have the limit raised: galerne budget set {name} {}", commodity.option());
     let ways = match (refused.fits_max_tokens, prompt) {
         (Some(tokens), _) if tokens.0 > 0 => {
-            format!("{left} € are left; hint: send `max_tokens` of {} or less, or {raise}", tokens.0)
+            format!("{left} are left; hint: send `max_tokens` of {} or less, or {raise}", tokens.0)
         }
-        (_, Some(prompt)) => {
-            let prompt = prompt.euros();
+        (_, Some(prompt)) if prompt.of(commodity) > refused.available => {
+            let prompt = commodity.text(prompt.of(commodity));
+            let takes = if commodity == Commodity::Money { "cost" } else { "take" };
             format!(
-                "{left} € are left, and its prompt alone may cost {prompt} €; hint: send a shorter prompt, or {raise}"
+                "{left} are left, and its prompt alone may {takes} {prompt}; hint: send a shorter prompt, or {raise}"
             )
         }
-        (_, None) => format!("{left} € are left; hint: {raise}"),
+        (_, Some(_) | None) => format!("{left} are left; hint: {raise}"),
     };
     let resets = refused.resets_at.map_or_else(String::new, |at| format!("; the budget starts again at {at}"));
     let mut refusal = Refusal::new(Code::BudgetExhausted, format!("{refused}; {ways}{resets}")).param("max_tokens");
-    let numbers = [
-        ("x-galerne-budget-limit-micros", refused.limit.0),
-        ("x-galerne-budget-available-micros", refused.available.0),
-        ("x-galerne-budget-asked-micros", refused.asked.0),
-    ];
-    for (name, number) in numbers {
+    for (name, number) in budget_headers(commodity).into_iter().zip([refused.limit, refused.available, refused.asked]) {
         refusal.headers.push((HeaderName::from_static(name), HeaderValue::from(number)));
     }
     refusal
+}
+
+/// Limit, what is left, what was asked.
+const fn budget_headers(commodity: Commodity) -> [&'static str; 3] {
+    match commodity {
+        Commodity::Money => {
+            ["x-galerne-budget-limit-micros", "x-galerne-budget-available-micros", "x-galerne-budget-asked-micros"]
+        }
+        Commodity::Energy => [
+            "x-galerne-budget-limit-millijoules",
+            "x-galerne-budget-available-millijoules",
+            "x-galerne-budget-asked-millijoules",
+        ],
+        Commodity::Carbon => [
+            "x-galerne-budget-limit-co2e-micrograms",
+            "x-galerne-budget-available-co2e-micrograms",
+            "x-galerne-budget-asked-co2e-micrograms",
+        ],
+    }
 }
 
 fn spool_refusal(full: SpoolFull) -> Refusal {

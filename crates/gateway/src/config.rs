@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use galerne_core::admission::RateBook;
-use galerne_core::budget::{BudgetBook, Payer};
+use galerne_core::budget::{BudgetBook, Payer, Used};
 use galerne_core::rating::Charge;
 use galerne_core::routing::ReplicaBook;
 use galerne_core::why::HeldNow;
 use galerne_model::event::Event;
 use galerne_model::ids::{EndpointId, TenantId};
-use galerne_model::ledger::UsageRecord;
+use galerne_model::ledger::{Quantities, UsageRecord};
 use galerne_model::limits;
 use galerne_model::money::BudgetSubject;
 use galerne_model::snapshot::{Snapshot, Spending};
@@ -262,7 +262,7 @@ impl Gateway {
         let holds = books.budgets.outstanding().filter(|hold| hold.payer.is_under(subject));
         holds.fold(HeldNow::default(), |sum, hold| HeldNow {
             requests: sum.requests + 1,
-            amount: sum.amount.saturating_add(hold.amount),
+            amounts: sum.amounts.saturating_add(hold.amounts),
             oldest_at: Some(sum.oldest_at.map_or(hold.admitted_at, |oldest| oldest.min(hold.admitted_at))),
         })
     }
@@ -367,7 +367,8 @@ impl Books {
             let payer = Payer { tenant_id: record.tenant_id, project_id: record.project_id, line_id };
             let charge =
                 Charge { micros: record.quantities.micros.min(record.held_micros), picos: record.quantities.picos };
-            self.budgets.recover(record.sequence, record.started_at, charge, payer);
+            let Quantities { millijoules: energy, co2e_micrograms: carbon, .. } = record.quantities;
+            self.budgets.recover(record.sequence, record.started_at, Used { charge, energy, carbon }, payer);
         }
     }
 }

@@ -95,6 +95,7 @@ pub(crate) fn is_denial(code: Code) -> bool {
             | Code::Forbidden
             | Code::ModelNotFound
             | Code::BudgetExhausted
+            | Code::EnergyUnknown
             | Code::RateLimited
     )
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use galerne_core::admission::Permit;
-use galerne_core::budget;
+use galerne_core::budget::{self, Used};
 use galerne_core::energy;
 use galerne_core::rating::{self, Charge, TokenCounts};
 use galerne_core::routing::Prompt;
@@ -231,7 +231,8 @@ impl Open {
         let used = u32::try_from(counted.prompt.saturating_add(counted.completion)).unwrap_or(u32::MAX);
         let mut books = shared.books();
         books.rates.finish(self.permit, used);
-        books.budgets.settle(self.money, record.sequence, charge);
+        let used = Used { charge, energy: energy.energy, carbon: energy.carbon };
+        books.budgets.settle(self.money, record.sequence, used);
     }
 
     fn charge(&self, counted: Counted) -> Charge {

@@ -13,8 +13,8 @@ use crate::identity::{KeyScope, RateLimits};
 use crate::ids::{BudgetId, EndpointId, KeyId, PriceBookId, PrincipalId, ProjectId, ReplicaId, TenantId};
 use crate::inference::Visibility;
 use crate::ledger::EnergyMethod;
-use crate::money::{BudgetSubject, TokenPrice};
-use crate::units::{Micros, Milliwatts};
+use crate::money::{Amounts, BudgetLimits, BudgetSubject, TokenPrice};
+use crate::units::Milliwatts;
 
 mod changes;
 
@@ -104,6 +104,8 @@ pub struct EndpointEntry {
     pub price: TokenPrice,
     /// Price book it came from.
     pub price_book_id: Option<PriceBookId>,
+    /// The most energy a token is expected to take; absent when the energy of its replicas is not known at all.
+    pub energy_bound: Option<EnergyBound>,
     /// The name the replicas know the model by.
     pub upstream_model: String,
     /// Replicas that passed their last probe, sorted by id.
@@ -133,6 +135,26 @@ pub enum ReplicaEnergy {
     Unknown,
 }
 
+/// The most energy a token is expected to take, for holds under budgets of energy and carbon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnergyBound {
+    /// Microjoules of one prompt token.
+    pub prompt_microjoules: i64,
+    /// Microjoules of one generated token.
+    pub completion_microjoules: i64,
+    /// Where the numbers come from.
+    pub source: EnergyBoundSource,
+}
+
+/// Where an [`EnergyBound`] comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EnergyBoundSource {
+    /// What the endpoint's requests took lately, by the ledger, with a margin.
+    Ledger,
+    /// Nothing is in the ledger yet: what a large model takes.
+    Assumed,
+}
+
 /// Energy and carbon of CPU time on a node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnergyRate {
@@ -144,7 +166,7 @@ pub struct EnergyRate {
     pub intensity_mg_per_kwh: i64,
 }
 
-/// A budget's limit.
+/// A budget's limits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BudgetEntry {
     /// The budget.
@@ -153,8 +175,8 @@ pub struct BudgetEntry {
     pub name: String,
     /// Whose spending counts.
     pub subject: BudgetSubject,
-    /// The most that may be spent in the period.
-    pub limit: Micros,
+    /// The most that may be spent in the period, of each commodity it limits.
+    pub limits: BudgetLimits,
     /// When the running period ends; absent for budgets that never start again.
     pub period_end: Option<Timestamp>,
 }
@@ -177,6 +199,6 @@ pub struct PeriodSpending {
     pub period_start: Timestamp,
     /// When the period ends; absent when never. From then on nothing is granted until the next period is published.
     pub period_end: Option<Timestamp>,
-    /// Micros settled, the picos of all its records rounded up.
-    pub spent: Micros,
+    /// What is settled; of money, the picos of all its records rounded up.
+    pub spent: Amounts,
 }

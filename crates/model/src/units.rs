@@ -118,12 +118,47 @@ impl Millijoules {
     pub fn joules(self) -> String {
         thousandths(self.0)
     }
+
+    /// With its unit: kilowatt-hours from a thousandth of one on, joules below.
+    pub fn readable(self) -> String {
+        if self.0.unsigned_abs() < MILLIJOULES_PER_KWH.unsigned_abs() / 1000 {
+            return format!("{} J", self.joules());
+        }
+        // A millionth of a kilowatt-hour is 3.6 J; rounded towards zero.
+        format!("{} kWh", Micros(self.0 / (MILLIJOULES_PER_KWH / 1_000_000)).euros())
+    }
+
+    /// Reads a decimal amount of kilowatt-hours such as `0.5`; at most six decimals, no exponent.
+    pub fn from_kwh(text: &str) -> Result<Self, BadDecimal> {
+        decimal(text)?.checked_mul(MILLIJOULES_PER_KWH / 1_000_000).map(Self).ok_or_else(|| BadDecimal::of(text))
+    }
 }
 
 impl MicrogramsCo2e {
     /// Decimal grams with exactly six decimals.
     pub fn grams(self) -> String {
         Micros(self.0).euros()
+    }
+
+    /// Reads a decimal amount of grams such as `12.5`; at most six decimals, no exponent.
+    pub fn from_grams(text: &str) -> Result<Self, BadDecimal> {
+        decimal(text).map(Self)
+    }
+}
+
+/// Millionths of what is written.
+fn decimal(text: &str) -> Result<i64, BadDecimal> {
+    Micros::from_euros(text).map(|micros| micros.0).map_err(|_| BadDecimal::of(text))
+}
+
+/// A text that is not a decimal number.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a number that can be kept; write digits with at most six decimals, such as `12.5`")]
+pub struct BadDecimal(pub String);
+
+impl BadDecimal {
+    fn of(text: &str) -> Self {
+        Self(text.chars().take(40).collect())
     }
 }
 
@@ -188,6 +223,18 @@ mod tests {
             assert_eq!(micros.euros(), text);
         }
         assert_eq!(Micros::from_euros("12.5"), Ok(Micros(12_500_000)));
+    }
+
+    #[test]
+    fn energy_is_read_in_kilowatt_hours_and_shown_in_the_unit_that_fits() {
+        assert_eq!(Millijoules::from_kwh("5"), Ok(Millijoules(18_000_000_000)));
+        assert_eq!(Millijoules::from_kwh("5").map(Millijoules::readable), Ok("5.000000 kWh".to_owned()));
+        assert_eq!(Millijoules(3_599_999).readable(), "3599.999 J");
+        assert_eq!(Millijoules(3_600_000).readable(), "0.001000 kWh");
+        assert_eq!(MicrogramsCo2e::from_grams("12.5"), Ok(MicrogramsCo2e(12_500_000)));
+        for text in ["", "1e3", "9223372036854", "0.0000001"] {
+            assert!(Millijoules::from_kwh(text).is_err(), "{text} was taken");
+        }
     }
 
     #[test]

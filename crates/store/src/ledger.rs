@@ -10,7 +10,7 @@ pub(crate) mod settle;
 
 pub(crate) mod bulk;
 pub(crate) mod line;
-mod spending;
+pub(crate) mod spending;
 
 pub(crate) mod reading;
 mod reversal;

@@ -13,6 +13,7 @@ use crate::engine_sql::{self, Engine};
 use crate::error::StoreError;
 
 mod key_lines;
+mod spending;
 
 /// One schema change.
 struct Migration {
@@ -21,7 +22,7 @@ struct Migration {
     sql: &'static str,
 }
 
-const MIGRATIONS: [Migration; 7] = [
+const MIGRATIONS: [Migration; 8] = [
     Migration { version: 1, name: "resources", sql: include_str!("../migrations/0001_resources.sql") },
     Migration { version: 2, name: "events", sql: include_str!("../migrations/0002_events.sql") },
     Migration { version: 3, name: "coordination", sql: include_str!("../migrations/0003_coordination.sql") },
@@ -29,6 +30,7 @@ const MIGRATIONS: [Migration; 7] = [
     Migration { version: 5, name: "key lines", sql: include_str!("../migrations/0005_key_lines.sql") },
     Migration { version: 6, name: "lease since", sql: include_str!("../migrations/0006_lease_since.sql") },
     Migration { version: 7, name: "event request", sql: include_str!("../migrations/0007_event_request.sql") },
+    Migration { version: 8, name: "spending energy", sql: include_str!("../migrations/0008_spending_energy.sql") },
 ];
 
 /// The newest schema version this program knows.
@@ -122,6 +124,9 @@ pub(crate) async fn fill_after(conn: &mut AnyConnection, version: i64) -> Result
     if version < key_lines::VERSION {
         key_lines::fill(conn).await?;
     }
+    if version < spending::VERSION {
+        spending::fill(conn).await?;
+    }
     Ok(())
 }
 
@@ -150,6 +155,7 @@ fn digest(sql: &str) -> String {
 #[cfg(test)]
 pub(crate) async fn forget_all_after_the_ledger(conn: &mut AnyConnection) {
     let undo = "DROP INDEX event_request; DROP TABLE key_line; ALTER TABLE lease DROP COLUMN since; \
+        ALTER TABLE spending DROP COLUMN millijoules; ALTER TABLE spending DROP COLUMN co2e_micrograms; \
         DELETE FROM schema_version WHERE version > 4";
     sqlx::raw_sql(undo).execute(conn).await.expect("undoes");
 }

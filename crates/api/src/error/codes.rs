@@ -97,6 +97,7 @@ codes! {
     OperationNotSupported = "operation_not_supported", 400, Invalid, Never, Caller, "the model cannot do this kind of work";
     RateLimited = "rate_limited", 429, Unavailable, Later, Caller, "a rate or concurrency limit is reached";
     BudgetExhausted = "budget_exhausted", 402, Unavailable, Never, Caller, "a budget does not cover the request";
+    EnergyUnknown = "energy_unknown", 402, Unavailable, Never, Caller, "a budget limits energy or carbon, and the endpoint's is not known";
     EndpointPaused = "endpoint_paused", 503, Unavailable, Later, Caller, "the endpoint is paused";
     NoReadyReplica = "no_ready_replica", 503, Unavailable, Later, Unexpected, "no replica of the endpoint is ready";
     ReplicaFailed = "replica_failed", 502, Unavailable, Later, Unexpected, "the replica failed while answering";

@@ -8,6 +8,7 @@ use galerne_model::ledger::{EnergyMethod, Operation, Outcome, Quantities, UsageR
 use galerne_model::money::{Budget, BudgetPeriod, BudgetSpec, BudgetStatus, BudgetSubject};
 use galerne_model::snapshot::Snapshot;
 use galerne_model::units::{MicrogramsCo2e, Micros, Millijoules, Milliwatts, Picos, Tokens};
+use galerne_store::EventFilter;
 use jiff::SignedDuration;
 use uuid::Uuid;
 
@@ -50,11 +51,8 @@ fn record(site: &Site, sequence: i64, replica_id: ReplicaId) -> UsageRecord {
 async fn accepted_usage_is_settled_once_and_published_to_budgets() {
     let site = Site::new().await;
     let mut loops = site.start().await;
-    let spec = BudgetSpec {
-        subject: BudgetSubject::Project { project_id: site.project_id },
-        limit_micros: Micros(1_000),
-        period: BudgetPeriod::Month,
-    };
+    let spec =
+        BudgetSpec::money(BudgetSubject::Project { project_id: site.project_id }, Micros(1_000), BudgetPeriod::Month);
     let id = BudgetId::from_uuid(Uuid::now_v7());
     let budget: Budget = row(id, (Some(site.tenant_id), None), "cap", spec, BudgetStatus::default());
     site.insert(&budget).await;
@@ -63,14 +61,18 @@ async fn accepted_usage_is_settled_once_and_published_to_budgets() {
     assert_eq!(loops.handle.accept(records.clone()).await.expect("settled"), 2);
     assert_eq!(loops.handle.accept(records).await.expect("again, and counted once"), 2);
     let told = |spending: &std::sync::Arc<galerne_model::snapshot::Spending>| {
-        spending.settled_sequence == 2 && spending.spent.get(&id).is_some_and(|period| period.spent == Micros(15))
+        spending.settled_sequence == 2
+            && spending.spent.get(&id).is_some_and(|period| period.spent.micros == Micros(15))
     };
     tokio::time::timeout(PATIENCE, loops.spending.wait_for(told))
         .await
         .expect("published")
         .expect("the publisher lives");
     let snapshot = loops.view("with a budget", |snapshot| !snapshot.budgets.is_empty()).await;
-    assert_eq!(snapshot.budgets.values().flatten().map(|budget| budget.limit).collect::<Vec<_>>(), [Micros(1_000)]);
+    assert_eq!(
+        snapshot.budgets.values().flatten().map(|budget| budget.limits.micros).collect::<Vec<_>>(),
+        [Some(Micros(1_000))]
+    );
     let mut changed = site.store.changed();
     let has_status = async {
         while site.store.get::<Budget>(id).await.expect("a row").status.spent_micros != Micros(15) {
@@ -87,6 +89,54 @@ async fn accepted_usage_is_settled_once_and_published_to_budgets() {
     loops.stop().await;
 }
 
+/// The alerts in the event log, oldest first.
+async fn alerts(site: &Site) -> Vec<String> {
+    let all = site.store.events_forward(&EventFilter::default(), 1_000).await.expect("reads");
+    all.into_iter().filter(|event| event.action == "budget.alert").map(|event| event.text).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_threshold_of_a_budget_is_told_once_also_across_a_restart() {
+    let site = Site::new().await;
+    let id = BudgetId::from_uuid(Uuid::now_v7());
+    let subject = BudgetSubject::Project { project_id: site.project_id };
+    let money = BudgetSpec::money(subject, Micros(1_000), BudgetPeriod::Month);
+    let spec = BudgetSpec { limit_millijoules: Some(Millijoules(250)), ..money };
+    site.insert::<Budget>(&row(id, (Some(site.tenant_id), None), "cap", spec, BudgetStatus::default())).await;
+    let elsewhere = ReplicaId::from_uuid(Uuid::now_v7());
+    let has_spent = async |millijoules: i64| {
+        let mut changed = site.store.changed();
+        let wanted = async {
+            let status = async || site.store.get::<Budget>(id).await.expect("a row").status;
+            while status().await.spent_millijoules != Millijoules(millijoules) {
+                changed.changed().await.expect("the store lives");
+            }
+        };
+        assert!(tokio::time::timeout(PATIENCE, wanted).await.is_ok(), "the status says {millijoules} mJ");
+    };
+    let loops = site.start().await;
+    loops.handle.accept(vec![record(&site, 1, elsewhere), record(&site, 2, elsewhere)]).await.expect("settled");
+    has_spent(200).await;
+    loops.stop().await;
+    let told = alerts(&site).await;
+    assert_eq!(
+        told,
+        [
+            "budget `cap` has reached 50 % of its limit: 0.200 J of 0.250 J are spent; why: galerne why budget/cap",
+            "budget `cap` has reached 80 % of its limit: 0.200 J of 0.250 J are spent; why: galerne why budget/cap",
+        ],
+        "money is at 1.5 %"
+    );
+    // What a process knew is gone; the status says what was told.
+    let loops = site.start().await;
+    loops.handle.accept(vec![record(&site, 3, elsewhere)]).await.expect("settled");
+    has_spent(300).await;
+    loops.stop().await;
+    let all = alerts(&site).await;
+    assert_eq!((all.len(), &all[..2]), (3, &told[..]), "{all:?}");
+    assert!(all[2].contains("95 %") && all[2].contains("0.300 J of 0.250 J"), "{all:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn at_the_turn_of_the_month_spending_begins_anew() {
     let site = Site::new().await;
@@ -94,7 +144,7 @@ async fn at_the_turn_of_the_month_spending_begins_anew() {
     let clock = Clock::manual(at("2026-11-30T23:59:59Z"));
     let id = BudgetId::from_uuid(Uuid::now_v7());
     let subject = BudgetSubject::Project { project_id: site.project_id };
-    let spec = BudgetSpec { subject, limit_micros: Micros(1_000), period: BudgetPeriod::Month };
+    let spec = BudgetSpec::money(subject, Micros(1_000), BudgetPeriod::Month);
     site.insert::<Budget>(&row(id, (Some(site.tenant_id), None), "cap", spec, BudgetStatus::default())).await;
     let loops = site.start_by(clock.clone()).await;
     let started_at = at("2026-11-30T23:59:58Z");
@@ -103,7 +153,7 @@ async fn at_the_turn_of_the_month_spending_begins_anew() {
     let mut spending = loops.spending.clone();
     let mut told = async |start: &str, spent: i64| {
         let wanted = |spending: &std::sync::Arc<galerne_model::snapshot::Spending>| {
-            spending.spent.get(&id).is_some_and(|p| p.period_start == at(start) && p.spent == Micros(spent))
+            spending.spent.get(&id).is_some_and(|p| p.period_start == at(start) && p.spent.micros == Micros(spent))
         };
         tokio::time::timeout(PATIENCE, spending.wait_for(wanted)).await.is_ok_and(|waited| waited.is_ok())
     };

@@ -124,7 +124,7 @@ async fn a_refusal_does_not_make_the_view_anew() {
     let before = loops.view("published", |snapshot| !snapshot.keys.is_empty()).await;
     // A refusal changes nothing; the row beside it is only there to see that the publisher looked.
     let subject = BudgetSubject::Project { project_id: site.project_id };
-    let spec = BudgetSpec { subject, limit_micros: Micros(1), period: BudgetPeriod::Total };
+    let spec = BudgetSpec::money(subject, Micros(1), BudgetPeriod::Total);
     let budget = |name: &str| -> Budget {
         let id = BudgetId::from_uuid(Uuid::now_v7());
         row(id, (Some(site.tenant_id), None), name, spec.clone(), BudgetStatus::default())

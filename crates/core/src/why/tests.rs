@@ -18,6 +18,10 @@ fn id(n: u128) -> Uuid {
     Uuid::from_u128(n)
 }
 
+fn euros(micros: i64) -> Amounts {
+    Amounts::money(Micros(micros))
+}
+
 fn lines(reason: &Reason) -> Vec<String> {
     let mark = |r: &Reason| format!("{} {}", if r.holds { '✓' } else { '⨯' }, r.text);
     std::iter::once(mark(reason)).chain(reason.because.iter().map(mark)).collect()
@@ -86,21 +90,21 @@ fn a_budget_names_who_spent_most_and_when_it_starts_again() {
         generation: 1,
         created_at: at("2026-11-01T00:00:00Z"),
         updated_at: at("2026-11-01T00:00:00Z"),
-        spec: BudgetSpec {
-            subject: BudgetSubject::Project { project_id: ProjectId::from_uuid(id(1)) },
-            limit_micros: Micros(5_000_000),
-            period: BudgetPeriod::Month,
-        },
+        spec: BudgetSpec::money(
+            BudgetSubject::Project { project_id: ProjectId::from_uuid(id(1)) },
+            Micros(5_000_000),
+            BudgetPeriod::Month,
+        ),
         status: BudgetStatus::default(),
     };
     let spenders = [
-        ("key a".to_owned(), Micros(2_000_000)),
-        ("key b".to_owned(), Micros(3_000_000)),
-        ("key c".to_owned(), Micros(0)),
+        ("key a".to_owned(), euros(2_000_000)),
+        ("key b".to_owned(), euros(3_000_000)),
+        ("key c".to_owned(), euros(0)),
     ];
     let view = BudgetView {
         budget: &budget,
-        spent: Micros(5_000_000),
+        spent: euros(5_000_000),
         held: HeldNow::default(),
         spenders: &spenders,
         now: at("2026-11-22T10:00:00Z"),
@@ -116,18 +120,58 @@ fn a_budget_names_who_spent_most_and_when_it_starts_again() {
         ]
     );
     assert_eq!(reason.next[0].command.as_deref(), Some("galerne budget set lab --limit EUROS"));
-    let overspent = super::budget(&BudgetView { spent: Micros(5_000_001), ..view });
+    let overspent = super::budget(&BudgetView { spent: euros(5_000_001), ..view });
     assert!(overspent.text.ends_with("0.000000 € are left"), "a lowered limit: {}", overspent.text);
-    assert!(super::budget(&BudgetView { spent: Micros(1), ..view }).holds);
+    assert!(super::budget(&BudgetView { spent: euros(1), ..view }).holds);
     // What runs now is part of why the next request is refused.
-    let held = HeldNow { requests: 3, amount: Micros(1_999_999), oldest_at: Some(at("2026-11-22T09:59:00Z")) };
-    let busy = super::budget(&BudgetView { spent: Micros(3_000_000), held, ..view });
+    let held = HeldNow { requests: 3, amounts: euros(1_999_999), oldest_at: Some(at("2026-11-22T09:59:00Z")) };
+    let busy = super::budget(&BudgetView { spent: euros(3_000_000), held, ..view });
     assert!(busy.holds && busy.text.contains("1.999999 € held for requests that run, 0.000001 € are left"), "{busy:?}");
     let part = busy.because.iter().find(|part| part.code == "held").expect("told apart");
     assert!(part.text.contains("3 requests") && part.text.contains("09:59"), "{part:?}");
-    let full = HeldNow { amount: Micros(2_000_000), ..held };
-    let full = super::budget(&BudgetView { spent: Micros(3_000_000), held: full, ..view });
+    let full = HeldNow { amounts: euros(2_000_000), ..held };
+    let full = super::budget(&BudgetView { spent: euros(3_000_000), held: full, ..view });
     assert_eq!((full.holds, full.code.as_str()), (false, "budget_held"));
+}
+
+#[test]
+fn a_budget_tells_first_of_the_commodity_that_refuses() {
+    let subject = BudgetSubject::Project { project_id: ProjectId::from_uuid(id(1)) };
+    let spec = BudgetSpec {
+        limit_millijoules: Some(Millijoules(7_200_000_000)),
+        limit_co2e_micrograms: Some(MicrogramsCo2e(1_000_000)),
+        ..BudgetSpec::money(subject, Micros(5_000_000), BudgetPeriod::Total)
+    };
+    let budget = Budget {
+        id: BudgetId::from_uuid(id(1)),
+        tenant_id: None,
+        project_id: None,
+        name: "lab".into(),
+        generation: 1,
+        created_at: at("2026-11-01T00:00:00Z"),
+        updated_at: at("2026-11-01T00:00:00Z"),
+        spec,
+        status: BudgetStatus::default(),
+    };
+    let spent = Amounts {
+        micros: Micros(1_000_000),
+        millijoules: Millijoules(7_200_000_001),
+        co2e_micrograms: MicrogramsCo2e(400_000),
+    };
+    let spenders = [("key a".to_owned(), spent)];
+    let now = at("2026-11-22T10:00:00Z");
+    let held = HeldNow::default();
+    let reason = super::budget(&BudgetView { budget: &budget, spent, held, spenders: &spenders, now });
+    assert_eq!(
+        lines(&reason)[..3],
+        [
+            "⨯ 2.000000 kWh of 2.000000 kWh are spent, 0.000 J are left",
+            "✓ 1.000000 € of 5.000000 € are spent, 4.000000 € are left; a request is admitted if its worst case fits into that",
+            "✓ 0.400000 g CO₂e of 1.000000 g CO₂e are spent, 0.600000 g CO₂e are left; a request is admitted if its worst case fits into that",
+        ]
+    );
+    assert_eq!(reason.next[0].command.as_deref(), Some("galerne budget set lab --limit-kwh KWH"));
+    assert_eq!(lines(&reason)[4], "✓ key a spent 1.000000 €, 2.000000 kWh, 0.400000 g CO₂e");
 }
 
 #[test]

@@ -12,12 +12,13 @@ use galerne_model::identity::{KeyScope, RateLimits};
 use galerne_model::ids::{BudgetId, EndpointId, KeyId, PrincipalId, ProjectId, ReplicaId, RequestId, TenantId};
 use galerne_model::inference::Visibility;
 use galerne_model::ledger::{EnergyMethod, UsageRecord};
-use galerne_model::money::{BudgetSubject, TokenPrice};
+use galerne_model::money::{Amounts, BudgetLimits, BudgetSubject, TokenPrice};
 use galerne_model::snapshot::{
-    BudgetEntry, EndpointEntry, EnergyRate, KeyEntry, PeriodSpending, ReplicaEnergy, ReplicaEntry, Snapshot, Spending,
+    BudgetEntry, EndpointEntry, EnergyBound, EnergyBoundSource, EnergyRate, KeyEntry, PeriodSpending, ReplicaEnergy,
+    ReplicaEntry, Snapshot, Spending,
 };
 use galerne_model::token;
-use galerne_model::units::{Micros, Milliwatts};
+use galerne_model::units::{MicrogramsCo2e, Micros, Millijoules, Milliwatts};
 use jiff::Timestamp;
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
@@ -76,6 +77,11 @@ pub(crate) fn endpoint(n: u8, name: &str, urls: &[&str]) -> EndpointEntry {
         limits: RateLimits::default(),
         price: TokenPrice { prompt: Micros(1_000_000), cached: Micros(100_000), completion: Micros(2_000_000) },
         price_book_id: None,
+        energy_bound: Some(EnergyBound {
+            prompt_microjoules: 1_000,
+            completion_microjoules: 10_000,
+            source: EnergyBoundSource::Ledger,
+        }),
         upstream_model: "weights".to_owned(),
         replicas: urls.iter().enumerate().map(replica).collect(),
     }
@@ -86,7 +92,7 @@ pub(crate) fn budget(n: u8, subject: BudgetSubject, limit: i64) -> BudgetEntry {
         id: BudgetId::from_uuid(uuid(u128::from(n))),
         name: format!("budget-{n}"),
         subject,
-        limit: Micros(limit),
+        limits: BudgetLimits::money(Micros(limit)),
         period_end: None,
     }
 }
@@ -151,14 +157,23 @@ impl Ledger {
         self.records.last_key_value().map_or(0, |(sequence, _)| *sequence)
     }
 
-    /// Charged to `subject`, in picos: what is above a hold is the provider's.
-    pub(crate) fn charged(&self, subject: &BudgetSubject) -> i128 {
-        let records = self.records.values().filter(|r| {
+    fn under<'a>(&'a self, subject: &'a BudgetSubject) -> impl Iterator<Item = &'a UsageRecord> {
+        self.records.values().filter(|r| {
             let line_id = self.lines.get(&r.key_id).copied().unwrap_or(r.key_id);
             let payer = Payer { tenant_id: r.tenant_id, project_id: r.project_id, line_id };
             payer.is_under(subject)
-        });
-        records
+        })
+    }
+
+    /// Energy and carbon of `subject`.
+    pub(crate) fn used(&self, subject: &BudgetSubject) -> (Millijoules, MicrogramsCo2e) {
+        let quantities = || self.under(subject).map(|record| record.quantities);
+        (quantities().map(|sum| sum.millijoules).sum(), quantities().map(|sum| sum.co2e_micrograms).sum())
+    }
+
+    /// Charged to `subject`, in picos: what is above a hold is the provider's.
+    pub(crate) fn charged(&self, subject: &BudgetSubject) -> i128 {
+        self.under(subject)
             .map(|record| {
                 let charge = i128::from(record.quantities.micros.0) * PICOS + i128::from(record.quantities.picos.0);
                 charge.min(i128::from(record.held_micros.0) * PICOS)
@@ -169,7 +184,9 @@ impl Ledger {
     pub(crate) fn spending(&self, snapshot: &Snapshot) -> Spending {
         let spent = snapshot.budgets.values().flatten().map(|budget| {
             let micros = (self.charged(&budget.subject) + PICOS - 1) / PICOS;
-            let spent = Micros(i64::try_from(micros).expect("small"));
+            let (millijoules, co2e_micrograms) = self.used(&budget.subject);
+            let micros = Micros(i64::try_from(micros).expect("small"));
+            let spent = Amounts { micros, millijoules, co2e_micrograms };
             let (subject, period_start) = (budget.subject, Timestamp::UNIX_EPOCH);
             (budget.id, PeriodSpending { subject, period_start, period_end: None, spent })
         });

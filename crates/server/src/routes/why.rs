@@ -11,7 +11,7 @@ use galerne_model::identity::ApiKey;
 use galerne_model::ids::{EventId, RequestId};
 use galerne_model::inference::{Endpoint, Pull, Replica};
 use galerne_model::limits::{DENIAL_WINDOW_MS, PAGE_MAX};
-use galerne_model::money::{Budget, BudgetSubject};
+use galerne_model::money::{Amounts, Budget, BudgetSubject};
 use galerne_model::units::Micros;
 use galerne_store::{CostFilter, CostGroup, EventFilter, Filter, Reader, StoreError};
 use http::StatusCode;
@@ -31,7 +31,7 @@ use crate::http::refusal::Refusal;
 
 /// Counted refusals are told at most this long after they happened.
 const TOLD_WITHIN: SignedDuration = SignedDuration::from_millis(2 * DENIAL_WINDOW_MS.cast_signed());
-/// Pages of counts looked at: a window ends in at most 336 (320 groups, eight codes on either side), and three ends fall
+/// Pages of counts looked at: a window ends in at most 338 (320 groups, nine codes on either side), and three ends fall
 /// into the time above.
 const SUM_PAGES_MAX: usize = 4;
 
@@ -109,8 +109,12 @@ async fn budget(app: &App, reader: &mut Reader, caller: &Caller, place: Place, n
     for key_id in keys {
         filter.key_id = key_id;
         for row in reader.costs(&filter, group).await? {
-            let micros = charged(&row.quantities).micros().unwrap_or(Micros::ZERO);
-            spenders.push((spender(reader, group, row.group).await?, micros));
+            let spent = Amounts {
+                micros: charged(&row.quantities).micros().unwrap_or(Micros::ZERO),
+                millijoules: row.quantities.millijoules,
+                co2e_micrograms: row.quantities.co2e_micrograms,
+            };
+            spenders.push((spender(reader, group, row.group).await?, spent));
         }
     }
     let reason = why::budget(&BudgetView { budget: &budget, spent, held, spenders: &spenders, now });

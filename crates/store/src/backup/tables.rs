@@ -50,15 +50,20 @@ pub(super) fn all() -> Vec<Table> {
 
 /// All tables as they were at a schema, to be loaded into the newest: later columns take their defaults.
 pub(super) fn at(schema: i64) -> Vec<Table> {
-    let before_since = |table: Table| match table.name {
+    let as_it_was = |table: Table| match table.name {
         "lease" if schema < 6 => Table {
             columns: &[Text, Text, Number, Number],
             insert: "INSERT INTO lease (name, holder, epoch, expires_at) VALUES ($1, $2, $3, $4)",
             ..table
         },
+        "spending" if schema < 8 => Table {
+            columns: &[Number, Number, Number, Number],
+            insert: "INSERT INTO spending (subject_no, period_start, micros, picos) VALUES ($1, $2, $3, $4)",
+            ..table
+        },
         _ => table,
     };
-    all().into_iter().map(before_since).collect()
+    all().into_iter().map(as_it_was).collect()
 }
 
 /// Whether a freshly migrated database is still as the migrations left it.
@@ -149,9 +154,9 @@ const OTHERS: &[Table] = &[
     },
     Table {
         name: "spending",
-        columns: &[Number, Number, Number, Number],
-        select: "SELECT subject_no, period_start, micros, picos FROM spending ORDER BY subject_no, period_start",
-        insert: "INSERT INTO spending (subject_no, period_start, micros, picos) VALUES ($1, $2, $3, $4)",
+        columns: &[Number, Number, Number, Number, Number, Number],
+        select: "SELECT subject_no, period_start, micros, picos, millijoules, co2e_micrograms FROM spending ORDER BY subject_no, period_start",
+        insert: "INSERT INTO spending (subject_no, period_start, micros, picos, millijoules, co2e_micrograms) VALUES ($1, $2, $3, $4, $5, $6)",
     },
     Table {
         name: "usage_daily",

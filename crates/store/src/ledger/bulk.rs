@@ -79,10 +79,11 @@ pub(crate) static DAILY: Bulk = bulk!(
 
 /// Adds to what subjects spent.
 pub(crate) static SPENDING: Bulk = bulk!(
-    4,
-    "INSERT INTO spending (subject_no, period_start, micros, picos) VALUES ",
+    6,
+    "INSERT INTO spending (subject_no, period_start, micros, picos, millijoules, co2e_micrograms) VALUES ",
     " ON CONFLICT (subject_no, period_start) DO UPDATE SET micros = spending.micros + excluded.micros, \
-     picos = spending.picos + excluded.picos"
+     picos = spending.picos + excluded.picos, millijoules = spending.millijoules + excluded.millijoules, \
+     co2e_micrograms = spending.co2e_micrograms + excluded.co2e_micrograms"
 );
 
 fn texts(engine: Engine, head: &str, columns: usize, tail: &str) -> [Arc<str>; 3] {

@@ -97,8 +97,7 @@ impl Tx {
         };
         bulk::DAILY.insert(engine, self.conn(), &key.row(0, &negated(&charged))).await?;
         let mut spent = Spent::default();
-        let given_back = (-charged.micros.0, -charged.picos.0);
-        spent.add([key.tenant_no, project_no, key.key_no], instant(started)?, given_back)?;
+        spent.add([key.tenant_no, project_no, key.key_no], instant(started)?, &negated(&charged))?;
         spent.write(engine, self.conn()).await?;
         Ok(transfer_id(SOURCE_REVERSAL, no, PART_REVERSAL))
     }

@@ -183,7 +183,7 @@ impl Batch {
         *requests += 1;
         super::add(sum, &charged)?;
         let subjects = [numbers.tenant_no, numbers.project_no, numbers.key_no];
-        self.spending.add(subjects, record.started_at, (charged.micros.0, charged.picos.0))?;
+        self.spending.add(subjects, record.started_at, &charged)?;
         let (millijoules, co2e) = self.pending.entry(numbers.node_no).or_default();
         *millijoules = millijoules.checked_add(used.millijoules.0).ok_or_else(too_large)?;
         *co2e = co2e.checked_add(used.co2e_micrograms.0).ok_or_else(too_large)?;

@@ -1,4 +1,4 @@
-//! What tenants, projects and keys spent, in all and by month of admission: budgets are compared with it without a scan.
+//! What tenants, projects and keys spent, in euros, energy and carbon, in all and by month of admission: budgets are compared with it without a scan.
 //!
 //! Kept for every subject, with or without a budget, so that a new budget knows the past at once.
 
@@ -6,13 +6,15 @@ use std::collections::{BTreeMap, HashMap};
 
 use futures_util::TryStreamExt;
 use galerne_model::ids::BudgetId;
-use galerne_model::money::{Budget, BudgetPeriod, BudgetSubject};
+use galerne_model::ledger::Quantities;
+use galerne_model::money::{Amounts, Budget, BudgetPeriod, BudgetSubject};
 use galerne_model::snapshot::{PeriodSpending, Spending};
-use galerne_model::units::{Micros, PICOS_PER_MICRO};
+use galerne_model::units::{MicrogramsCo2e, Micros, Millijoules, PICOS_PER_MICRO};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use sqlx::AnyConnection;
 use sqlx::Row;
+use sqlx::any::AnyRow;
 
 use super::refs::{self, RefId};
 use super::{bulk, too_large};
@@ -23,34 +25,93 @@ use crate::store::{Reader, Store};
 
 // Tenants and projects are in no line, so one text serves them and keys.
 const READ: &str = "SELECT CAST(COALESCE(SUM(micros), 0) AS BIGINT) AS micros, \
-    CAST(COALESCE(SUM(picos), 0) AS BIGINT) AS picos FROM spending \
+    CAST(COALESCE(SUM(picos), 0) AS BIGINT) AS picos, \
+    CAST(COALESCE(SUM(millijoules), 0) AS BIGINT) AS millijoules, \
+    CAST(COALESCE(SUM(co2e_micrograms), 0) AS BIGINT) AS co2e_micrograms FROM spending \
     JOIN ledger_ref ON ledger_ref.no = spending.subject_no WHERE period_start = $2 AND ledger_ref.id IN \
     (SELECT CAST($1 AS TEXT) UNION ALL SELECT key_id FROM key_line WHERE line_id = $1)";
 
-const READ_ALL: &str = "SELECT ledger_ref.id, spending.period_start, spending.micros, spending.picos FROM spending \
+const READ_ALL: &str = "SELECT ledger_ref.id, spending.period_start, spending.micros, spending.picos, \
+    spending.millijoules, spending.co2e_micrograms FROM spending \
     JOIN ledger_ref ON ledger_ref.no = spending.subject_no WHERE period_start = $1 OR period_start = $2";
 
 /// Budgets from which on all spending is read at once: a question takes 50 µs, a row two.
 const AT_ONCE: usize = 200;
 
 /// `period_start` of what is never counted anew.
-pub(super) const TOTAL: i64 = 0;
+pub(crate) const TOTAL: i64 = 0;
+
+/// What budgets count of records.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counted {
+    micros: i64,
+    picos: i64,
+    millijoules: i64,
+    co2e_micrograms: i64,
+}
+
+impl Counted {
+    pub(crate) const fn of(quantities: &Quantities) -> Self {
+        Self {
+            micros: quantities.micros.0,
+            picos: quantities.picos.0,
+            millijoules: quantities.millijoules.0,
+            co2e_micrograms: quantities.co2e_micrograms.0,
+        }
+    }
+
+    pub(crate) fn read(row: &AnyRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            micros: row.try_get("micros")?,
+            picos: row.try_get("picos")?,
+            millijoules: row.try_get("millijoules")?,
+            co2e_micrograms: row.try_get("co2e_micrograms")?,
+        })
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) -> Result<(), StoreError> {
+        let sum = |a: i64, b: i64| a.checked_add(b).ok_or_else(too_large);
+        *self = Self {
+            micros: sum(self.micros, other.micros)?,
+            picos: sum(self.picos, other.picos)?,
+            millijoules: sum(self.millijoules, other.millijoules)?,
+            co2e_micrograms: sum(self.co2e_micrograms, other.co2e_micrograms)?,
+        };
+        Ok(())
+    }
+
+    /// With what is below a micro rounded up, so that a budget never sees less than was spent.
+    const fn amounts(&self) -> Amounts {
+        let whole = (self.picos + PICOS_PER_MICRO - 1).div_euclid(PICOS_PER_MICRO);
+        Amounts {
+            micros: Micros(self.micros + whole),
+            millijoules: Millijoules(self.millijoules),
+            co2e_micrograms: MicrogramsCo2e(self.co2e_micrograms),
+        }
+    }
+}
+
+impl std::fmt::Display for Counted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { micros, picos, millijoules, co2e_micrograms } = self;
+        write!(f, "{micros} micros, {picos} picos, {millijoules} mJ and {co2e_micrograms} µg")
+    }
+}
 
 /// What one transaction adds to spending.
 #[derive(Debug, Default)]
 pub(crate) struct Spent {
-    by_subject: BTreeMap<(i64, i64), (i64, i64)>,
+    by_subject: BTreeMap<(i64, i64), Counted>,
     month: Option<(Timestamp, Timestamp, i64)>,
 }
 
 impl Spent {
-    pub(crate) fn add(&mut self, subjects: [i64; 3], at: Timestamp, charge: (i64, i64)) -> Result<(), StoreError> {
+    pub(crate) fn add(&mut self, subjects: [i64; 3], at: Timestamp, charged: &Quantities) -> Result<(), StoreError> {
         let month = self.month_start(at);
+        let charged = Counted::of(charged);
         for subject in subjects {
             for period in [TOTAL, month] {
-                let (micros, picos) = self.by_subject.entry((subject, period)).or_default();
-                *micros = micros.checked_add(charge.0).ok_or_else(too_large)?;
-                *picos = picos.checked_add(charge.1).ok_or_else(too_large)?;
+                self.by_subject.entry((subject, period)).or_default().add(&charged)?;
             }
         }
         Ok(())
@@ -73,14 +134,17 @@ impl Spent {
         let rows: Vec<_> = self
             .by_subject
             .iter()
-            .flat_map(|((subject, period), (micros, picos))| [*subject, *period, *micros, *picos].map(Some))
+            .flat_map(|((subject, period), spent)| {
+                let Counted { micros, picos, millijoules, co2e_micrograms } = *spent;
+                [*subject, *period, micros, picos, millijoules, co2e_micrograms].map(Some)
+            })
             .collect();
         bulk::SPENDING.insert(engine, conn, &rows).await
     }
 }
 
 /// The calendar month in UTC that holds an instant: its start and its end.
-pub(super) fn month_of(at: Timestamp) -> (Timestamp, Timestamp) {
+pub(crate) fn month_of(at: Timestamp) -> (Timestamp, Timestamp) {
     let first = at.to_zoned(TimeZone::UTC).date().first_of_month();
     let next = first.last_of_month().tomorrow();
     let instant =
@@ -105,7 +169,7 @@ impl Reader {
         let (period_start, period_end) = period_at(period, now);
         let row =
             sqlx::query(READ).bind(id.to_string()).bind(period_start.as_microsecond()).fetch_one(self.conn()).await?;
-        let spent = rounded_up(row.try_get("micros")?, row.try_get("picos")?);
+        let spent = Counted::read(&row)?.amounts();
         Ok(PeriodSpending { subject, period_start, period_end, spent })
     }
 
@@ -134,14 +198,12 @@ impl Reader {
         let line_names: HashMap<String, String> =
             lines.iter().map(|(key, line)| (key.to_string(), line.to_string())).collect();
         let month = month_of(now).0.as_microsecond();
-        let mut by_name: HashMap<(String, i64), (i64, i64)> = HashMap::new();
+        let mut by_name: HashMap<(String, i64), Counted> = HashMap::new();
         let mut rows = sqlx::query(READ_ALL).bind(TOTAL).bind(month).fetch(self.conn());
         while let Some(row) = rows.try_next().await? {
             let (name, period): (String, i64) = (row.try_get("id")?, row.try_get("period_start")?);
             let name = line_names.get(&name).cloned().unwrap_or(name);
-            let (micros, picos) = by_name.entry((name, period)).or_default();
-            *micros = micros.checked_add(row.try_get("micros")?).ok_or_else(too_large)?;
-            *picos = picos.checked_add(row.try_get("picos")?).ok_or_else(too_large)?;
+            by_name.entry((name, period)).or_default().add(&Counted::read(&row)?)?;
         }
         drop(rows);
         let of = |budget: &Budget| {
@@ -153,8 +215,8 @@ impl Reader {
             };
             let (period_start, period_end) = period_at(budget.spec.period, now);
             let key = (ref_of(&subject).to_string(), period_start.as_microsecond());
-            let (micros, picos) = by_name.get(&key).copied().unwrap_or_default();
-            (budget.id, PeriodSpending { subject, period_start, period_end, spent: rounded_up(micros, picos) })
+            let spent = by_name.get(&key).copied().unwrap_or_default().amounts();
+            (budget.id, PeriodSpending { subject, period_start, period_end, spent })
         };
         Ok(budgets.iter().map(of).collect())
     }
@@ -194,11 +256,6 @@ impl Store {
     pub async fn spending(&self, source: i64, now: Timestamp) -> Result<Spending, StoreError> {
         self.reader().await?.spending(source, now).await
     }
-}
-
-/// Micros and picos as whole micros, so that a budget never sees less than was spent.
-const fn rounded_up(micros: i64, picos: i64) -> Micros {
-    Micros(micros + (picos + PICOS_PER_MICRO - 1).div_euclid(PICOS_PER_MICRO))
 }
 
 /// Whether an id was ever used in the ledger.

@@ -2,7 +2,7 @@
 
 use galerne_model::ids::{EndpointId, KeyId, NodeId, ProjectId, ReplicaId};
 use galerne_model::ledger::{Outcome, Owner, Quantities};
-use galerne_model::money::{Budget, BudgetPeriod, BudgetSubject};
+use galerne_model::money::{Amounts, Budget, BudgetPeriod, BudgetSubject};
 use galerne_model::units::{Micros, Millijoules, Picos};
 use galerne_store::{CostFilter, CostGroup, Filter, StoreError, UsageFilter, csv_header, csv_line};
 use jiff::Timestamp;
@@ -91,7 +91,7 @@ pub(crate) async fn a_charge_above_its_hold_is_the_providers(bed: &Bed) {
     assert_eq!((overrun.micros, overrun.picos), (Micros(15), Picos(250_001)));
     let subject = BudgetSubject::Project { project_id: project_id(1) };
     let spent = bed.store.spent(&subject, BudgetPeriod::Total, now()).await.expect("reads").spent;
-    assert_eq!(spent, Micros(66), "25 of the first, 40.250001 of the second");
+    assert_eq!(spent.micros, Micros(66), "25 of the first, 40.250001 of the second");
     assert_eq!(balance(bed, Owner::Meter).await.micros, Micros(-80));
     closes(bed).await;
 }
@@ -133,12 +133,18 @@ pub(crate) async fn spending_is_counted_by_month_of_admission_and_in_all(bed: &B
     for subject in [project, tenant, key] {
         let total = bed.store.spent(&subject, BudgetPeriod::Total, now()).await.expect("reads");
         // 3 × 250,001 picos are below one micro, which is rounded up.
-        assert_eq!((total.spent, total.period_start, total.period_end), (Micros(121), Timestamp::UNIX_EPOCH, None));
+        assert_eq!(
+            (total.spent.micros, total.period_start, total.period_end),
+            (Micros(121), Timestamp::UNIX_EPOCH, None)
+        );
+        let per_record = record(1).quantities;
+        assert_eq!(total.spent.millijoules, Millijoules(3 * per_record.millijoules.0));
+        assert_eq!(total.spent.co2e_micrograms.0, 3 * per_record.co2e_micrograms.0);
         let month = bed.store.spent(&subject, BudgetPeriod::Month, now()).await.expect("reads");
-        assert_eq!((month.spent, month.period_start), (Micros(81), at("2026-11-01T00:00:00Z")));
+        assert_eq!((month.spent.micros, month.period_start), (Micros(81), at("2026-11-01T00:00:00Z")));
         assert_eq!(month.period_end, Some(at("2026-12-01T00:00:00Z")));
         let december = bed.store.spent(&subject, BudgetPeriod::Month, at("2026-12-01T00:00:00Z")).await;
-        assert_eq!(december.expect("reads").spent, Micros(0));
+        assert_eq!(december.expect("reads").spent, Amounts::default());
     }
     // A budget made today knows the past.
     let mut tx = bed.store.begin().await.expect("begins");
@@ -148,8 +154,8 @@ pub(crate) async fn spending_is_counted_by_month_of_admission_and_in_all(bed: &B
     tx.commit().await.expect("commits");
     let spending = bed.store.spending(1, now()).await.expect("reads");
     assert_eq!(spending.settled_sequence, 3);
-    assert_eq!(spending.spent[&budget.id].spent, Micros(121));
-    assert_eq!(spending.spent[&other.id].spent, Micros(0), "every living budget has an entry");
+    assert_eq!(spending.spent[&budget.id].spent.micros, Micros(121));
+    assert_eq!(spending.spent[&other.id].spent, Amounts::default(), "every living budget has an entry");
     closes(bed).await;
 }
 
@@ -170,10 +176,10 @@ pub(crate) async fn a_budget_on_a_key_counts_its_whole_line(bed: &Bed) {
     for asked in [key(1), key(2), key(3)] {
         let spent = reader.spent(&BudgetSubject::Key { key_id: asked }, BudgetPeriod::Total, now()).await;
         let spent = spent.expect("reads");
-        assert_eq!((spent.spent, spent.subject), (Micros(121), BudgetSubject::Key { key_id: key(1) }));
+        assert_eq!((spent.spent.micros, spent.subject), (Micros(121), BudgetSubject::Key { key_id: key(1) }));
     }
     let few = reader.spending(1, now()).await.expect("reads");
-    assert_eq!(few.spent[&budget.id].spent, Micros(121), "whichever key of the line it was made for");
+    assert_eq!(few.spent[&budget.id].spent.micros, Micros(121), "whichever key of the line it was made for");
     drop(reader);
     // Of many budgets all is read at once, with the same result for each of them.
     let mut tx = bed.store.begin().await.expect("begins");
@@ -251,7 +257,8 @@ pub(crate) async fn a_reversal_gives_money_back_and_leaves_energy_idle(bed: &Bed
     assert_eq!(balance(bed, Owner::Idle).await.millijoules, Millijoules(9_000 - 4_500 + 1_500));
     let subject = BudgetSubject::Project { project_id: project_id(1) };
     let spent = bed.store.spent(&subject, BudgetPeriod::Month, now()).await.expect("reads");
-    assert_eq!(spent.spent, Micros(81), "the budget gets it back");
+    let (money, energy) = (spent.spent.micros, spent.spent.millijoules);
+    assert_eq!((money, energy), (Micros(81), Millijoules(3_000)), "the budget gets it back");
     closes(bed).await;
     let twice = bed.store.reverse(reversal, later(9)).await;
     assert!(matches!(twice, Err(StoreError::NotFound { .. })), "a reversal is not reversed: {twice:?}");

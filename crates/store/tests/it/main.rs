@@ -96,6 +96,7 @@ contract! {
     migration::a_newer_schema_is_refused;
     migration::an_older_schema_is_migrated_at_start_or_on_command;
     migration::keys_rotated_before_lines_get_their_line_and_lose_their_copied_budgets;
+    migration::energy_spent_before_budgets_could_limit_it_is_added_up;
     migration::the_schema_is_the_committed_one;
     backup::a_backup_restores_into_either_engine;
     backup::a_backup_that_was_touched_is_refused;

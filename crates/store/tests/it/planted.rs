@@ -167,7 +167,7 @@ pub(crate) async fn what_was_moved_between_two_spenders_is_found(bed: &Bed) {
         (row(&tenant(1), november), row(&tenant(1), december), ["2026-11-01".to_owned(), "2026-12-01".to_owned()]),
     ];
     for (from, to, names) in &cases {
-        for column in ["micros", "picos"] {
+        for column in ["micros", "picos", "millijoules", "co2e_micrograms"] {
             moved(bed, "spending", "spending", column, from, to, &names.each_ref().map(String::as_str)).await;
         }
     }

@@ -94,13 +94,16 @@ async fn run(steps: Vec<Step>) {
     assert_eq!(report.records, through[0] + through[1], "each record once");
     let tenant = BudgetSubject::Tenant { tenant_id: sample::tenant_id(1) };
     let spent = bed.store.spent(&tenant, BudgetPeriod::Total, now()).await.expect("reads").spent;
-    let mut owed = (0, 0);
+    let (mut owed, mut used) = ((0, 0), (0, 0));
     for balance in bed.store.balances().await.expect("reads") {
         if let galerne_model::ledger::Owner::Project { .. } = balance.owner {
-            owed = (owed.0 + balance.quantities.micros.0, owed.1 + balance.quantities.picos.0);
+            let quantities = balance.quantities;
+            owed = (owed.0 + quantities.micros.0, owed.1 + quantities.picos.0);
+            used = (used.0 + quantities.millijoules.0, used.1 + quantities.co2e_micrograms.0);
         }
     }
-    assert_eq!(spent.0, owed.0 + (owed.1 + 999_999) / 1_000_000, "budgets see exactly what projects owe");
+    assert_eq!(spent.micros.0, owed.0 + (owed.1 + 999_999) / 1_000_000, "budgets see exactly what projects owe");
+    assert_eq!((spent.millijoules.0, spent.co2e_micrograms.0), used, "and what they used");
 }
 
 proptest! {

@@ -169,7 +169,7 @@ pub(crate) fn node(n: u64) -> Node {
 }
 
 pub(crate) fn budget(n: u64, subject: BudgetSubject, period: BudgetPeriod) -> Budget {
-    let spec = BudgetSpec { subject, limit_micros: Micros(1_000_000), period };
+    let spec = BudgetSpec::money(subject, Micros(1_000_000), period);
     resource(BudgetId::from_uuid(uuid(n)), &format!("budget-{n}"), spec, BudgetStatus::default())
 }
 

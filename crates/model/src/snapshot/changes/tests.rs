@@ -6,9 +6,9 @@ use crate::identity::KeyScope;
 use crate::ids::{BudgetId, PrincipalId, ReplicaId, TenantId};
 use crate::inference::Visibility;
 use crate::ledger::EnergyMethod;
-use crate::money::TokenPrice;
-use crate::snapshot::{ReplicaEnergy, ReplicaEntry};
-use crate::units::{Micros, Milliwatts};
+use crate::money::{BudgetLimits, TokenPrice};
+use crate::snapshot::{EnergyBound, EnergyBoundSource, ReplicaEnergy, ReplicaEntry};
+use crate::units::{Micros, Millijoules, Milliwatts};
 
 fn uuid(n: u8) -> Uuid {
     Uuid::from_u128(n.into())
@@ -48,6 +48,11 @@ fn endpoint(n: u8, variant: u8) -> EndpointEntry {
         limits: limits(variant),
         price: TokenPrice::STANDARD,
         price_book_id: None,
+        energy_bound: Some(EnergyBound {
+            prompt_microjoules: i64::from(variant),
+            completion_microjoules: 1,
+            source: EnergyBoundSource::Assumed,
+        }),
         upstream_model: "m".to_owned(),
         replicas: vec![ReplicaEntry {
             id: ReplicaId::from_uuid(uuid(n)),
@@ -62,7 +67,7 @@ fn budget(subject: BudgetSubject, variant: u8) -> BudgetEntry {
         id: BudgetId::from_uuid(uuid(variant)),
         name: "b".to_owned(),
         subject,
-        limit: Micros(i64::from(variant)),
+        limits: BudgetLimits { millijoules: Some(Millijoules(1)), ..BudgetLimits::money(Micros(i64::from(variant))) },
         period_end: None,
     }
 }

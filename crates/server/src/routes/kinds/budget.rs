@@ -3,7 +3,7 @@
 use galerne_core::authorize::{Noun, Verb};
 use galerne_model::identity::{ApiKey, Project, Scope, Tenant};
 use galerne_model::ids::BudgetId;
-use galerne_model::money::{Budget, BudgetSpec, BudgetStatus, BudgetSubject};
+use galerne_model::money::{Budget, BudgetSpec, BudgetStatus, BudgetSubject, Commodity};
 use galerne_model::resource::Resource;
 use galerne_store::{Reader, StoreError, Tx};
 use jiff::Timestamp;
@@ -13,6 +13,9 @@ use super::JSON_INTEGER_MAX;
 use crate::http::caller::Caller;
 use crate::http::refusal::Refusal;
 use crate::routes::managed::{Level, Managed, owner_scope, scope};
+
+/// Thresholds of one budget: each is an event per commodity and period.
+const ALERTS_MAX: usize = 10;
 
 impl Managed for Budget {
     const RIGHTS: Noun = Noun::Budget;
@@ -63,16 +66,35 @@ impl Managed for Budget {
     }
 
     async fn check(_tx: &mut Tx, _caller: &Caller, draft: &Self, before: Option<&BudgetSpec>) -> Result<(), Refusal> {
-        let amount = draft.spec.limit_micros.0;
-        if !(0..=JSON_INTEGER_MAX).contains(&amount) {
-            Err(Refusal::invalid("spec.limit_micros", "a budget is not negative and stays below 2^53 micros"))
-        } else if before
-            .is_some_and(|before| before.subject != draft.spec.subject || before.period != draft.spec.period)
-        {
+        let limits = draft.spec.limits();
+        if let Some((commodity, _)) = limits.iter().find(|(_, limit)| !(0..=JSON_INTEGER_MAX).contains(limit)) {
+            return Err(Refusal::invalid(limit_field(commodity), "a limit is not negative and stays below 2^53"));
+        }
+        if limits.iter().next().is_none() {
+            return Err(Refusal::invalid(
+                "spec",
+                "a budget limits money, energy or carbon: none of the three is limited",
+            ));
+        }
+        let at = &draft.spec.alert_at;
+        let is_sound = at.iter().all(|percent| (1..=100).contains(percent)) && at.is_sorted_by(|a, b| a < b);
+        if !is_sound || at.len() > ALERTS_MAX {
+            let text = format!("alerts are at most {ALERTS_MAX} whole per cents from 1 to 100, rising");
+            return Err(Refusal::invalid("spec.alert_at", &text));
+        }
+        if before.is_some_and(|before| before.subject != draft.spec.subject || before.period != draft.spec.period) {
             Err(Refusal::invalid("spec", "a budget keeps its subject and its period: make another one"))
         } else {
             Ok(())
         }
+    }
+}
+
+const fn limit_field(commodity: Commodity) -> &'static str {
+    match commodity {
+        Commodity::Money => "spec.limit_micros",
+        Commodity::Energy => "spec.limit_millijoules",
+        Commodity::Carbon => "spec.limit_co2e_micrograms",
     }
 }
 

@@ -11,7 +11,7 @@ use sqlx::any::AnyRow;
 use super::fingerprint::{Fingerprint, Group};
 use super::{Check, NAMED_MAX, at, sql};
 use crate::error::StoreError;
-use crate::ledger::spending::{TOTAL, month_of};
+use crate::ledger::spending::{Counted, TOTAL, month_of};
 use crate::ledger::{OVERRUN, add, negated, read_quantities, refs, settle, too_large};
 use crate::resource::instant;
 use crate::store::Reader;
@@ -31,8 +31,8 @@ type Sum = (i64, Quantities);
 #[derive(Debug, Default)]
 struct Days {
     projects: BTreeMap<i64, Project>,
-    /// Micros and picos by subject and start of the period.
-    spent: BTreeMap<(i64, i64), (i64, i64)>,
+    /// What budgets count, by subject and start of the period.
+    spent: BTreeMap<(i64, i64), Counted>,
 }
 
 #[derive(Debug, Default)]
@@ -115,9 +115,7 @@ impl Check<'_> {
             };
             for subject in [group.tenant_no, project_no, group.key_no] {
                 for period in [TOTAL, month] {
-                    let (micros, picos) = days.spent.entry((subject, period)).or_default();
-                    *micros = micros.checked_add(sum.micros.0).ok_or_else(too_large)?;
-                    *picos = picos.checked_add(sum.picos.0).ok_or_else(too_large)?;
+                    days.spent.entry((subject, period)).or_default().add(&Counted::of(&sum))?;
                 }
             }
         }
@@ -159,12 +157,11 @@ impl Check<'_> {
     }
 
     /// Compares what budgets see with what the days add up to, for every tenant, project and key, in all and by month.
-    async fn spending(&mut self, days: &BTreeMap<(i64, i64), (i64, i64)>) -> Result<(), StoreError> {
+    async fn spending(&mut self, days: &BTreeMap<(i64, i64), Counted>) -> Result<(), StoreError> {
         let mut seen = BTreeMap::new();
         for row in sqlx::query(sql::SPENDING).fetch_all(self.reader.conn()).await? {
             let key: (i64, i64) = (row.try_get("subject_no")?, row.try_get("period_start")?);
-            let spent: (i64, i64) = (row.try_get("micros")?, row.try_get("picos")?);
-            seen.insert(key, spent);
+            seen.insert(key, Counted::read(&row)?);
         }
         let all: BTreeSet<(i64, i64)> = seen.keys().chain(days.keys()).copied().collect();
         let mut named = 0;
@@ -181,10 +178,7 @@ impl Check<'_> {
             } else {
                 format!("in the month from {}", instant(period)?.to_zoned(jiff::tz::TimeZone::UTC).date())
             };
-            let text = format!(
-                "`{name}` spent {} micros and {} picos {when}, budgets see {} and {}",
-                usage.0, usage.1, budgets.0, budgets.1
-            );
+            let text = format!("`{name}` spent {usage} {when}, budgets see {budgets}");
             self.find("spending", text);
         }
         Ok(())

@@ -69,7 +69,8 @@ pub(super) const DAILY: &str = "SELECT project_no, day, key_no, endpoint_no, pri
     prompt_tokens, cached_tokens, completion_tokens, micros, picos, millijoules, co2e_micrograms FROM usage_daily \
     WHERE CAST($1 AS BIGINT) IS NULL OR project_no = $1";
 
-pub(super) const SPENDING: &str = "SELECT subject_no, period_start, micros, picos FROM spending";
+pub(super) const SPENDING: &str = "SELECT subject_no, period_start, micros, picos, \
+    millijoules, co2e_micrograms FROM spending";
 
 /// From the few reversals to their records: `CROSS JOIN` keeps SQLite from walking all transfers instead.
 pub(super) const REVERSED: &str = "SELECT usage.project_no, usage.started_at / 86400000000 AS day, usage.key_no, \
