@@ -251,7 +251,12 @@ async fn attempt(shared: &Shared, ticket: &Ticket, ask: &Ask<'_>, replica: &Repl
     // At least one: none at all would be refused as nonsense where it is only late.
     let left_ms = ask.deadline.saturating_duration_since(Instant::now()).as_millis().max(1);
     let lines = |head: &mut BytesMut| {
-        line(head, "x-request-id", ticket.request_id());
+        let request_id = ticket.request_id();
+        match replica.energy {
+            ReplicaEnergy::CpuTime => line(head, "x-request-id", request_id),
+            // Servers that know the header at all take a UUID: llama-cpp-python refuses everything else.
+            ReplicaEnergy::StatedPower(_) | ReplicaEnergy::Unknown => line(head, "x-request-id", request_id.uuid()),
+        }
         // Tells a worker when nobody will want the answer any more.
         line(head, "x-galerne-deadline-ms", left_ms);
         // Tells a worker with whom cached prompts may be shared: what a tenant is told of cached tokens must not depend on

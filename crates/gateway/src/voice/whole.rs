@@ -20,7 +20,8 @@ impl Voice {
         for (name, value) in &fields.0 {
             let value = value.get();
             match name.as_ref() {
-                "id" if value == "null" => {}
+                // OpenAI's document has texts there, or nothing.
+                "id" | "system_fingerprint" if value == "null" => {}
                 "model" => out.text(name, &self.model),
                 "usage" => out.raw(name, usage),
                 "choices" => out.raw(name, &self.choices(value)),
