@@ -238,7 +238,7 @@ fn energy_bound(endpoint: &Endpoint, rate: EnergyRate, lately: Option<&Quantitie
         Backend::Worker { .. } => rate.method.is_some_and(|method| method != EnergyMethod::Unknown),
         Backend::External { power, .. } => power.is_some(),
     };
-    is_known.then(|| energy::token_bound(lately.unwrap_or(&Quantities::default())))
+    is_known.then(|| energy::token_bound(&lately.copied().unwrap_or_default()))
 }
 
 fn budget_entry(budget: &Budget, lines: &HashMap<KeyId, KeyId>, now: Timestamp) -> BudgetEntry {
