@@ -123,7 +123,8 @@ def one_request(site, rng, kind):
     return ("whole", request_id, usage[-1]) if usage else ("no usage", request_id, None)
 
 
-def client(site, seed, quota, answers, counts, lock):
+def client(doors, seed, quota, answers, counts, lock, pause=1):
+    """Asks one of `doors`, those that are up first, until the quota is used; waits `pause` seconds after a 503."""
     rng = random.Random(seed)
     while True:
         with lock:
@@ -131,15 +132,16 @@ def client(site, seed, quota, answers, counts, lock):
                 return
             quota[0] -= 1
         kind = rng.choices(["chat", "stream", "completion", "leave", "unknown", "bad"], [5, 4, 2, 1, 0.5, 0.5])[0]
-        site.up.wait()
+        door = doors[0] if len(doors) == 1 else rng.choice([door for door in doors if door.up.is_set()] or doors)
+        door.up.wait()
         try:
-            outcome, request_id, usage = one_request(site, rng, kind)
+            outcome, request_id, usage = one_request(door, rng, kind)
         except (OSError, http.client.HTTPException, ValueError):
             outcome, request_id, usage = "connection lost", None, None
             time.sleep(0.05)
         if outcome == "http 503":
             # As clients do: a replica that was killed has a pause before its next start.
-            time.sleep(1)
+            time.sleep(pause)
         with lock:
             counts[outcome] = counts.get(outcome, 0) + 1
             if usage is not None:
@@ -204,7 +206,7 @@ def main():
         site.start()
         answers, counts, lock = [], {}, threading.Lock()
         quota, done, started = [options.requests], {"server": 0, "worker": 0}, time.monotonic()
-        clients = [threading.Thread(target=client, args=(site, options.seed * 1000 + n, quota, answers, counts, lock))
+        clients = [threading.Thread(target=client, args=([site], options.seed * 1000 + n, quota, answers, counts, lock))
                    for n in range(options.clients)]
         for thread in clients:
             thread.start()

@@ -8,7 +8,6 @@ gateway gave it; `galerne ledger check` closes. Only the standard library is use
     fleet.py --bin target/release/galerne --requests 10000 --clients 8 --kills 60
 """
 import argparse
-import http.client
 import http.server
 import json
 import os
@@ -244,29 +243,6 @@ class Fleet:
         return codes
 
 
-def client(doors, seed, quota, answers, counts, lock):
-    rng = random.Random(seed)
-    while True:
-        with lock:
-            if quota[0] <= 0:
-                return
-            quota[0] -= 1
-        kind = rng.choices(["chat", "stream", "completion", "leave", "unknown", "bad"], [5, 4, 2, 1, 0.5, 0.5])[0]
-        door = rng.choice([door for door in doors if door.up.is_set()] or doors)
-        door.up.wait()
-        try:
-            outcome, request_id, usage = exactly_once.one_request(door, rng, kind)
-        except (OSError, http.client.HTTPException, ValueError):
-            outcome, request_id, usage = "connection lost", None, None
-            time.sleep(0.05)
-        if outcome == "http 503":
-            time.sleep(0.5)
-        with lock:
-            counts[outcome] = counts.get(outcome, 0) + 1
-            if usage is not None:
-                answers.append((request_id, usage["prompt_tokens"], usage["completion_tokens"]))
-
-
 def trouble(fleet, kills, seed, quota, total, done):
     """At even distances of progress: a gateway is killed, or cut off for a while, or the control plane is killed."""
     rng = random.Random(seed)
@@ -305,7 +281,8 @@ def main():
         doors = [Door(process, key) for process in [*fleet.gateways, fleet.control]]
         answers, counts, lock = [], {}, threading.Lock()
         quota, done, started = [options.requests], {"gateway": 0, "control": 0, "wire": 0}, time.monotonic()
-        clients = [threading.Thread(target=client, args=(doors, options.seed * 1000 + n, quota, answers, counts, lock))
+        told = (quota, answers, counts, lock, 0.5)
+        clients = [threading.Thread(target=exactly_once.client, args=(doors, options.seed * 1000 + n, *told))
                    for n in range(options.clients)]
         for thread in clients:
             thread.start()
