@@ -7,6 +7,7 @@ mod generate;
 mod live;
 mod load;
 mod native;
+mod wardrobe;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -10,6 +10,10 @@ use std::path::Path;
 use crate::limits;
 use crate::refusal::Refusal;
 
+mod adapter;
+
+pub(crate) use adapter::{AdapterHeader, inspect_adapter};
+
 /// What the header of a model file says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Header {
@@ -63,16 +67,44 @@ impl Problem {
 
 /// Reads and checks the header of a model file.
 pub(crate) fn inspect(path: &Path) -> Result<Header, Problem> {
+    let (source, length) = open(path)?;
+    read(source, length)
+}
+
+fn open(path: &Path) -> Result<(BufReader<File>, u64), Problem> {
     let file = File::open(path).map_err(Problem::Io)?;
     let meta = file.metadata().map_err(Problem::Io)?;
     if !meta.is_file() {
         return Err(Problem::Broken("it is not a regular file".into()));
     }
-    read(BufReader::with_capacity(64 * 1024, file), meta.len())
+    Ok((BufReader::with_capacity(64 * 1024, file), meta.len()))
 }
 
 /// Reads and checks a header from `source`, which has `length` bytes.
 pub(crate) fn read<R: Read + Seek>(source: R, length: u64) -> Result<Header, Problem> {
+    let Parsed { facts, tensor_bytes, .. } = parse(source, length)?;
+    facts.header(length, tensor_bytes)
+}
+
+/// What any header holds.
+struct Parsed {
+    facts: Facts,
+    tensors: Vec<Tensor>,
+    /// Of all tensors.
+    tensor_bytes: u64,
+}
+
+/// A tensor, as the header describes it.
+struct Tensor {
+    name: String,
+    sizes: [u64; 4],
+    kind: u32,
+    /// In the data.
+    offset: u64,
+    bytes: u64,
+}
+
+fn parse<R: Read + Seek>(source: R, length: u64) -> Result<Parsed, Problem> {
     let mut reader = Reader { source, at: 0, length };
     let (tensors, keys) = reader.preamble()?;
     let mut facts = Facts::default();
@@ -85,28 +117,26 @@ pub(crate) fn read<R: Read + Seek>(source: R, length: u64) -> Result<Header, Pro
     if !alignment.is_power_of_two() || alignment > 1 << 20 {
         return broken(format!("the alignment {alignment} is no small power of two"));
     }
-    let mut extents = Vec::new();
-    for _ in 0..tensors {
-        extents.push(reader.tensor(alignment)?);
-    }
+    let tensors: Vec<Tensor> = (0..tensors).map(|_| reader.tensor(alignment)).collect::<Result<_, _>>()?;
     let data_at = reader.at.next_multiple_of(alignment);
     let mut tensor_bytes = 0_u64;
-    for (name, offset, bytes) in extents {
-        let end = data_at.checked_add(offset).and_then(|at| at.checked_add(bytes));
+    for Tensor { name, offset, bytes, .. } in &tensors {
+        let end = data_at.checked_add(*offset).and_then(|at| at.checked_add(*bytes));
         if end.is_none_or(|end| end > length) {
             return broken(format!(
                 "tensor `{name}` needs {bytes} bytes at {offset} of the data, the file has {} bytes of data (truncated?)",
                 length.saturating_sub(data_at)
             ));
         }
-        tensor_bytes = tensor_bytes.saturating_add(bytes);
+        tensor_bytes = tensor_bytes.saturating_add(*bytes);
     }
-    facts.header(length, tensor_bytes)
+    Ok(Parsed { facts, tensors, tensor_bytes })
 }
 
 #[derive(Debug)]
 enum Value {
     Number(u64),
+    Real(f32),
     Text(String),
     Numbers(Vec<u64>),
     /// Length of an array that is not kept.
@@ -204,7 +234,8 @@ impl<R: Read + Seek> Reader<R> {
             5 => Value::Number(u64::try_from(i32::from_le_bytes(self.bytes()?)).unwrap_or(0)),
             10 => Value::Number(self.u64()?),
             11 => Value::Number(u64::try_from(i64::from_le_bytes(self.bytes()?)).unwrap_or(0)),
-            1 | 3 | 6 | 12 => {
+            6 => Value::Real(f32::from_le_bytes(self.bytes()?)),
+            1 | 3 | 12 => {
                 self.skip(scalar_bytes(kind).expect("listed"))?;
                 Value::Skipped
             }
@@ -237,8 +268,7 @@ impl<R: Read + Seek> Reader<R> {
         Ok(Value::Length(count))
     }
 
-    /// Name, offset in the data and bytes of one tensor.
-    fn tensor(&mut self, alignment: u64) -> Result<(String, u64, u64), Problem> {
+    fn tensor(&mut self, alignment: u64) -> Result<Tensor, Problem> {
         let name = self.string()?;
         let dimensions = self.u32()?;
         if dimensions > 4 {
@@ -257,7 +287,7 @@ impl<R: Read + Seek> Reader<R> {
         let bytes = bytes.ok_or_else(|| {
             Problem::Broken(format!("tensor `{name}` has an impossible shape {sizes:?} or the unknown type {kind}"))
         })?;
-        Ok((name, offset, bytes))
+        Ok(Tensor { name, sizes, kind, offset, bytes })
     }
 }
 
@@ -326,7 +356,7 @@ impl Facts {
         match self.0.get(key)? {
             Value::Number(number) => Some(*number),
             Value::Numbers(numbers) => numbers.iter().copied().max(),
-            Value::Text(_) | Value::Length(_) | Value::Skipped => None,
+            Value::Real(_) | Value::Text(_) | Value::Length(_) | Value::Skipped => None,
         }
     }
 

@@ -2,15 +2,19 @@
 //! One thread serves all of it. INVARIANT: a dropped reply closes the request's channel, which is how a client that leaves
 //! stops the engine's work.
 
+mod adapters;
 mod complete;
 mod embed;
 mod logprobs;
 mod problem;
 mod read;
+mod speaker;
+mod structure;
 mod tokens;
 mod write;
 
 use std::hash::{BuildHasher as _, RandomState};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -21,12 +25,13 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use galerne_api::openai::{ModelCard, ModelList, Usage};
+use galerne_api::openai::Usage;
 use serde_json::json;
 
 pub(crate) use problem::Problem;
 
 use crate::account::Accounts;
+use crate::adapter::{Adapter, Adapters};
 use crate::job::Queue;
 use crate::limits;
 use crate::loaded::{Loaded, Task};
@@ -43,6 +48,7 @@ pub(crate) struct App {
     pub queue: Queue,
     pub metrics: Arc<Metrics>,
     pub accounts: Arc<Accounts>,
+    pub adapters: Adapters,
     loaded: OnceLock<Loaded>,
     is_draining: AtomicBool,
     seeds: RandomState,
@@ -59,11 +65,18 @@ impl App {
             queue,
             metrics,
             accounts: Arc::default(),
+            adapters: Adapters::default(),
             loaded: OnceLock::new(),
             is_draining: AtomicBool::new(false),
             seeds: RandomState::new(),
             requests: AtomicU64::new(0),
         }
+    }
+
+    /// Takes adapters from the files of a folder.
+    #[must_use]
+    pub(crate) fn with_adapters(self, folder: Option<PathBuf>) -> Self {
+        Self { adapters: Adapters::in_folder(folder), ..self }
     }
 
     /// Opens the door: the model is loaded and has computed its first token.
@@ -96,11 +109,16 @@ impl App {
         .code("wrong_task"))
     }
 
-    fn check_model(&self, model: &str) -> Result<(), Problem> {
+    /// What is asked for by this name: an adapter, or the model itself.
+    fn served(&self, model: &str) -> Result<Option<Arc<Adapter>>, Problem> {
         if model.is_empty() || model == self.name {
-            return Ok(());
+            return Ok(None);
         }
-        Err(Problem::no_model(model, &self.name))
+        if let Some(adapter) = self.adapters.get(model) {
+            return Ok(Some(adapter));
+        }
+        let names: Vec<String> = self.adapters.all().iter().map(|adapter| format!(", `{}`", adapter.name)).collect();
+        Err(Problem::no_model(model, &format!("`{}`{}", self.name, names.concat())))
     }
 
     /// A seed for a request that names none; nobody can foresee it, nothing depends on its quality.
@@ -115,7 +133,9 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/chat/completions", post(complete::chat))
         .route("/v1/completions", post(complete::text))
         .route("/v1/embeddings", post(embed::embeddings))
-        .route("/v1/models", get(models))
+        .route("/v1/models", get(adapters::models))
+        .route("/v1/load_lora_adapter", post(adapters::load))
+        .route("/v1/unload_lora_adapter", post(adapters::unload))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route("/usage/{request_id}", get(usage))
@@ -124,17 +144,6 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .with_state(app)
-}
-
-async fn models(State(app): State<Arc<App>>) -> Json<ModelList> {
-    let card = ModelCard {
-        id: app.name.clone(),
-        object: "model".into(),
-        created: app.started_at,
-        owned_by: "galerne".into(),
-        max_model_len: app.loaded.get().map(|loaded| loaded.context as u64),
-    };
-    Json(ModelList { object: "list".into(), data: vec![card] })
 }
 
 async fn health(State(app): State<Arc<App>>) -> Response {

@@ -2,6 +2,7 @@
 //! INVARIANT: the engine thread never waits for a client: a request's events fit into its channel, whose closing is the only
 //! way a request is cancelled.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,6 +10,8 @@ use galerne_api::openai::FinishReason;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::account::{Account, Spent};
+use crate::adapter::{Adapter, AdapterId};
+use crate::constraint::Constraint;
 use crate::metrics::Metrics;
 use crate::sample::Sampling;
 use crate::score::Scored;
@@ -18,8 +21,27 @@ use crate::score::Scored;
 pub(crate) enum Job {
     Generate(Box<Generate>),
     Embed(Embed),
+    Attach(Attach),
+    Detach(Detach),
     /// Give up what is left and end.
     Stop,
+}
+
+/// An adapter to load; its file was checked.
+#[derive(Debug)]
+pub(crate) struct Attach {
+    pub adapter: Arc<Adapter>,
+    pub path: PathBuf,
+    /// Told when it is there, or why llama.cpp does not take it.
+    pub reply: oneshot::Sender<Result<(), String>>,
+}
+
+/// An adapter whose last holder is about to let go of it.
+#[derive(Debug)]
+pub(crate) struct Detach {
+    pub id: AdapterId,
+    /// Told when it is gone.
+    pub reply: oneshot::Sender<()>,
 }
 
 /// One request to answer, with one text or several.
@@ -40,6 +62,12 @@ pub(crate) struct Generate {
     /// Goes on after the model has ended its turn, for measurements.
     pub ignore_end: bool,
     pub scores: Scores,
+    /// The grammar that every choice keeps to.
+    pub constraint: Option<Constraint>,
+    /// Control tokens whose text is part of the answer.
+    pub shown: Arc<[i32]>,
+    /// What is added to the model.
+    pub adapter: Option<Arc<Adapter>>,
     pub deadline: Option<Instant>,
     pub account: Account,
     /// Whose cached prompts it may profit from.
@@ -138,8 +166,8 @@ impl Queue {
     /// A queue and its end at the engine. `limit` requests may wait.
     #[must_use]
     pub(crate) fn new(limit: usize, metrics: Arc<Metrics>) -> (Self, mpsc::Receiver<Job>) {
-        // One more for `Job::Stop`, which always fits.
-        let (jobs, receiver) = mpsc::channel(limit.max(1) + 1);
+        // One more for `Job::Stop`, which always fits, and one for what is attached or detached.
+        let (jobs, receiver) = mpsc::channel(limit.max(1) + 2);
         (Self { jobs, metrics, limit: limit.max(1) }, receiver)
     }
 
@@ -156,6 +184,14 @@ impl Queue {
                 mpsc::error::TrySendError::Full(_) => Busy::Full { waiting: self.limit },
                 mpsc::error::TrySendError::Closed(_) => Busy::Stopped,
             }
+        })
+    }
+
+    /// Hands over what is no request, or says that there is no room now.
+    pub(crate) fn manage(&self, job: Job) -> Result<(), Busy> {
+        self.jobs.try_send(job).map_err(|e| match e {
+            mpsc::error::TrySendError::Full(_) => Busy::Full { waiting: self.limit },
+            mpsc::error::TrySendError::Closed(_) => Busy::Stopped,
         })
     }
 

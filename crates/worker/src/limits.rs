@@ -14,6 +14,22 @@ pub(crate) const STEP_TOKENS: usize = 512;
 /// Prompt tokens in one step while answers are being generated: every running stream waits for them.
 pub(crate) const STEP_PROMPT_TOKENS_WHILE_ANSWERING: usize = 128;
 
+/// Steps of one adapter before it is another's turn. Changing it makes llama.cpp lay out its graphs anew; a turn this long
+/// keeps that a small part, and a stream beside another waits for no more than a few hundred milliseconds.
+pub(crate) const TURN_STEPS: usize = 8;
+
+/// Adapters attached at once; each keeps its weights in memory.
+pub(crate) const ADAPTERS: usize = 16;
+
+/// Longest name of an adapter.
+pub(crate) const ADAPTER_NAME_BYTES: usize = 128;
+
+/// Memory that an adapter takes beside its weights: nodes of the graphs.
+pub(crate) const ADAPTER_SPARE_BYTES: u64 = 16 << 20;
+
+/// How often an idle engine looks whether a leaving adapter is free: a request that names it is still being prepared.
+pub(crate) const ADAPTER_LOOK: Duration = Duration::from_millis(5);
+
 /// Shorter common prefixes are not copied from another slot: a copy takes about as long as two to four prompt tokens.
 pub(crate) const PREFIX_TOKENS_MIN: usize = 16;
 
@@ -34,6 +50,12 @@ pub(crate) const TOP_LOGPROBS: usize = 20;
 
 /// Tokens of prompts whose scores are wanted in one step: each takes a row of logits, which is 0.6 MB for 150,000 tokens.
 pub(crate) const SCORED_TOKENS_AT_ONCE: usize = 32;
+
+/// Tools of one request; OpenAI's own limit.
+pub(crate) const TOOLS: usize = 128;
+
+/// Bytes of the grammar of an answer, schemas included; a schema of 100 KiB compiles in about a second.
+pub(crate) const GRAMMAR_BYTES: usize = 256 * 1024;
 
 /// Accounts of ended requests kept for whoever asks: a few hundred kilobytes, and far more than are cut off at once.
 pub(crate) const ACCOUNTS: usize = 4096;

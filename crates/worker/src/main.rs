@@ -65,6 +65,9 @@ struct ServeArguments {
     /// Accept a processor without AVX2 (or NEON with dot products), five to ten times slower.
     #[arg(long)]
     allow_baseline: bool,
+    /// Folder of adapters (LoRA, GGUF): its files may be attached and detached while serving, by whoever reaches the port.
+    #[arg(long, value_name = "FOLDER")]
+    adapters: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -178,6 +181,7 @@ impl From<ServeArguments> for Options {
             queue: a.queue,
             embeddings: a.embeddings,
             allow_baseline: a.allow_baseline,
+            adapters: a.adapters,
         }
     }
 }

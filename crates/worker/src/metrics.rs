@@ -72,6 +72,11 @@ impl Metrics {
             self.waiting.get().to_string(),
         );
         family("vllm:kv_cache_usage_perc", "gauge", "Used part of the attention cache, 1 is full.", usage.to_string());
+        // Of tokens, as vLLM counts them: of the prompts taken up, those that need not be computed.
+        let queries = self.prompt_tokens.get().to_string();
+        family("vllm:prefix_cache_queries_total", "counter", "Prompt tokens looked up in the cache.", queries);
+        let hits = self.cached_tokens.get().to_string();
+        family("vllm:prefix_cache_hits_total", "counter", "Prompt tokens found in the cache.", hits);
         let gauges = [
             ("galerne_worker_requests_running", "Requests being answered.", &self.running),
             ("galerne_worker_requests_waiting", "Requests waiting for a sequence.", &self.waiting),
@@ -112,10 +117,14 @@ mod tests {
         metrics.cells.set(4);
         metrics.cells_used.set(1);
         metrics.cpu_micros.set(1_500_001);
+        metrics.prompt_tokens.set(10);
+        metrics.cached_tokens.set(7);
         let text = metrics.text("a\"b");
         let values: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
         assert_eq!(text.lines().count(), values.len() * 3);
         assert!(values.contains(&r#"vllm:kv_cache_usage_perc{model_name="a\"b"} 0.25"#), "{text}");
+        assert!(values.contains(&r#"vllm:prefix_cache_queries_total{model_name="a\"b"} 10"#), "{text}");
+        assert!(values.contains(&r#"vllm:prefix_cache_hits_total{model_name="a\"b"} 7"#), "{text}");
         assert!(values.contains(&r#"galerne_worker_cpu_seconds_total{model_name="a\"b"} 1.500001"#), "{text}");
     }
 

@@ -6,8 +6,10 @@
 //! INVARIANT: a live slot is never given to another sequence.
 //! INVARIANT: what one scope's prompts left is never reused for another's: who sees how many tokens were cached could guess
 //! another's prompt, token by token.
+//! INVARIANT: what was computed with one adapter, or with none, is never reused with another.
 //! Deliberately absent: the cache itself; the engine performs what is decided here.
 
+use crate::adapter::AdapterId;
 use crate::limits;
 
 /// The slots, with what each holds.
@@ -24,6 +26,8 @@ struct Slot {
     tokens: Vec<i32>,
     /// Whose prompt began them.
     scope: Option<String>,
+    /// What they were computed with.
+    adapter: Option<AdapterId>,
     is_live: bool,
     used_at: u64,
 }
@@ -68,10 +72,15 @@ impl Slots {
         Self { reuses: false, ..Self::new(count) }
     }
 
-    /// Places a prompt of `scope`; `None` when all slots are live and it has to wait.
-    pub(crate) fn place(&mut self, prompt: &[i32], scope: Option<&str>) -> Option<Placement> {
+    /// Places a prompt of `scope` for `adapter`; `None` when all slots are live and it has to wait.
+    pub(crate) fn place(
+        &mut self,
+        prompt: &[i32],
+        scope: Option<&str>,
+        adapter: Option<AdapterId>,
+    ) -> Option<Placement> {
         let best = (0..self.slots.len()).filter(|&i| !self.slots[i].is_live).min_by_key(|&i| self.cost(i))?;
-        let placement = match self.donor(prompt, scope) {
+        let placement = match self.donor(prompt, scope, adapter) {
             Some((from, keep)) if !self.slots[from].is_live && self.runs_with(from) <= self.runs_with(best) => {
                 Placement { slot: from, reuse: Reuse::InPlace { keep } }
             }
@@ -84,7 +93,7 @@ impl Slots {
         self.now += 1;
         let tokens = prompt[..placement.reuse.tokens()].to_vec();
         let scope = scope.map(str::to_owned);
-        self.slots[placement.slot] = Slot { tokens, scope, is_live: true, used_at: self.now };
+        self.slots[placement.slot] = Slot { tokens, scope, adapter, is_live: true, used_at: self.now };
         Some(placement)
     }
 
@@ -127,6 +136,11 @@ impl Slots {
         self.slots[slot].tokens.clear();
     }
 
+    /// Slots that hold what an adapter computed: nobody will ask for it again once it is gone.
+    pub(crate) fn of_adapter(&self, adapter: AdapterId) -> Vec<usize> {
+        (0..self.slots.len()).filter(|&i| self.slots[i].adapter == Some(adapter)).collect()
+    }
+
     /// Cells held by live and finished sequences.
     #[must_use]
     pub(crate) fn used_cells(&self) -> usize {
@@ -135,7 +149,7 @@ impl Slots {
 
     /// The slot with the longest common beginning, and its length; ties to one that need not be copied, then to the latest.
     /// The last prompt token is always computed: its logits are where the answer starts.
-    fn donor(&self, prompt: &[i32], scope: Option<&str>) -> Option<(usize, usize)> {
+    fn donor(&self, prompt: &[i32], scope: Option<&str>, adapter: Option<AdapterId>) -> Option<(usize, usize)> {
         if !self.reuses {
             return None;
         }
@@ -143,7 +157,7 @@ impl Slots {
         self.slots
             .iter()
             .enumerate()
-            .filter(|(_, slot)| slot.scope.as_deref() == scope)
+            .filter(|(_, slot)| slot.scope.as_deref() == scope && slot.adapter == adapter)
             .map(|(i, slot)| {
                 let keep = slot.tokens.iter().zip(&prompt[..most]).take_while(|(a, b)| a == b).count();
                 (keep, !slot.is_live, slot.used_at, i)

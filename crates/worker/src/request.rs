@@ -4,6 +4,7 @@
 
 mod messages;
 mod names;
+mod tools;
 
 use galerne_api::openai::{Parameters, Stop};
 use serde_json::Value;
@@ -11,6 +12,7 @@ use serde_json::Value;
 pub(crate) use messages::{Ending, Rendering, rendering, template_messages};
 pub(crate) use names::check_rendering;
 use names::{check_other, shorten};
+pub(crate) use tools::{Called, ToolUse, response_format, tool_use};
 
 use crate::limits;
 use crate::sample::Sampling;

@@ -1,6 +1,6 @@
 //! Which tokens go into the next step: continuous batching, decided without touching the engine.
-//! INVARIANT: every sequence that is answering gets its token in every step, so a long prompt delays a stream by at most one
-//! small chunk; every step with demand makes progress.
+//! INVARIANT: every sequence that is answering gets its token in every step of its turn (`turn`), so a long prompt delays a stream
+//! by at most one small chunk; every step with demand makes progress.
 
 use crate::limits;
 
@@ -11,6 +11,16 @@ pub(crate) enum Demand {
     Prompt(usize),
     /// One token, the last one sampled.
     Answer,
+    /// Nothing in this step: it is another adapter's turn.
+    Later(Waits),
+}
+
+/// What somebody out of turn waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waits {
+    ForPrompt,
+    /// A running stream waits for the end of the step.
+    ForToken,
 }
 
 /// A sequence's part of a step.
@@ -33,7 +43,7 @@ pub(crate) fn next_step(demands: &[Demand]) -> Vec<Chunk> {
         .take(limits::STEP_TOKENS)
         .collect();
     let mut room = limits::STEP_TOKENS - step.len();
-    if !step.is_empty() {
+    if !step.is_empty() || demands.contains(&Demand::Later(Waits::ForToken)) {
         room = room.min(limits::STEP_PROMPT_TOKENS_WHILE_ANSWERING);
     }
     for (sequence, demand) in demands.iter().enumerate() {
@@ -62,6 +72,14 @@ mod tests {
                 Chunk { sequence: 0, tokens: limits::STEP_PROMPT_TOKENS_WHILE_ANSWERING },
             ]
         );
+    }
+
+    #[test]
+    fn a_stream_out_of_turn_is_not_kept_waiting_by_a_long_prompt_either() {
+        let step = next_step(&[Demand::Later(Waits::ForToken), Demand::Prompt(1000)]);
+        assert_eq!(step, [Chunk { sequence: 1, tokens: limits::STEP_PROMPT_TOKENS_WHILE_ANSWERING }]);
+        let step = next_step(&[Demand::Later(Waits::ForPrompt), Demand::Prompt(1000)]);
+        assert_eq!(step, [Chunk { sequence: 1, tokens: limits::STEP_TOKENS }]);
     }
 
     #[test]

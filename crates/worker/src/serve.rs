@@ -40,6 +40,8 @@ pub struct Options {
     pub queue: usize,
     pub embeddings: bool,
     pub allow_baseline: bool,
+    /// Where the files of adapters lie; without it none are taken.
+    pub adapters: Option<PathBuf>,
 }
 
 const DEFAULT_CONTEXT: usize = 4096;
@@ -117,7 +119,10 @@ async fn supervise(planned: Planned) -> Result<Ended, Refusal> {
     let listener = listen(planned.options.listen).await?;
     let metrics = Arc::new(Metrics::default());
     let (queue, jobs) = Queue::new(planned.options.queue, Arc::clone(&metrics));
-    let app = Arc::new(App::new(planned.options.name.clone(), planned.task, queue.clone(), Arc::clone(&metrics)));
+    let folder = planned.options.adapters.clone();
+    let app = Arc::new(
+        App::new(planned.options.name.clone(), planned.task, queue.clone(), Arc::clone(&metrics)).with_adapters(folder),
+    );
     let settings = Settings {
         model: planned.options.model.clone(),
         context: planned.context,
@@ -210,6 +215,7 @@ fn announce(planned: &Planned, address: Option<SocketAddr>, loaded: &Loaded) {
         "backend": loaded.backend,
         "context": loaded.context,
         "sequences": planned.options.sequences,
+        "abilities": { "fills_gaps": loaded.fills_gaps(), "calls_functions": loaded.calls_functions() },
         "threads": planned.threads,
         "model_bytes": planned.header.file_bytes,
         "memory_bytes": planned.memory.total(),

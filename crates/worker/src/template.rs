@@ -15,12 +15,16 @@ pub(crate) struct ChatTemplate {
     environment: Environment<'static>,
     bos: String,
     eos: String,
+    /// Arguments of earlier calls as objects, which most templates write as JSON; else as the text that they are.
+    takes_objects: bool,
 }
 
 /// What a template is given.
 #[derive(Debug, Clone, Copy)]
 struct Scene<'a> {
     messages: &'a [serde_json::Value],
+    /// None: the variable is not defined.
+    tools: &'a [serde_json::Value],
     /// Whether the prompt ends where the assistant begins to speak.
     begins_turn: bool,
     /// Further variables; none of those that are set here.
@@ -62,15 +66,35 @@ impl ChatTemplate {
         // Marks the assistant's text for training; no output of its own.
         let source = source.replace("{% generation %}", "").replace("{% endgeneration %}", "");
         environment.add_template_owned(NAME, source).map_err(|e| TemplateError::Broken(e.to_string()))?;
-        Ok(Self { environment, bos, eos })
+        let mut template = Self { environment, bos, eos, takes_objects: false };
+        template.takes_objects = template.shows_objects();
+        Ok(template)
+    }
+
+    /// Tries whether arguments as an object come out.
+    fn shows_objects(&self) -> bool {
+        const SEEN: &str = "argument_seen";
+        let function = serde_json::json!({"name": "f", "arguments": {"k": SEEN}});
+        let calls = serde_json::json!([{"id": "call00000", "type": "function", "function": function}]);
+        let messages = [
+            serde_json::json!({"role": "user", "content": "a"}),
+            serde_json::json!({"role": "assistant", "content": "", "tool_calls": calls}),
+        ];
+        let variables = serde_json::Map::new();
+        let scene = Scene { messages: &messages, tools: &[], begins_turn: true, variables: &variables };
+        self.render(&scene).is_ok_and(|prompt| prompt.contains(SEEN))
     }
 
     /// The prompt of a conversation that ends as `rendering` says; texts of its messages are marked already.
     pub(crate) fn prompt(
         &self,
         mut messages: Vec<serde_json::Value>,
+        tools: &[serde_json::Value],
         rendering: &Rendering,
     ) -> Result<String, TemplateError> {
+        if self.takes_objects {
+            messages.iter_mut().for_each(arguments_to_objects);
+        }
         let is_continued = rendering.ending == Ending::Message;
         if is_continued
             && let Some(serde_json::Value::String(text)) = messages.last_mut().and_then(|m| m.get_mut("content"))
@@ -79,7 +103,8 @@ impl ChatTemplate {
             text.push(CUT);
         }
         let begins_turn = rendering.ending == Ending::Turn;
-        let mut prompt = self.render(&Scene { messages: &messages, begins_turn, variables: &rendering.variables })?;
+        let mut prompt =
+            self.render(&Scene { messages: &messages, tools, begins_turn, variables: &rendering.variables })?;
         if is_continued {
             let Some(at) = prompt.rfind(CUT) else {
                 let text = "the last message cannot be continued: the template does not write it as it is";
@@ -92,8 +117,10 @@ impl ChatTemplate {
 
     fn render(&self, scene: &Scene<'_>) -> Result<String, TemplateError> {
         let template = self.environment.get_template(NAME).expect("added when the template was made");
+        let tools = if scene.tools.is_empty() { Value::UNDEFINED } else { Value::from(Serde(scene.tools)) };
         let context = minijinja::context! {
             messages => Value::from(Serde(scene.messages)),
+            tools => tools,
             add_generation_prompt => scene.begins_turn,
             bos_token => self.bos.as_str(),
             eos_token => self.eos.as_str(),
@@ -106,6 +133,21 @@ impl ChatTemplate {
                 None => TemplateError::Broken(e.to_string()),
             }
         })
+    }
+}
+
+/// OpenAI's messages hold the arguments of calls as a text in JSON.
+fn arguments_to_objects(message: &mut serde_json::Value) {
+    let Some(serde_json::Value::Array(calls)) = message.get_mut("tool_calls") else { return };
+    for call in calls {
+        let arguments = call.get_mut("function").and_then(|function| function.get_mut("arguments"));
+        if let Some(arguments) = arguments
+            && let Some(object) =
+                arguments.as_str().and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok())
+            && object.is_object()
+        {
+            *arguments = object;
+        }
     }
 }
 
@@ -155,7 +197,7 @@ mod tests {
     use serde_json::json;
 
     fn render(source: &str, messages: &[serde_json::Value]) -> Result<String, TemplateError> {
-        let scene = Scene { messages, begins_turn: true, variables: &serde_json::Map::new() };
+        let scene = Scene { messages, tools: &[], begins_turn: true, variables: &serde_json::Map::new() };
         ChatTemplate::new(source, "<s>".into(), "</s>".into())?.render(&scene)
     }
 
@@ -200,7 +242,7 @@ mod tests {
         );
         let variables = json!({"enable_thinking": false, "messages": "mine"});
         let variables = variables.as_object().expect("an object");
-        let scene = Scene { messages: &[], begins_turn: false, variables };
+        let scene = Scene { messages: &[], tools: &[], begins_turn: false, variables };
         assert_eq!(template.expect("parses").render(&scene).expect("renders"), "no0");
     }
 
@@ -214,7 +256,7 @@ mod tests {
         ];
         let prompt = |ending| {
             let rendering = Rendering { ending, prefix: None, variables: serde_json::Map::new() };
-            template.prompt(messages.clone(), &rendering)
+            template.prompt(messages.clone(), &[], &rendering)
         };
         assert_eq!(prompt(Ending::Message).expect("renders"), "<|user|>a\u{fdd1}<|end|><|assistant|>b c ");
         assert!(prompt(Ending::Turn).expect("renders").ends_with("<|end|><|assistant|>"));
@@ -222,7 +264,24 @@ mod tests {
         let silent = ChatTemplate::new("{{ messages[0].content }}", String::new(), String::new()).expect("parses");
         let rendering = Rendering { ending: Ending::Message, prefix: None, variables: serde_json::Map::new() };
         let messages = vec![json!({"content": "a"}), json!({"content": "b"})];
-        assert!(matches!(silent.prompt(messages, &rendering), Err(TemplateError::Refused(_))));
+        assert!(matches!(silent.prompt(messages, &[], &rendering), Err(TemplateError::Refused(_))));
+    }
+
+    #[test]
+    fn tools_and_earlier_calls_reach_the_template_as_it_wants_them() {
+        let call = json!([{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{\"a\": 1}"}}]);
+        let messages = vec![json!({"role": "assistant", "content": "", "tool_calls": call})];
+        let rendering = Rendering { ending: Ending::Turn, prefix: None, variables: serde_json::Map::new() };
+        let prompt = |source: &str| {
+            let template = ChatTemplate::new(source, String::new(), String::new()).expect("parses");
+            template.prompt(messages.clone(), &[json!({"name": "f"})], &rendering).expect("renders")
+        };
+        let loops = "{% for m in messages %}{% for c in m.tool_calls %}";
+        let ends = "{% endfor %}{% endfor %}{% if tools is defined %}{{ tools | tojson }}{% endif %}";
+        let object = prompt(&format!("{loops}{{{{ c.function.arguments | tojson }}}}{ends}"));
+        assert_eq!(object, r#"{"a": 1}[{"name": "f"}]"#);
+        let text = prompt(&format!("{loops}{{{{ '>' + c.function.arguments }}}}{ends}"));
+        assert_eq!(text, r#">{"a": 1}[{"name": "f"}]"#);
     }
 
     #[test]

@@ -19,6 +19,12 @@ pub(crate) trait Vocabulary: Debug + Send + Sync {
     /// The bytes that a token stands for; of a control token, the text it is written as.
     fn piece(&self, token: i32) -> Vec<u8>;
 
+    /// The bytes that a token adds to a text: none for a control token.
+    fn plain_piece(&self, token: i32) -> Vec<u8>;
+
+    /// Tokens that end an answer.
+    fn ends(&self) -> Vec<i32>;
+
     /// How the model is told to fill a gap, if it knows how.
     fn gap(&self) -> Option<Gap>;
 
@@ -147,6 +153,14 @@ impl Vocabulary for Bytes {
 
     fn piece(&self, token: i32) -> Vec<u8> {
         if token == Self::END { b"<end>".to_vec() } else { u8::try_from(token).into_iter().collect() }
+    }
+
+    fn plain_piece(&self, token: i32) -> Vec<u8> {
+        if token == Self::END { vec![] } else { self.piece(token) }
+    }
+
+    fn ends(&self) -> Vec<i32> {
+        vec![Self::END]
     }
 
     fn gap(&self) -> Option<Gap> {

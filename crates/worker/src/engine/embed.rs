@@ -64,6 +64,7 @@ impl<'m> Embedder<'m> {
                     self.metrics.waiting.lower();
                     continue;
                 }
+                Job::Attach(_) | Job::Detach(_) => continue,
             };
             self.metrics.waiting.lower();
             self.metrics.running.add(1);

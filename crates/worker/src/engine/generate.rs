@@ -15,6 +15,8 @@ use tokio::sync::mpsc;
 
 use super::Settings;
 use super::live::{End, Ends, Live, Request, Shared, close, hopeless};
+use super::wardrobe::Wardrobe;
+use crate::adapter::AdapterId;
 use crate::complaint;
 use crate::job::{Event, Failure, Generate, Job};
 use crate::limits;
@@ -22,15 +24,18 @@ use crate::machine;
 use crate::metrics::Metrics;
 use crate::prefix::{Placement, Reuse, Slots};
 use crate::refusal::Refusal;
-use crate::schedule::{self, Chunk, Demand};
+use crate::schedule::{self, Chunk, Demand, Waits};
 use crate::score::score;
 use crate::share::{self, CpuMeter};
+use crate::turn::Turns;
 
 pub(super) struct Generator<'m> {
     context: LlamaContext<'m>,
     ends: Ends<'m>,
     batch: LlamaBatch<'static>,
     slots: Slots,
+    wardrobe: Wardrobe,
+    turns: Turns,
     live: Vec<Live>,
     waiting: VecDeque<Waiting>,
     jobs: mpsc::Receiver<Job>,
@@ -57,7 +62,7 @@ struct Row {
 
 impl<'m> Generator<'m> {
     pub(super) fn new(
-        model: &'m LlamaModel,
+        model: &'m Arc<LlamaModel>,
         context: LlamaContext<'m>,
         settings: &Settings,
         jobs: mpsc::Receiver<Job>,
@@ -77,6 +82,8 @@ impl<'m> Generator<'m> {
             ends: Ends { tokens: vocab.tokens().filter(|&token| vocab.is_eog(token)).map(index).collect(), vocab },
             batch: LlamaBatch::new(limits::STEP_TOKENS, 1),
             slots,
+            wardrobe: Wardrobe::new(Arc::clone(model)),
+            turns: Turns::default(),
             live: vec![],
             waiting: VecDeque::new(),
             jobs,
@@ -108,6 +115,7 @@ impl<'m> Generator<'m> {
     pub(super) fn run(&mut self) {
         while self.receive().is_continue() {
             self.drop_hopeless();
+            self.let_go();
             self.admit();
             if !self.live.is_empty() {
                 self.step();
@@ -119,9 +127,14 @@ impl<'m> Generator<'m> {
     /// Takes what is in the queue; waits for it when there is nothing else to do.
     fn receive(&mut self) -> ControlFlow<()> {
         if self.live.is_empty() && self.waiting.is_empty() {
-            match self.jobs.blocking_recv() {
-                Some(job) => self.take(job)?,
-                None => return ControlFlow::Break(()),
+            if self.wardrobe.is_any_leaving() {
+                // A request that names it is being prepared: it comes in a moment, or never.
+                std::thread::sleep(limits::ADAPTER_LOOK);
+            } else {
+                match self.jobs.blocking_recv() {
+                    Some(job) => self.take(job)?,
+                    None => return ControlFlow::Break(()),
+                }
             }
             self.shared_until = machine::cpu_nanos();
         }
@@ -136,9 +149,26 @@ impl<'m> Generator<'m> {
             Job::Generate(generate) => self.waiting.push_back(Waiting::Request(generate)),
             // The HTTP side does not send these to a generator; the dropped reply tells the caller.
             Job::Embed(_) => self.metrics.waiting.lower(),
+            Job::Attach(attach) => {
+                let began = machine::cpu_nanos();
+                self.wardrobe.attach(attach);
+                // No part of any request's work.
+                self.shared_until += machine::cpu_nanos().saturating_sub(began);
+            }
+            Job::Detach(detach) => self.wardrobe.detach(detach),
             Job::Stop => return ControlFlow::Break(()),
         }
         ControlFlow::Continue(())
+    }
+
+    /// Frees the adapters that nobody holds any more, and what was computed with them.
+    fn let_go(&mut self) {
+        for adapter in self.wardrobe.let_go(&mut self.context) {
+            for slot in self.slots.of_adapter(adapter) {
+                self.slots.empty(slot);
+                self.free_cells(slot, None);
+            }
+        }
     }
 
     /// Drops requests whose client has left or whose deadline has passed.
@@ -264,11 +294,13 @@ impl<'m> Generator<'m> {
 
     /// Computes one batch and hands out what it brought.
     fn step(&mut self) {
-        let demands = self.demands();
+        let turn = self.turns.next(self.live.iter().map(Live::adapter));
+        let demands = self.demands(turn);
         let mut chunks = schedule::next_step(&demands);
         // llama.cpp joins slots into one pass only when they come in the order of their numbers.
         chunks.sort_by_key(|chunk| self.live[chunk.sequence].slot);
         let rows = self.fill(&chunks);
+        self.wardrobe.wear(&mut self.context, turn);
         if !self.compute() {
             return self.fail_all();
         }
@@ -288,11 +320,14 @@ impl<'m> Generator<'m> {
         self.retire();
     }
 
-    /// What each sequence wants of the next step. Of the prompts that are scored only the first one goes on: rows of logits
+    /// What each sequence wants of the next step, which is one adapter's turn. Of the prompts that are scored only the first one goes on: rows of logits
     /// are large.
-    fn demands(&self) -> Vec<Demand> {
+    fn demands(&self, turn: Option<AdapterId>) -> Vec<Demand> {
         let mut scored_room = limits::SCORED_TOKENS_AT_ONCE;
         let demand = |live: &Live| {
+            if live.adapter() != turn {
+                return Demand::Later(if live.next.is_some() { Waits::ForToken } else { Waits::ForPrompt });
+            }
             if live.next.is_some() {
                 return Demand::Answer;
             }
@@ -446,7 +481,8 @@ impl<'m> Generator<'m> {
 
 /// A place for a request's prompt. One that is to be scored does not reuse what was computed: its scores were not kept.
 fn place(slots: &mut Slots, job: &Generate, reuses: bool) -> Option<Placement> {
-    slots.place(if reuses { &job.prompt } else { &[] }, job.cache_scope.as_deref())
+    let adapter = job.adapter.as_ref().map(|adapter| adapter.id);
+    slots.place(if reuses { &job.prompt } else { &[] }, job.cache_scope.as_deref(), adapter)
 }
 
 fn id(n: usize) -> i32 {

@@ -10,10 +10,12 @@ use llama_cpp_2::vocab::LlamaVocab;
 use tokio::sync::mpsc;
 
 use crate::account::Spent;
+use crate::adapter::AdapterId;
+use crate::constraint::Constraint;
 use crate::job::{Event, Failure, Generate};
 use crate::metrics::Metrics;
 use crate::output::{Brought, Output};
-use crate::sample::Sampler;
+use crate::sample::{Sampler, Strike};
 use crate::score::{Scored, score};
 
 /// A request of which something is computed. Only the engine's thread knows it.
@@ -34,9 +36,11 @@ pub(super) struct Live {
     pub(super) request: Shared,
     pub(super) choice: usize,
     pub(super) slot: usize,
+    adapter: Option<AdapterId>,
     /// The token sampled last, not computed yet; `None` while the prompt is being computed.
     pub(super) next: Option<i32>,
     sampler: Sampler,
+    constraint: Option<Constraint>,
     output: Output,
     completion_tokens: usize,
     logprob: f64,
@@ -107,13 +111,19 @@ impl Live {
             request: Rc::clone(request),
             choice,
             slot,
+            adapter: job.adapter.as_ref().map(|adapter| adapter.id),
             next: None,
             sampler: Sampler::new(job.sampling.of_choice(choice), &job.prompt),
+            constraint: job.constraint.as_ref().map(Constraint::fork),
             output: Output::new(choice, job.stops.clone()),
             completion_tokens: 0,
             logprob: 0.0,
             end: None,
         }
+    }
+
+    pub(super) fn adapter(&self) -> Option<AdapterId> {
+        self.adapter
     }
 
     /// Chooses the next token, hands out its text, notices the end.
@@ -128,20 +138,36 @@ impl Live {
         }
         let may_end = self.completion_tokens >= job.min_tokens;
         let strike = |logits: &mut [f32]| ends.tokens.iter().for_each(|&token| logits[token] = f32::NEG_INFINITY);
-        let token = self.sampler.choose(logits, if may_end { None } else { Some(&strike) });
+        let strike: Option<Strike<'_>> = if may_end { None } else { Some(&strike) };
+        let token = match self.constraint.as_mut() {
+            None => self.sampler.choose(logits, strike),
+            Some(constraint) => match constraint.choose(&mut self.sampler, logits, strike) {
+                Ok(token) => token,
+                Err(stuck) => {
+                    tracing::error!(id = %job.id, error = %stuck, "an answer cannot keep to its grammar");
+                    self.end = Some(End::Failed(Failure::Engine));
+                    return;
+                }
+            },
+        };
         self.sampler.remember(token);
         let scored = job.scores.answer.map(|top| score(logits, token, top));
         self.logprob += scored.as_ref().map_or(0.0, |scored| f64::from(scored.logprob));
         self.completion_tokens += 1;
         self.next = Some(token);
         let is_end = ends.vocab.is_eog(LlamaToken(token));
-        if is_end && !job.ignore_end {
+        // What a grammar has ended cannot go on.
+        if is_end && (!job.ignore_end || self.constraint.is_some()) {
             self.end = Some(End::Finished(FinishReason::Stop));
         } else {
-            let bytes = if is_end { vec![] } else { ends.vocab.token_to_piece(LlamaToken(token), false, None) };
+            let is_shown = job.shown.contains(&token);
+            let bytes = if is_end { vec![] } else { ends.vocab.token_to_piece(LlamaToken(token), is_shown, None) };
             let is_watching = self.completion_tokens >= job.min_tokens;
             let brought = self.output.push(&bytes, scored, is_watching);
             self.hand_out(&request, brought);
+            if self.end.is_none() && self.constraint.as_ref().is_some_and(Constraint::is_done) {
+                self.end = Some(End::Finished(FinishReason::Stop));
+            }
             if self.end.is_none() && self.completion_tokens == job.max_tokens {
                 self.end = Some(End::Finished(FinishReason::Length));
             }

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use llama_cpp_2::LlamaBackendDeviceType;
 use llama_cpp_2::context::LlamaContext;
@@ -15,9 +15,11 @@ use llama_cpp_2::token_type::LlamaTokenAttr;
 
 use super::{Baseline, Settings, native};
 use crate::complaint;
+use crate::fingerprint::Fingerprint;
 use crate::gguf::Header;
 use crate::limits;
-use crate::loaded::{Loaded, Task};
+use crate::loaded::{self, Loaded, Task};
+use crate::manner::Manner;
 use crate::markup::{self, Markup, Specials};
 use crate::refusal::Refusal;
 use crate::template::ChatTemplate;
@@ -156,14 +158,36 @@ pub(super) fn describe(opened: &Opened, settings: &Settings, header: &Header, lo
             "report the model: its Jinja template uses what Galerne does not know",
         )
     })?;
+    let manner = Manner::of(header.chat_template.as_deref().unwrap_or_default());
+    let fingerprint =
+        fingerprint(settings, &opened.backend_name).map_err(|e| failed("its files cannot be read", &e))?;
     Ok(Loaded {
+        fingerprint,
+        marks: loaded::marks(&vocabulary),
         vocabulary: Arc::new(vocabulary),
         template,
+        manner,
+        grammars: OnceLock::new(),
         bos,
         backend: opened.backend_name.clone(),
         context: settings.context,
         load_ms,
+        architecture: header.architecture.clone(),
     })
+}
+
+/// Of the program, its libraries, the weights, and how they are served.
+fn fingerprint(settings: &Settings, backend: &str) -> std::io::Result<Fingerprint> {
+    let numbers = [settings.context, settings.sequences, limits::STEP_TOKENS].map(|n| (n as u64).to_le_bytes());
+    let served =
+        numbers.iter().fold(Fingerprint::default(), |print, number| print.with(number)).with(backend.as_bytes());
+    let print = served.with_file(&settings.model)?.with_file(&std::env::current_exe()?)?;
+    let directory = backend_directory().map_err(|refusal| std::io::Error::other(refusal.message))?;
+    let mut libraries: Vec<PathBuf> = std::fs::read_dir(directory)?.flatten().map(|entry| entry.path()).collect();
+    let is_library = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().contains(".so"));
+    libraries.retain(is_library);
+    libraries.sort();
+    libraries.iter().try_fold(print, |print, library| print.with_file(library))
 }
 
 struct LlamaVocabulary {
@@ -243,6 +267,15 @@ impl Vocabulary for LlamaVocabulary {
 
     fn piece(&self, token: i32) -> Vec<u8> {
         self.model.vocab().token_to_piece(LlamaToken(token), true, None)
+    }
+
+    fn plain_piece(&self, token: i32) -> Vec<u8> {
+        self.model.vocab().token_to_piece(LlamaToken(token), false, None)
+    }
+
+    fn ends(&self) -> Vec<i32> {
+        let vocab = self.model.vocab();
+        vocab.tokens().filter(|&token| vocab.is_eog(token)).map(|token| token.0).collect()
     }
 
     fn gap(&self) -> Option<Gap> {

@@ -5,8 +5,12 @@ use std::ffi::{CStr, CString, c_char};
 use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use llama_cpp_2::context::LlamaContext;
+use llama_cpp_2::model::{LlamaLoraAdapter, LlamaModel};
 use llama_cpp_sys_2 as sys;
 
 use crate::complaint;
@@ -85,6 +89,54 @@ pub(super) fn cpu_variant() -> Option<String> {
         let (_, name) = line.rsplit_once("/libggml-")?;
         Some(name.strip_suffix(".so")?.to_owned()).filter(|name| name.starts_with("cpu"))
     })
+}
+
+/// An adapter's weights in memory, freed with it.
+/// INVARIANT: it is made, worn and dropped on the engine's thread, the only one that reads what llama.cpp notes of adapters in the
+/// model; the vocabulary, which others read, is no part of that. No context wears it when it is dropped.
+pub(super) struct AdapterWeights {
+    adapter: LlamaLoraAdapter,
+    /// Freeing it takes it off the model's list.
+    _model: Arc<LlamaModel>,
+}
+
+impl AdapterWeights {
+    /// Reads a file; `None` when llama.cpp does not take it, and has said why.
+    pub(super) fn load(model: &Arc<LlamaModel>, path: &Path) -> Option<Self> {
+        let path = CString::new(path.as_os_str().as_bytes()).ok()?;
+        let shared: &LlamaModel = model;
+        // SAFETY: `LlamaModel` is a transparent wrapper around the pointer that is read here, and outlives the adapter by the
+        // `Arc` beside it. llama.cpp adds the adapter to a list in the model that only this thread uses (see above), and
+        // catches its own exceptions.
+        let adapter = unsafe {
+            let raw = std::mem::transmute_copy::<LlamaModel, *mut sys::llama_model>(shared);
+            sys::llama_adapter_lora_init(raw, path.as_ptr())
+        };
+        let adapter = NonNull::new(adapter)?;
+        // SAFETY: `LlamaLoraAdapter` is a transparent wrapper around such a pointer, and frees nothing by itself.
+        let adapter = unsafe { std::mem::transmute::<NonNull<sys::llama_adapter_lora>, LlamaLoraAdapter>(adapter) };
+        Some(Self { adapter, _model: Arc::clone(model) })
+    }
+
+    /// From here on the context computes with it, and with no other.
+    pub(super) fn put_on(&mut self, context: &mut LlamaContext<'_>, scale: f32) {
+        context.lora_adapter_set(&mut self.adapter, scale).expect("llama.cpp refuses no adapter of its model");
+    }
+
+    /// From here on the context computes with none.
+    pub(super) fn take_off(&mut self, context: &mut LlamaContext<'_>) {
+        context.lora_adapter_remove(&mut self.adapter).expect("llama.cpp always can");
+    }
+}
+
+impl Drop for AdapterWeights {
+    fn drop(&mut self) {
+        // SAFETY: the same transparent wrapper; the pointer came from llama.cpp and is freed once, before its model.
+        unsafe {
+            let raw = std::mem::transmute_copy::<LlamaLoraAdapter, *mut sys::llama_adapter_lora>(&self.adapter);
+            sys::llama_adapter_lora_free(raw);
+        }
+    }
 }
 
 /// Why a model could not be quantised.

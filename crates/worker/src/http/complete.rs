@@ -5,36 +5,53 @@ use std::sync::Arc;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use galerne_api::openai::{ChatMessage, ChatRequest, CompletionRequest, Prompt};
+use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::problem::Problem;
 use super::read::Terms;
+use super::speaker::Reading;
 use super::write::{Answer, Echoed};
-use super::{App, read};
+use super::{App, read, structure};
+use crate::adapter::Adapter;
+use crate::constraint::Constraint;
 use crate::job::{self, Event, Generate, Job, Scores};
 use crate::limits;
 use crate::loaded::{Loaded, Task};
+use crate::manner::Tools;
 use crate::markup::{self, Markup};
-use crate::request::{self, Echo, Refused, Rendering, Route, Wish};
+use crate::request::{self, Echo, Ending, Refused, Rendering, Route, ToolUse, Wish};
+use crate::tool_message;
 use crate::vocabulary::{self, Frame};
 
 pub(super) async fn chat(State(app): State<Arc<App>>, http: Request) -> Result<Response, Problem> {
-    app.ready_for(Task::Generate)?;
+    let loaded = app.ready_for(Task::Generate)?;
     let terms = read::terms(http.headers())?;
     let request: ChatRequest = read::json(http).await?;
-    app.check_model(&request.model)?;
+    let adapter = app.served(&request.model)?;
     let wish = request::wish(&request.parameters, Route::Chat, Echo::Nothing, app.seed())?;
     let rendering = request::rendering(&request.parameters, &request.messages)?;
     let echo = rendering.prefix.clone().map(|text| Echoed { text, scored_from: None });
-    let prompt = chat_tokens(&app, request.messages, rendering).await?;
-    answer(&app, Asked { route: Route::Chat, prompt, best_of: wish.choices, wish, terms, echo }).await
+    let tools = request::tool_use(&request.parameters)?;
+    if tools.is_some() && loaded.manner.calls().is_none() {
+        let text = "`tools` are not supported with this model: how it writes calls is not known to this engine";
+        return Err(Refused::new("tools", "unsupported_parameter", text).into());
+    }
+    let content = request::response_format(&request.parameters)?;
+    let sent = tools.iter().flat_map(|tools| &tools.tools).map(|tool| tool.sent.clone()).collect();
+    let Prompted { tokens: prompt, thinks } = chat_tokens(&app, request.messages, sent, rendering).await?;
+    let names = tools.as_ref().map(ToolUse::names).unwrap_or_default();
+    let reading = Some(Reading { manner: loaded.manner, tools: names, thinks });
+    let constraint = structure::constraint(&app, content, tools, thinks).await?;
+    let best_of = wish.choices;
+    answer(&app, Asked { route: Route::Chat, adapter, prompt, best_of, wish, terms, echo, reading, constraint }).await
 }
 
 pub(super) async fn text(State(app): State<Arc<App>>, http: Request) -> Result<Response, Problem> {
     let loaded = app.ready_for(Task::Generate)?;
     let terms = read::terms(http.headers())?;
     let request: CompletionRequest = read::json(http).await?;
-    app.check_model(&request.model)?;
+    let adapter = app.served(&request.model)?;
     let echoes = request.echo.unwrap_or(false);
     let echo = if echoes { Echo::Prompt } else { Echo::Nothing };
     let mut wish = request::wish(&request.parameters, Route::Text, echo, app.seed())?;
@@ -53,7 +70,9 @@ pub(super) async fn text(State(app): State<Arc<App>>, http: Request) -> Result<R
     let scored_from = prompt.first().copied().filter(|_| wish.logprobs.is_some());
     let text = if text.is_empty() && echoes { vocabulary::text_of(&*loaded.vocabulary, &prompt) } else { text };
     let echo = echoes.then_some(Echoed { text, scored_from });
-    answer(&app, Asked { route: Route::Text, prompt, best_of, wish, terms, echo }).await
+    let asked =
+        Asked { route: Route::Text, adapter, prompt, best_of, wish, terms, echo, reading: None, constraint: None };
+    answer(&app, asked).await
 }
 
 /// How many choices are computed for those that are written.
@@ -74,16 +93,20 @@ fn best_of(asked: Option<u32>, wish: &Wish) -> Result<usize, Refused> {
 /// A request that was understood.
 struct Asked {
     route: Route,
+    adapter: Option<Arc<Adapter>>,
     prompt: Vec<i32>,
     wish: Wish,
     best_of: usize,
     terms: Terms,
     echo: Option<Echoed>,
+    /// In chats.
+    reading: Option<Reading>,
+    constraint: Option<Constraint>,
 }
 
 async fn answer(app: &Arc<App>, asked: Asked) -> Result<Response, Problem> {
     let loaded = app.ready_for(Task::Generate)?;
-    let Asked { route, prompt, wish, best_of, terms, echo } = asked;
+    let Asked { route, adapter, prompt, wish, best_of, terms, echo, reading, constraint } = asked;
     let field = if route == Route::Chat { "messages" } else { "prompt" };
     if prompt.is_empty() {
         return Err(Problem::bad_request(format!("`{field}` has no tokens")).param(field));
@@ -101,6 +124,9 @@ async fn answer(app: &Arc<App>, asked: Asked) -> Result<Response, Problem> {
     // The likeliest are chosen by their scores, told or not.
     let of_answer = wish.logprobs.or_else(|| (best_of > wish.choices).then_some(0));
     let of_prompt = wish.logprobs.filter(|_| echo.as_ref().is_some_and(|echo| echo.scored_from.is_some()));
+    let model = adapter.as_ref().map_or(&app.name, |adapter| &adapter.name).clone();
+    let with = |adapter: &Arc<Adapter>| loaded.fingerprint.with(&adapter.fingerprint.bytes());
+    let fingerprint = adapter.as_ref().map_or(loaded.fingerprint, with);
     app.queue.submit(Job::Generate(Box::new(Generate {
         id: id.clone(),
         prompt,
@@ -111,6 +137,10 @@ async fn answer(app: &Arc<App>, asked: Asked) -> Result<Response, Problem> {
         stops: wish.stops,
         ignore_end: wish.ignore_end,
         scores: Scores { answer: of_answer, prompt: of_prompt },
+        constraint,
+        // Completions show none, as everywhere.
+        adapter,
+        shown: if route == Route::Chat { Arc::clone(&loaded.marks) } else { Arc::default() },
         deadline: terms.deadline,
         account: app.accounts.open(terms.request_id),
         cache_scope: terms.cache_scope,
@@ -119,37 +149,53 @@ async fn answer(app: &Arc<App>, asked: Asked) -> Result<Response, Problem> {
     let answer = Answer {
         id,
         created: jiff::Timestamp::now().as_second(),
-        model: app.name.clone(),
+        model,
+        fingerprint: fingerprint.to_string(),
         route,
         include_usage: wish.include_usage,
         choices: wish.choices,
         best_of,
         logprobs: wish.logprobs.is_some(),
         echo,
+        reading,
         vocabulary: Arc::clone(&loaded.vocabulary),
     };
     if wish.stream { answer.streamed(events).await } else { answer.plain(events).await }
 }
 
+/// A chat as tokens.
+pub(super) struct Prompted {
+    pub(super) tokens: Vec<i32>,
+    /// It ends where the model's thoughts have begun.
+    pub(super) thinks: bool,
+}
+
 pub(super) async fn chat_tokens(
     app: &Arc<App>,
     messages: Vec<ChatMessage>,
+    mut tools: Vec<Value>,
     rendering: Rendering,
-) -> Result<Vec<i32>, Problem> {
+) -> Result<Prompted, Problem> {
     let mut messages = request::template_messages(&messages)?;
     can_fit(app, "messages", messages.iter().map(|message| message["content"].as_str().map_or(0, str::len)).sum())?;
     // Templates may leave out names and tool calls, but they are all gone through.
-    let bytes = messages.iter().map(markup::text_bytes).sum();
+    let bytes = messages.iter().chain(&tools).map(markup::text_bytes).sum();
     prepared(app, bytes, move |loaded| {
         let Some(template) = &loaded.template else {
             let text = "this model has no chat template; use /v1/completions";
             return Err(Problem::bad_request(text).code("no_chat_template"));
         };
-        for message in &mut messages {
-            markup::mark(message, loaded.vocabulary.controls());
+        for value in messages.iter_mut().chain(&mut tools) {
+            markup::mark(value, loaded.vocabulary.controls());
         }
-        let prompt = template.prompt(messages, &rendering)?;
-        Ok(vocabulary::tokenize_prompt(&*loaded.vocabulary, &prompt, &loaded.bos))
+        if loaded.manner.tools == Tools::Message && !tools.is_empty() {
+            messages = tool_message::tell(messages, &tools);
+            tools.clear();
+        }
+        let prompt = template.prompt(messages, &tools, &rendering)?;
+        let begins_thoughts = |(begin, _): (&str, &str)| prompt.trim_end().ends_with(begin);
+        let thinks = rendering.ending == Ending::Turn && loaded.manner.thoughts.is_some_and(begins_thoughts);
+        Ok(Prompted { tokens: vocabulary::tokenize_prompt(&*loaded.vocabulary, &prompt, &loaded.bos), thinks })
     })
     .await
 }

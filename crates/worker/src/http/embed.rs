@@ -29,7 +29,7 @@ pub(super) async fn embeddings(State(app): State<Arc<App>>, http: Request) -> Re
     let loaded = app.ready_for(Task::Embed)?;
     let terms = read::terms(http.headers())?;
     let request: EmbeddingRequest = read::json(http).await?;
-    app.check_model(&request.model)?;
+    app.served(&request.model)?;
     let encoding = check(&request)?;
     let inputs = tokens(&app, request.input).await?;
     let prompt_tokens = inputs.iter().map(Vec::len).sum::<usize>() as u64;

@@ -6,6 +6,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use galerne_api::openai::ErrorBody;
 
+use crate::adapter::Unfit;
 use crate::job::{Busy, Failure};
 use crate::request::Refused;
 use crate::template::TemplateError;
@@ -35,8 +36,14 @@ impl Problem {
 
     pub(super) fn no_model(asked: &str, served: &str) -> Self {
         let asked: String = asked.chars().take(80).collect();
-        let message = format!("the model `{asked}` does not exist here; this worker serves `{served}`");
+        let message = format!("the model `{asked}` does not exist here; this worker serves {served}");
         Self::new(StatusCode::NOT_FOUND, BAD_REQUEST, "model_not_found", message).param("model")
+    }
+
+    pub(super) fn no_adapter(name: &str) -> Self {
+        let name: String = name.chars().take(80).collect();
+        let message = format!("the adapter `{name}` cannot be found; hint: GET /v1/models lists those attached");
+        Self::new(StatusCode::NOT_FOUND, BAD_REQUEST, "adapter_not_found", message).param("lora_name")
     }
 
     pub(super) fn too_large(limit: usize) -> Self {
@@ -84,6 +91,18 @@ impl From<TemplateError> for Problem {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, SERVER, "template_failed", error.to_string())
             }
         }
+    }
+}
+
+impl From<Unfit> for Problem {
+    fn from(unfit: Unfit) -> Self {
+        let (status, code) = match unfit {
+            Unfit::Closed => (StatusCode::FORBIDDEN, "adapters_closed"),
+            Unfit::Missing(_) => (StatusCode::NOT_FOUND, "adapter_missing"),
+            Unfit::File(_) | Unfit::Architecture { .. } => (StatusCode::BAD_REQUEST, "adapter_invalid"),
+            Unfit::Memory { .. } => (StatusCode::INSUFFICIENT_STORAGE, "adapter_memory"),
+        };
+        Self::new(status, BAD_REQUEST, code, format!("the adapter cannot be attached: {unfit}")).param("lora_path")
     }
 }
 

@@ -10,7 +10,9 @@ use tower::ServiceExt as _;
 
 use super::*;
 use crate::account::Spent;
+use crate::fingerprint::Fingerprint;
 use crate::job::{Embedded, Event, Failure, Generate, Job, Piece};
+use crate::manner::Manner;
 use crate::score::Scored;
 use crate::template::ChatTemplate;
 use crate::vocabulary;
@@ -34,16 +36,26 @@ struct Server {
 }
 
 fn server_with(task: Task, queue_limit: usize, script: Script) -> Server {
+    server_taking(task, queue_limit, script, None)
+}
+
+/// With a folder of adapters.
+fn server_taking(task: Task, queue_limit: usize, script: Script, adapters: Option<PathBuf>) -> Server {
     let metrics = Arc::new(Metrics::default());
     let (queue, mut jobs) = Queue::new(queue_limit, Arc::clone(&metrics));
-    let app = Arc::new(App::new("small".into(), task, queue, metrics));
+    let app = Arc::new(App::new("small".into(), task, queue, metrics).with_adapters(adapters));
     app.set_loaded(Loaded {
         vocabulary: Arc::new(vocabulary::Bytes::new()),
         template: Some(ChatTemplate::new(TEMPLATE, String::new(), String::new()).expect("parses")),
+        manner: Manner::of(TEMPLATE),
+        marks: Arc::default(),
+        grammars: OnceLock::new(),
         bos: String::new(),
         backend: "test".into(),
-        context: 200,
+        context: 2000,
         load_ms: 0,
+        architecture: "llama".into(),
+        fingerprint: Fingerprint::default(),
     });
     let asked = Arc::new(Mutex::new(VecDeque::new()));
     let kept = Arc::clone(&asked);
@@ -70,6 +82,16 @@ fn play(job: &mut Job, script: Script) {
                 embed.inputs.iter().map(|input| vec![f32::from(u16::try_from(input.len()).expect("short")), 0.5]);
             let embedded = Embedded { vectors: vectors.collect(), cpu_micros: 7 };
             std::mem::replace(&mut embed.reply, other).send(Ok(embedded)).expect("somebody waits");
+            return;
+        }
+        Job::Attach(attach) => {
+            let (other, _) = tokio::sync::oneshot::channel();
+            std::mem::replace(&mut attach.reply, other).send(Ok(())).expect("somebody waits");
+            return;
+        }
+        Job::Detach(detach) => {
+            let (other, _) = tokio::sync::oneshot::channel();
+            std::mem::replace(&mut detach.reply, other).send(()).expect("somebody waits");
             return;
         }
         Job::Stop => return,
@@ -276,6 +298,67 @@ async fn several_answers_have_their_index_and_the_best_come_first() {
     assert_eq!(refused(&server, "/v1/completions", streamed).await.1, "unsupported_parameter");
 }
 
+fn weather() -> Value {
+    let parameters = json!({"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]});
+    json!({"type": "function", "function": {"name": "get_weather", "parameters": parameters}})
+}
+
+#[tokio::test]
+async fn calls_of_tools_come_whole_and_in_pieces_as_openai_s_do() {
+    const WORDS: &[&str] =
+        &["<tool_", "call>\n{\"name\": \"get_wea", "ther\", \"arguments\": {\"ci", "ty\": \"Rome\"}}\n</tool_call>"];
+    let server = server(Script::Words(WORDS));
+    let body = chat(json!({"tools": [weather()]}));
+    let (status, reply) = ask(&server, "/v1/chat/completions", body.clone()).await;
+    assert_eq!(status, 200, "{reply}");
+    let choice = &reply["choices"][0];
+    assert_eq!((&choice["finish_reason"], &choice["message"]["content"]), (&json!("tool_calls"), &Value::Null));
+    let call = &choice["message"]["tool_calls"][0];
+    assert_eq!((&call["type"], &call["function"]["name"]), (&json!("function"), &json!("get_weather")));
+    assert_eq!(call["function"]["arguments"], "{\"city\": \"Rome\"}");
+    assert!(call["id"].as_str().is_some_and(|id| id.starts_with("call_")), "{call}");
+    // The tools were in the prompt.
+    assert!(reply["usage"]["prompt_tokens"].as_u64().is_some_and(|n| n > 500), "{}", reply["usage"]);
+    let mut streamed = body;
+    streamed["stream"] = json!(true);
+    let (_, text) = send(&server, Method::POST, "/v1/chat/completions", streamed.to_string()).await;
+    let chunks = chunks(&text);
+    let deltas: Vec<&Value> =
+        chunks.iter().map(|c| &c["choices"][0]["delta"]["tool_calls"][0]).filter(|d| d.is_object()).collect();
+    assert!(deltas[0]["id"].is_string(), "{}", deltas[0]);
+    assert_eq!(deltas[0]["function"], json!({"name": "get_weather", "arguments": ""}));
+    assert_eq!(deltas[1], &json!({"index": 0, "function": {"arguments": "{\"ci"}}));
+    let arguments: String = deltas.iter().filter_map(|d| d["function"]["arguments"].as_str()).collect();
+    assert_eq!(arguments, "{\"city\": \"Rome\"}");
+    assert_eq!(chunks.last().expect("chunks")["choices"][0]["finish_reason"], "tool_calls");
+    // Without tools, or when none may be called, the same words are content.
+    for more in [json!({}), json!({"tools": [weather()], "tool_choice": "none"})] {
+        let (_, reply) = ask(&server, "/v1/chat/completions", chat(more)).await;
+        assert_eq!(reply["choices"][0]["message"]["content"], WORDS.concat());
+    }
+}
+
+#[tokio::test]
+async fn a_schema_that_cannot_be_kept_to_is_refused_by_its_place() {
+    let server = server(Script::Words(&["{}"]));
+    let format = |schema: Value| {
+        chat(json!({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}}))
+    };
+    let fine = format(json!({"type": "object", "properties": {"a": {"type": "integer"}}}));
+    assert_eq!(ask(&server, "/v1/chat/completions", fine).await.0, 200);
+    let Some(Job::Generate(job)) = server.asked.lock().expect("no panics").pop_front() else { panic!("a generation") };
+    assert!(job.constraint.is_some());
+    let broken = format(json!({"type": "object", "properties": {"a": {"type": "array", "items": {"not": {}}}}}));
+    let (status, code, at) = refused(&server, "/v1/chat/completions", broken).await;
+    assert_eq!((status, code.as_str()), (400, "invalid_schema"));
+    assert_eq!(at, "response_format.json_schema.schema.properties.a.items");
+    let mut tool = weather();
+    tool["function"]["parameters"]["properties"]["city"]["pattern"] = json!("(");
+    let (_, _, at) =
+        refused(&server, "/v1/chat/completions", chat(json!({"tools": [tool], "tool_choice": "required"}))).await;
+    assert_eq!(at, "tools[0].function.parameters.properties.city");
+}
+
 #[tokio::test]
 async fn an_answer_begins_with_its_prefix_and_an_echo_with_its_prompt() {
     let server = server(Script::Words(&["x"]));
@@ -310,10 +393,10 @@ async fn bad_requests_are_refused_with_code_and_parameter() {
         (chat(json!({"n": 300})), (400, "invalid_value", json!("n"))),
         (chat(json!({"logit_bias": {"300": 1}})), (400, "invalid_value", json!("logit_bias"))),
         (
-            chat(json!({"messages": [{"role": "user", "content": "x".repeat(300)}]})),
+            chat(json!({"messages": [{"role": "user", "content": "x".repeat(3000)}]})),
             (400, "context_length_exceeded", json!("messages")),
         ),
-        (chat(json!({"max_tokens": 190})), (400, "context_length_exceeded", json!("messages"))),
+        (chat(json!({"max_tokens": 1990})), (400, "context_length_exceeded", json!("messages"))),
     ] {
         let (status, code, param) = refused(&server, path, body).await;
         assert_eq!((status, code.as_str(), param), expected);
@@ -411,8 +494,8 @@ async fn embeddings_come_as_numbers_or_base64() {
         (json!({"input": "a", "dimensions": 3}), "dimensions"),
         (json!({"input": "a", "encoding_format": "hex"}), "encoding_format"),
         (json!({"input": "a", "output_dtype": "int8"}), "output_dtype"),
-        (json!({"input": ["a", "b".repeat(300)]}), "input"),
-        (json!({"input": [vec![1; 3], vec![1; 300]]}), "input[1]"),
+        (json!({"input": ["a", "b".repeat(3000)]}), "input"),
+        (json!({"input": [vec![1; 3], vec![1; 3000]]}), "input[1]"),
     ] {
         assert_eq!(refused(&server, "/v1/embeddings", body).await.2, param);
     }
@@ -423,7 +506,7 @@ async fn embeddings_come_as_numbers_or_base64() {
 async fn tokens_are_counted_as_the_completion_would() {
     let server = server(Script::Words(&["x"]));
     let (_, reply) = ask(&server, "/tokenize", json!({"content": "ab"})).await;
-    assert_eq!(reply, json!({"tokens": [0, 97, 98], "count": 3, "max_model_len": 200}));
+    assert_eq!(reply, json!({"tokens": [0, 97, 98], "count": 3, "max_model_len": 2000}));
     let whole = json!({"prompt": "ab", "add_special_tokens": false, "return_token_strs": true});
     let (_, reply) = ask(&server, "/tokenize", whole).await;
     assert_eq!((&reply["tokens"], &reply["token_strs"]), (&json!([97, 98]), &json!(["a", "b"])));
@@ -506,4 +589,81 @@ async fn other_routes_answer_in_openai_s_shape() {
     assert_eq!(serde_json::from_str::<Value>(&text).expect("JSON")["data"][0]["id"], "small");
     let (_, text) = send(&server, Method::GET, "/metrics", Body::empty()).await;
     assert!(text.contains(r#"vllm:num_requests_waiting{model_name="small"} "#), "{text}");
+}
+
+fn adapter_file(folder: &std::path::Path) {
+    let mut out = b"GGUF".to_vec();
+    let text = |out: &mut Vec<u8>, text: &str| {
+        out.extend((text.len() as u64).to_le_bytes());
+        out.extend(text.as_bytes());
+    };
+    out.extend(3_u32.to_le_bytes());
+    out.extend([2_u64, 3].map(u64::to_le_bytes).concat());
+    for (key, value) in [("general.type", "adapter"), ("general.architecture", "llama"), ("adapter.type", "lora")] {
+        text(&mut out, key);
+        out.extend(8_u32.to_le_bytes());
+        text(&mut out, value);
+    }
+    for half in ["a", "b"] {
+        text(&mut out, &format!("w.lora_{half}"));
+        out.extend(1_u32.to_le_bytes());
+        out.extend(1_u64.to_le_bytes());
+        out.extend([0; 12]);
+    }
+    out.resize(out.len() + 64, 0);
+    std::fs::write(folder.join("a.gguf"), out).expect("written");
+}
+
+#[tokio::test]
+async fn an_adapter_is_asked_for_by_its_name_from_attaching_to_detaching() {
+    let folder = tempfile::tempdir().expect("a directory");
+    adapter_file(folder.path());
+    let server = server_taking(Task::Generate, 4, Script::Words(&["a"]), Some(folder.path().to_owned()));
+    let named = |name: &str| json!({"model": name, "messages": [{"role": "user", "content": "hi"}]});
+    let chat = |name: &'static str| ask(&server, "/v1/chat/completions", named(name));
+    assert_eq!(chat("wind").await.0, StatusCode::NOT_FOUND);
+    let body = json!({"lora_name": "wind", "lora_path": "a.gguf", "scale": 0.5}).to_string();
+    let load = || send(&server, Method::POST, "/v1/load_lora_adapter", body.clone());
+    assert_eq!(load().await, (StatusCode::OK, "Success: LoRA adapter 'wind' added successfully.".into()));
+    assert_eq!(load().await.0, StatusCode::BAD_REQUEST);
+    let (status, reply) = chat("wind").await;
+    assert_eq!((status, &reply["model"]), (StatusCode::OK, &json!("wind")));
+    assert_ne!(reply["system_fingerprint"], chat("small").await.1["system_fingerprint"]);
+    assert_eq!(ask(&server, "/tokenize", json!({"model": "wind", "prompt": "a"})).await.0, StatusCode::OK);
+    let list: Value = serde_json::from_str(&send(&server, Method::GET, "/v1/models", "").await.1).expect("JSON");
+    assert_eq!(list["data"][1]["parent"], "small");
+    assert_eq!((&list["data"][1]["id"], &list["data"][1]["root"]), (&json!("wind"), &json!("a.gguf")));
+    // What the engine was asked: of the chats under its name, and of no other, it is a part.
+    let adapters: Vec<Option<String>> = {
+        let asked = server.asked.lock().expect("no panics");
+        let generated = asked.iter().filter_map(|job| match job {
+            Job::Generate(job) => Some(job.adapter.as_ref().map(|adapter| adapter.name.clone())),
+            _ => None,
+        });
+        generated.collect()
+    };
+    assert_eq!(adapters, [Some("wind".to_owned()), None]);
+    let unload =
+        |name: &str| send(&server, Method::POST, "/v1/unload_lora_adapter", json!({"lora_name": name}).to_string());
+    assert_eq!(unload("wind").await, (StatusCode::OK, "Success: LoRA adapter 'wind' removed successfully.".into()));
+    assert_eq!(unload("wind").await.0, StatusCode::NOT_FOUND);
+    let (status, reply) = chat("wind").await;
+    assert_eq!((status, &reply["error"]["code"]), (StatusCode::NOT_FOUND, &json!("model_not_found")));
+}
+
+#[tokio::test]
+async fn no_more_adapters_are_attached_than_the_limit_says_and_none_where_no_folder_is_named() {
+    let folder = tempfile::tempdir().expect("a directory");
+    adapter_file(folder.path());
+    let server = server_taking(Task::Generate, 4, Script::Silent, Some(folder.path().to_owned()));
+    let body = |n: usize| json!({"lora_name": format!("n{n}"), "lora_path": "a.gguf"}).to_string();
+    for n in 0..limits::ADAPTERS {
+        assert_eq!(send(&server, Method::POST, "/v1/load_lora_adapter", body(n)).await.0, StatusCode::OK);
+    }
+    let (status, text) = send(&server, Method::POST, "/v1/load_lora_adapter", body(99)).await;
+    assert!(status == StatusCode::BAD_REQUEST && text.contains("no more are taken"), "{text}");
+    let closed = server_with(Task::Generate, 4, Script::Silent);
+    assert_eq!(send(&closed, Method::POST, "/v1/load_lora_adapter", body(0)).await.0, StatusCode::FORBIDDEN);
+    let embedder = server_with(Task::Embed, 4, Script::Silent);
+    assert_eq!(send(&embedder, Method::POST, "/v1/load_lora_adapter", body(0)).await.0, StatusCode::BAD_REQUEST);
 }

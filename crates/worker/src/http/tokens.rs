@@ -55,7 +55,7 @@ pub(super) struct Text {
 pub(super) async fn tokenize(State(app): State<Arc<App>>, http: Request) -> Result<Json<Tokens>, Problem> {
     let loaded = app.ready()?;
     let request: TokenizeRequest = read::json(http).await?;
-    app.check_model(&request.model)?;
+    app.served(&request.model)?;
     let parameters = Parameters { other: request.other, ..Parameters::default() };
     request::check_rendering(&parameters)?;
     let tokens = match (request.content, request.messages) {
@@ -67,7 +67,9 @@ pub(super) async fn tokenize(State(app): State<Arc<App>>, http: Request) -> Resu
         }
         (None, Some(messages)) => {
             let rendering = request::rendering(&parameters, &messages)?;
-            complete::chat_tokens(&app, messages, rendering).await?
+            let tools = request::tool_use(&parameters)?;
+            let sent = tools.iter().flat_map(|tools| &tools.tools).map(|tool| tool.sent.clone()).collect();
+            complete::chat_tokens(&app, messages, sent, rendering).await?.tokens
         }
         _ => return Err(Problem::bad_request("give either `prompt` or `messages`").param("prompt")),
     };
@@ -88,7 +90,7 @@ async fn bare(app: &Arc<App>, prompt: Prompt) -> Result<Vec<i32>, Problem> {
 pub(super) async fn detokenize(State(app): State<Arc<App>>, http: Request) -> Result<Json<Text>, Problem> {
     let loaded = app.ready()?;
     let request: DetokenizeRequest = read::json(http).await?;
-    app.check_model(&request.model)?;
+    app.served(&request.model)?;
     let tokens = complete::known_tokens(&app, request.tokens, "tokens")?;
     Ok(Json(Text { prompt: vocabulary::text_of(&*loaded.vocabulary, &tokens) }))
 }

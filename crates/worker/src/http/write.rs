@@ -18,7 +18,9 @@ use tokio::sync::mpsc;
 
 use super::logprobs;
 use super::problem::Problem;
+use super::speaker::{Reading, Speaker};
 use crate::job::{Event, Piece};
+use crate::reader::Part;
 use crate::request::Route;
 use crate::score::Scored;
 use crate::vocabulary::Vocabulary;
@@ -29,6 +31,7 @@ pub(super) struct Answer {
     pub(super) id: String,
     pub(super) created: i64,
     pub(super) model: String,
+    pub(super) fingerprint: String,
     pub(super) route: Route,
     pub(super) include_usage: bool,
     /// Choices that are written.
@@ -38,6 +41,8 @@ pub(super) struct Answer {
     pub(super) logprobs: bool,
     /// What every choice begins with.
     pub(super) echo: Option<Echoed>,
+    /// How chats are read; texts are handed on as they are.
+    pub(super) reading: Option<Reading>,
     pub(super) vocabulary: Arc<dyn Vocabulary>,
 }
 
@@ -50,8 +55,10 @@ pub(super) struct Echoed {
 }
 
 /// What was gathered of a choice.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 struct Choice {
+    speaker: Option<Speaker>,
+    message: AssistantMessage,
     text: String,
     scored: Vec<Scored>,
     reason: Option<FinishReason>,
@@ -66,7 +73,7 @@ const EVENTS_AT_ONCE: usize = 64;
 impl Answer {
     /// Collects the whole answer.
     pub(super) async fn plain(&self, mut events: mpsc::Receiver<Event>) -> Result<Response, Problem> {
-        let mut choices = vec![Choice::default(); self.best_of];
+        let mut choices: Vec<Choice> = (0..self.best_of).map(|_| Choice::new(self.reading.as_ref())).collect();
         let mut prompt = vec![];
         let mut taken = Vec::with_capacity(EVENTS_AT_ONCE);
         loop {
@@ -78,11 +85,16 @@ impl Answer {
                     Event::Prompt(scored) => prompt = scored,
                     Event::Text(piece) => choices[piece.choice].take(piece),
                     Event::Ended { choice, reason, logprob } => {
-                        choices[choice].reason = Some(reason);
+                        choices[choice].end(reason);
                         choices[choice].logprob = logprob;
                     }
                     Event::Failed(failure) => return Err(failure.into()),
-                    Event::Done(spent) => return Ok(self.whole(choices, &prompt, spent.usage())),
+                    Event::Done(spent) => {
+                        let reasoning = choices.iter().filter_map(|choice| choice.speaker.as_ref());
+                        let usage =
+                            with_reasoning(spent.usage(), reasoning.map(|speaker| speaker.reasoning_tokens).sum());
+                        return Ok(self.whole(choices, &prompt, usage));
+                    }
                 }
             }
         }
@@ -97,7 +109,9 @@ impl Answer {
         if let Some(Event::Failed(failure)) = taken.first() {
             return Err((*failure).into());
         }
-        let mut writer = Writer { offsets: vec![0; self.choices], answer: self, events, taken, out: vec![] };
+        let speakers = (0..self.choices).filter_map(|_| self.reading.as_ref().map(Speaker::new)).collect();
+        let (offsets, unscored) = (vec![0; self.choices], vec![vec![]; self.choices]);
+        let mut writer = Writer { offsets, unscored, speakers, answer: self, events, taken, out: vec![] };
         writer.begin();
         let body = stream::unfold(Some(writer), |state| async move {
             let (bytes, state) = state?.next().await;
@@ -120,9 +134,9 @@ impl Answer {
                 object: "chat.completion".into(),
                 created: self.created,
                 model: self.model.clone(),
-                choices: choices.map(|(index, choice)| self.chat_choice(index, &choice)).collect(),
+                choices: choices.map(|(index, choice)| self.chat_choice(index, choice)).collect(),
                 usage,
-                system_fingerprint: None,
+                system_fingerprint: Some(self.fingerprint.clone()),
             })
             .into_response(),
             Route::Text => {
@@ -132,10 +146,16 @@ impl Answer {
         }
     }
 
-    fn chat_choice(&self, index: u32, choice: &Choice) -> ChatChoice {
+    fn chat_choice(&self, index: u32, choice: Choice) -> ChatChoice {
         let logprobs = self.logprobs.then(|| logprobs::chat(&*self.vocabulary, &choice.scored));
-        let content = Some(self.echo_text().to_owned() + &choice.text);
-        let message = AssistantMessage { role: "assistant".into(), content, refusal: None, tool_calls: None };
+        let mut message = choice.message;
+        message.role = "assistant".into();
+        // A message of nothing but calls has no content.
+        if let Some(echo) = &self.echo {
+            message.content = Some(echo.text.clone() + &message.content.unwrap_or_default());
+        } else if message.tool_calls.is_none() {
+            message.content.get_or_insert_default();
+        }
         ChatChoice { index, message, logprobs, finish_reason: choice.reason }
     }
 
@@ -167,7 +187,7 @@ impl Answer {
             object: "text_completion".into(),
             created: self.created,
             model: self.model.clone(),
-            system_fingerprint: None,
+            system_fingerprint: Some(self.fingerprint.clone()),
             choices,
             usage,
         }
@@ -179,7 +199,7 @@ impl Answer {
             object: "chat.completion.chunk".into(),
             created: self.created,
             model: self.model.clone(),
-            system_fingerprint: None,
+            system_fingerprint: Some(self.fingerprint.clone()),
             choices,
             usage,
         }
@@ -187,8 +207,27 @@ impl Answer {
 }
 
 impl Choice {
+    fn new(reading: Option<&Reading>) -> Self {
+        Self { speaker: reading.map(Speaker::new), ..Self::default() }
+    }
+
+    fn end(&mut self, reason: FinishReason) {
+        self.reason = Some(reason);
+        if let Some(speaker) = &mut self.speaker {
+            let parts = speaker.finish();
+            parts.into_iter().for_each(|part| speaker.add(&mut self.message, part));
+            self.reason = Some(speaker.reason(reason));
+        }
+    }
+
     fn take(&mut self, piece: Piece) {
-        self.text.push_str(&piece.text);
+        match &mut self.speaker {
+            Some(speaker) => {
+                let parts = speaker.push(&piece);
+                parts.into_iter().for_each(|part| speaker.add(&mut self.message, part));
+            }
+            None => self.text.push_str(&piece.text),
+        }
         self.scored.extend(piece.scored);
         self.tokens += piece.tokens;
     }
@@ -208,6 +247,10 @@ struct Writer {
     out: Vec<u8>,
     /// Of each choice, the characters whose tokens were told.
     offsets: Vec<usize>,
+    /// Of each choice, the scores of tokens whose text is held back.
+    unscored: Vec<Vec<Scored>>,
+    /// Of each choice, in chats.
+    speakers: Vec<Speaker>,
 }
 
 impl Writer {
@@ -215,13 +258,16 @@ impl Writer {
     fn begin(&mut self) {
         for index in 0..self.answer.choices {
             if self.answer.route == Route::Chat {
-                let role = Delta { role: Some("assistant".into()), content: Some(String::new()), tool_calls: None };
+                let role = Delta { role: Some("assistant".into()), content: Some(String::new()), ..Delta::default() };
                 self.delta(index, role, &[], None);
             }
             if self.answer.echo.as_ref().is_some_and(|echo| echo.scored_from.is_none()) {
                 let text = self.answer.echo_text().to_owned();
                 self.offsets[index] = text.chars().count();
-                self.piece(Piece { choice: index, text, tokens: 0, scored: vec![] });
+                match self.answer.route {
+                    Route::Chat => self.delta(index, Delta { content: Some(text), ..Delta::default() }, &[], None),
+                    Route::Text => self.text(index, text, None, None),
+                }
             }
         }
     }
@@ -248,7 +294,8 @@ impl Writer {
             Event::Ended { choice, reason, .. } => self.ended(choice, reason),
             Event::Done(spent) => {
                 if self.answer.include_usage {
-                    self.usage(spent.usage());
+                    let reasoning = self.speakers.iter().map(|speaker| speaker.reasoning_tokens).sum();
+                    self.usage(with_reasoning(spent.usage(), reasoning));
                 }
                 self.out.extend_from_slice(b"data: [DONE]\n\n");
             }
@@ -269,8 +316,9 @@ impl Writer {
     fn piece(&mut self, piece: Piece) {
         match self.answer.route {
             Route::Chat => {
-                let delta = Delta { role: None, content: Some(piece.text), tool_calls: None };
-                self.delta(piece.choice, delta, &piece.scored, None);
+                let parts = self.speakers[piece.choice].push(&piece);
+                self.unscored[piece.choice].extend(piece.scored);
+                self.parts(piece.choice, parts);
             }
             Route::Text => {
                 let lists = self.answer.logprobs.then(|| {
@@ -286,8 +334,23 @@ impl Writer {
 
     fn ended(&mut self, choice: usize, reason: FinishReason) {
         match self.answer.route {
-            Route::Chat => self.delta(choice, Delta::default(), &[], Some(reason)),
+            Route::Chat => {
+                let parts = self.speakers[choice].finish();
+                self.parts(choice, parts);
+                let scored = std::mem::take(&mut self.unscored[choice]);
+                let reason = self.speakers[choice].reason(reason);
+                self.delta(choice, Delta::default(), &scored, Some(reason));
+            }
             Route::Text => self.text(choice, String::new(), None, Some(reason)),
+        }
+    }
+
+    /// The first part carries the scores of all tokens that it and the others are made of.
+    fn parts(&mut self, choice: usize, parts: Vec<Part>) {
+        for part in parts {
+            let scored = std::mem::take(&mut self.unscored[choice]);
+            let delta = self.speakers[choice].delta(part);
+            self.delta(choice, delta, &scored, None);
         }
     }
 
@@ -315,6 +378,13 @@ impl Writer {
         let choice = CompletionChoice { index: number(choice), text, logprobs, finish_reason };
         data(&mut self.out, &self.answer.completion(vec![choice], None));
     }
+}
+
+fn with_reasoning(mut usage: Usage, reasoning_tokens: u64) -> Usage {
+    if let Some(details) = &mut usage.completion_tokens_details {
+        details.reasoning_tokens = reasoning_tokens;
+    }
+    usage
 }
 
 fn number(choice: usize) -> u32 {

@@ -6,7 +6,7 @@ fn tokens(range: std::ops::Range<i32>) -> Vec<i32> {
 }
 
 fn run(slots: &mut Slots, prompt: &[i32]) -> Placement {
-    let placement = slots.place(prompt, None).expect("there is room");
+    let placement = slots.place(prompt, None, None).expect("there is room");
     slots.push(placement.slot, &prompt[placement.reuse.tokens()..]);
     placement
 }
@@ -77,7 +77,7 @@ fn live_slots_stay_together() {
 fn no_scope_profits_from_the_prompts_of_another() {
     let mut slots = Slots::new(3);
     let mut reuse = |scope: Option<&str>| {
-        let placement = slots.place(&tokens(0..50), scope).expect("there is room");
+        let placement = slots.place(&tokens(0..50), scope, None).expect("there is room");
         slots.push(placement.slot, &tokens(0..50)[placement.reuse.tokens()..]);
         slots.finish(placement.slot);
         placement.reuse.tokens()
@@ -87,39 +87,60 @@ fn no_scope_profits_from_the_prompts_of_another() {
 }
 
 #[test]
+fn what_one_adapter_computed_is_no_beginning_for_another_nor_for_the_bare_model() {
+    let mut slots = Slots::new(4);
+    let mut reuse = |adapter: Option<u64>| {
+        let placement = slots.place(&tokens(0..50), None, adapter.map(AdapterId)).expect("there is room");
+        slots.push(placement.slot, &tokens(0..50)[placement.reuse.tokens()..]);
+        let fork = slots.fork(placement.slot).expect("there is room");
+        slots.finish(placement.slot);
+        slots.finish(fork);
+        placement.reuse.tokens()
+    };
+    assert_eq!([reuse(Some(1)), reuse(None), reuse(Some(2))], [0, 0, 0]);
+    assert_eq!([reuse(Some(2)), reuse(None)], [49, 49]);
+    let left = slots.of_adapter(AdapterId(2));
+    assert!(!left.is_empty());
+    left.into_iter().for_each(|slot| slots.empty(slot));
+    assert_eq!(slots.place(&tokens(0..50), None, Some(AdapterId(2))).expect("room").reuse, Reuse::Nothing);
+}
+
+#[test]
 fn one_beyond_the_slots_waits() {
     let mut slots = Slots::new(1);
     let first = run(&mut slots, &tokens(0..10));
-    assert_eq!(slots.place(&tokens(0..10), None), None);
+    assert_eq!(slots.place(&tokens(0..10), None, None), None);
     slots.finish(first.slot);
-    assert!(slots.place(&tokens(0..10), None).is_some());
+    assert!(slots.place(&tokens(0..10), None, None).is_some());
 }
 
 #[test]
 fn a_fork_holds_all_that_its_origin_holds_and_stays_in_its_scope() {
     let mut slots = Slots::new(3);
-    let first = slots.place(&tokens(0..50), Some("a")).expect("there is room").slot;
+    let first = slots.place(&tokens(0..50), Some("a"), None).expect("there is room").slot;
     slots.push(first, &tokens(0..50));
     let second = slots.fork(first).expect("there is room");
     assert_ne!(first, second);
     assert_eq!(slots.len(second), 50);
     slots.finish(first);
     slots.finish(second);
-    assert_eq!(slots.place(&tokens(0..50), Some("b")).expect("room").reuse, Reuse::Nothing);
-    assert_eq!(slots.place(&tokens(0..50), Some("a")).expect("room").reuse.tokens(), 49);
+    assert_eq!(slots.place(&tokens(0..50), Some("b"), None).expect("room").reuse, Reuse::Nothing);
+    assert_eq!(slots.place(&tokens(0..50), Some("a"), None).expect("room").reuse.tokens(), 49);
     assert_eq!(Slots::without_reuse(2).fork(0), None);
 }
 
 #[derive(Debug, Clone)]
 enum Act {
-    Start { family: i32, length: usize, scope: bool },
+    Start { family: i32, length: usize, scope: bool, adapter: Option<u64> },
     Grow,
     Finish(usize),
 }
 
 fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
-        4 => (0..3_i32, 1_usize..60, any::<bool>()).prop_map(|(family, length, scope)| Act::Start { family, length, scope }),
+        4 => (0..3_i32, 1_usize..60, any::<bool>(), prop::option::of(1_u64..3)).prop_map(|(family, length, scope, adapter)| {
+            Act::Start { family, length, scope, adapter }
+        }),
         3 => Just(Act::Grow),
         3 => any::<usize>().prop_map(Act::Finish),
     ]
@@ -131,16 +152,25 @@ proptest! {
     fn reuse_is_always_of_tokens_that_are_there(acts in prop::collection::vec(act(), 1..80), count in 1_usize..5) {
         let mut slots = Slots::new(count);
         let mut mirror: Vec<Vec<i32>> = vec![vec![]; count];
+        // By whom, and with what, each slot was filled.
+        let mut whose = vec![(false, None); count];
         let mut live: Vec<usize> = vec![];
         for act in acts {
             match act {
-                Act::Start { family, length, scope } => {
+                Act::Start { family, length, scope, adapter } => {
                     let prompt: Vec<i32> = (0..i32::try_from(length).expect("small")).map(|i| family * 1000 + i).collect();
-                    let Some(Placement { slot, reuse }) = slots.place(&prompt, scope.then_some("s")) else {
+                    let Some(Placement { slot, reuse }) = slots.place(&prompt, scope.then_some("s"), adapter.map(AdapterId)) else {
                         prop_assert_eq!(live.len(), count);
                         continue;
                     };
                     prop_assert!(!live.contains(&slot));
+                    let from = match reuse {
+                        Reuse::Nothing => None,
+                        Reuse::InPlace { .. } => Some(slot),
+                        Reuse::Copy { from, .. } => Some(from),
+                    };
+                    prop_assert!(from.is_none_or(|from| whose[from] == (scope, adapter)));
+                    whose[slot] = (scope, adapter);
                     match reuse {
                         Reuse::Nothing => mirror[slot].clear(),
                         Reuse::InPlace { keep } => mirror[slot].truncate(keep),

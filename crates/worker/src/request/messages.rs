@@ -108,6 +108,10 @@ fn template_message(i: usize, message: &ChatMessage) -> Result<Value, Refused> {
             "name" | "tool_calls" | "tool_call_id" => {
                 out.insert(key.clone(), value.clone());
             }
+            // Templates of reasoning models take it back.
+            "reasoning_content" if value.is_string() => {
+                out.insert(key.clone(), value.clone());
+            }
             "refusal" | "audio" | "annotations" | "reasoning_content" if value.is_null() => {}
             // Read by `rendering`.
             "prefix" if matches!(value, Value::Null | Value::Bool(_)) => {}

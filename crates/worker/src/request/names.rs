@@ -69,7 +69,15 @@ const FIELDS: [&str; 25] = [
 
 /// Those of them that are read from `Parameters::other`; chats have more than text completions.
 const READ: [&str; 3] = ["logprobs", "top_logprobs", "min_tokens"];
-const READ_OF_CHATS: [&str; 3] = ["add_generation_prompt", "continue_final_message", "chat_template_kwargs"];
+const READ_OF_CHATS: [&str; 7] = [
+    "add_generation_prompt",
+    "continue_final_message",
+    "chat_template_kwargs",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "response_format",
+];
 
 pub(super) fn check_other(parameters: &Parameters, route: Route) -> Result<(), Refused> {
     for (name, value) in &parameters.other {

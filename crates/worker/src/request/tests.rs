@@ -32,8 +32,10 @@ fn a_misspelt_parameter_is_refused_with_the_nearest_name() {
 
 #[test]
 fn what_is_not_done_is_refused_and_what_asks_for_nothing_is_not() {
-    assert_eq!(refused(json!({"tools": [{}]})), ("tools".into(), "unsupported_parameter"));
-    assert_eq!(refused(json!({"response_format": {"type": "json_object"}})).1, "unsupported_parameter");
+    assert_eq!(refused(json!({"functions": [{}]})), ("functions".into(), "unsupported_parameter"));
+    let of_text = |value: Value| wish(&parameters(value), Route::Text, Echo::Nothing, 0).expect_err("refused").code;
+    assert_eq!(of_text(json!({"tools": [{}]})), "unsupported_parameter");
+    assert_eq!(of_text(json!({"response_format": {"type": "json_object"}})), "unsupported_parameter");
     let fine = json!({"n": 1, "logprobs": false, "tools": [], "tool_choice": null, "user": "u", "safe_prompt": false,
         "response_format": {"type": "text"}, "reasoning_effort": null});
     assert!(chat_wish(fine).is_ok());
@@ -86,6 +88,51 @@ fn a_chat_ends_where_its_parameters_say() {
     assert_eq!(ending(json!({}), &users).expect_err("refused").param.as_deref(), Some("messages[1].prefix"));
     let own = rendering_of(json!({"chat_template_kwargs": {"messages": []}}), said).expect_err("refused");
     assert_eq!(own.param.as_deref(), Some("chat_template_kwargs.messages"));
+}
+
+#[test]
+fn tools_and_formats_are_read_or_refused_by_their_place() {
+    let tool = |name: &str| json!({"type": "function", "function": {"name": name, "parameters": {"type": "object"}}});
+    let used = |more: Value| {
+        let mut value = json!({"tools": [tool("a"), tool("b")]});
+        value.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        tool_use(&parameters(value))
+    };
+    assert_eq!(used(json!({})).expect("fine").map(|t| (t.called, t.is_parallel)), Some((Called::Maybe, true)));
+    assert_eq!(used(json!({"tool_choice": "none"})), Ok(None));
+    let any = used(json!({"tool_choice": "any", "parallel_tool_calls": false})).expect("fine");
+    assert_eq!(any.map(|t| (t.called, t.is_parallel)), Some((Called::Some, false)));
+    let named = |name: &str| json!({"tool_choice": {"type": "function", "function": {"name": name}}});
+    assert_eq!(used(named("b")).expect("fine").map(|t| t.called), Some(Called::One(1)));
+    let at = |result: Result<Option<ToolUse>, Refused>| result.expect_err("refused").param.expect("a place");
+    assert_eq!(at(used(named("c"))), "tool_choice.function.name");
+    assert_eq!(at(used(json!({"tool_choice": "sometimes"}))), "tool_choice");
+    assert_eq!(at(tool_use(&parameters(json!({"tool_choice": "required"})))), "tool_choice");
+    for (tools, place) in [
+        (json!([tool("a"), tool("a")]), "tools[1].function.name"),
+        (json!([tool("a b")]), "tools[0].function.name"),
+        (json!([{"type": "web_search"}]), "tools[0].type"),
+        (json!([{"type": "function", "function": {"name": "a", "parameters": 3}}]), "tools[0].function.parameters"),
+    ] {
+        assert_eq!(at(tool_use(&parameters(json!({"tools": tools})))), place);
+    }
+    let format = |value: Value| response_format(&parameters(json!({"response_format": value})));
+    assert_eq!(format(json!({"type": "text"})), Ok(None));
+    assert_eq!(format(json!({"type": "json_object"})), Ok(Some(json!({"type": "object"}))));
+    let schema =
+        json!({"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "array"}, "strict": true}});
+    assert_eq!(format(schema), Ok(Some(json!({"type": "array"}))));
+    for (value, place) in [
+        (json!({"type": "xml"}), "response_format.type"),
+        (json!({}), "response_format.type"),
+        (json!({"type": "json_schema"}), "response_format.json_schema.schema"),
+        (
+            json!({"type": "json_schema", "json_schema": {"schema": {}, "scheme": 1}}),
+            "response_format.json_schema.scheme",
+        ),
+    ] {
+        assert_eq!(format(value).expect_err("refused").param.as_deref(), Some(place));
+    }
 }
 
 #[test]

@@ -79,12 +79,21 @@ impl Worker {
         stream
     }
 
-    /// The value of a metric.
-    pub(crate) fn metric(&self, name: &str) -> f64 {
+    fn get_text(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(self.address()).expect("connects");
         stream.set_read_timeout(Some(PATIENCE)).expect("set");
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n").expect("sent");
-        let (_, text) = read_reply(stream);
+        let request = format!("GET {path} HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("sent");
+        read_reply(stream).1
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Value {
+        serde_json::from_str(&self.get_text(path)).expect("JSON")
+    }
+
+    /// The value of a metric.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let text = self.get_text("/metrics");
         let line = text.lines().find(|line| line.starts_with(&format!("{name}{{"))).expect("the metric");
         line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a number")
     }

@@ -99,6 +99,46 @@ fn tokens_of_turns_come_from_the_template_only(model: &str) {
 }
 
 #[test]
+fn a_worker_says_what_its_model_can_beyond_answering() {
+    let Some(model) = model() else { return };
+    let worker = Worker::ready(&model, &[]);
+    assert_eq!(worker.line["abilities"], json!({"fills_gaps": false, "calls_functions": false}));
+    drop(worker);
+    // The same model, with names of tokens and words of the template that others have in their place.
+    let mut bytes = std::fs::read(model).expect("the model");
+    for (word, other) in [
+        ("<jupyter_text>", "<|fim_prefix|>"),
+        ("<jupyter_code>", "<|fim_suffix|>"),
+        ("<empty_output>", "<|fim_middle|>"),
+        ("AI assistant", "<tool_call> "),
+    ] {
+        let at = bytes.windows(word.len()).position(|part| part == word.as_bytes()).expect("the model has it");
+        bytes[at..at + word.len()].copy_from_slice(other.as_bytes());
+    }
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("able.gguf");
+    std::fs::write(&path, bytes).expect("a writable directory");
+    let worker = Worker::ready(path.to_str().expect("UTF-8"), &[]);
+    assert_eq!(worker.line["abilities"], json!({"fills_gaps": true, "calls_functions": true}));
+    let (status, reply) = worker.post("/v1/completions", &json!({"prompt": "a", "suffix": "c", "max_tokens": 1}));
+    assert_eq!(status, 200, "{reply}");
+}
+
+#[test]
+fn one_setting_has_one_fingerprint_and_another_setting_another() {
+    let Some(model) = model() else { return };
+    let print = |worker: &Worker| {
+        let (status, reply) = worker.post("/v1/chat/completions", &question("Hi.", json!({"max_tokens": 1})));
+        assert_eq!(status, 200, "{reply}");
+        reply["system_fingerprint"].as_str().expect("a text").to_owned()
+    };
+    let [first, again] = [(); 2].map(|()| print(&Worker::ready(&model, &[])));
+    assert!(first.starts_with("fp_") && first == again, "{first} {again}");
+    let shorter = Worker::start(&["--model", &model, "--context", "256", "--sequences", "4", "--threads", "1"]);
+    assert_ne!(print(&shorter), first);
+}
+
+#[test]
 fn a_stop_string_ends_the_answer_and_is_not_shown() {
     let Some(model) = model() else { return };
     let worker = Worker::ready(&model, &[]);
