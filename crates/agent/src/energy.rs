@@ -10,6 +10,7 @@
 mod balance;
 mod counters;
 mod power_model;
+pub mod source;
 #[cfg(test)]
 mod tests;
 

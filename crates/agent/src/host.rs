@@ -1,7 +1,7 @@
 //! Small files of `/proc`, `/sys` and `/etc`.
 
 use std::fs::{self, File};
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 /// Largest file read: `/proc/cpuinfo` of 1,024 threads is about 2 MB.
@@ -26,10 +26,14 @@ impl Host {
 
     /// A file's text without surrounding white space; nothing when it is absent, unreadable or empty.
     pub(crate) fn text(&self, path: &str) -> Option<String> {
+        self.read(path).ok().filter(|text| !text.is_empty())
+    }
+
+    /// The same, with why a file cannot be read.
+    pub(crate) fn read(&self, path: &str) -> io::Result<String> {
         let mut text = Vec::new();
-        File::open(self.root.join(path)).ok()?.take(FILE_MAX_BYTES).read_to_end(&mut text).ok()?;
-        let text = String::from_utf8_lossy(&text).trim().to_owned();
-        (!text.is_empty()).then_some(text)
+        File::open(self.root.join(path))?.take(FILE_MAX_BYTES).read_to_end(&mut text)?;
+        Ok(String::from_utf8_lossy(&text).trim().to_owned())
     }
 
     /// A file that holds one number.

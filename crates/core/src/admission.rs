@@ -1,4 +1,4 @@
-//! Admission: rate and concurrency limits of keys, projects and endpoints.
+//! Admission: rate and concurrency limits of keys, projects and endpoints, and of keys and projects for one endpoint.
 //!
 //! Each limit is a token bucket that holds one minute's worth, in integers: a bucket's level counts parts of
 //! 1/60 000 000, so that it refills by exactly `rate` parts per microsecond and no time is lost to rounding.
@@ -25,6 +25,23 @@ pub enum Subject {
     Project(ProjectId),
     /// All callers of an endpoint.
     Endpoint(EndpointId),
+    /// One key on one endpoint.
+    KeyOnEndpoint(KeyId, EndpointId),
+    /// All keys of a project on one endpoint.
+    ProjectOnEndpoint(ProjectId, EndpointId),
+}
+
+impl Subject {
+    /// Its name in policies that are told to callers.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Key(_) => "key",
+            Self::Project(_) => "project",
+            Self::Endpoint(_) => "model",
+            Self::KeyOnEndpoint(..) => "key-on-model",
+            Self::ProjectOnEndpoint(..) => "project-on-model",
+        }
+    }
 }
 
 /// Which limit refused.
@@ -61,12 +78,14 @@ pub struct Permit {
 }
 
 /// What is left of the limits of a subject.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Remaining {
     /// Requests that may come now.
     pub requests: Option<u32>,
     /// Tokens that may be used now.
     pub tokens: Option<u32>,
+    /// Requests in flight now.
+    pub in_flight: u32,
 }
 
 /// Rates and concurrency of everything that has limits.
@@ -154,9 +173,10 @@ impl RateBook {
     /// What a subject may still do now.
     pub fn remaining(&self, subject: Subject) -> Remaining {
         let whole = |bucket: Option<Bucket>| bucket.map(|b| u32::try_from(b.level / PARTS).unwrap_or(0));
-        self.limiters.get(&subject).map_or(Remaining { requests: None, tokens: None }, |l| Remaining {
+        self.limiters.get(&subject).map_or_else(Remaining::default, |l| Remaining {
             requests: whole(l.requests),
             tokens: whole(l.tokens),
+            in_flight: l.in_flight,
         })
     }
 
@@ -268,6 +288,8 @@ fn rate_text(refused: RateRefused) -> String {
         Subject::Key(_) => "this key",
         Subject::Project(_) => "this project",
         Subject::Endpoint(_) => "this endpoint",
+        Subject::KeyOnEndpoint(..) => "this key on this model",
+        Subject::ProjectOnEndpoint(..) => "this project on this model",
     };
     match refused.limit {
         Limit::Requests(most) => format!("{whose} may make {most} requests per minute and has made them"),
@@ -334,6 +356,19 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_for_one_model_leaves_the_others_alone() {
+        let endpoint = |n| EndpointId::from_uuid(Uuid::from_u128(n));
+        let Subject::Key(key_id) = key(1) else { panic!("a key") };
+        let on = |n| [(key(1), requests(10)), (Subject::KeyOnEndpoint(key_id, endpoint(n)), requests(1))];
+        let mut book = RateBook::new();
+        drop(book.admit(&on(1), 0, millis(0)).expect("the first on the first model"));
+        let refused = book.admit(&on(1), 0, millis(0)).expect_err("the second is one too many");
+        assert_eq!(refused.to_string(), "this key on this model may make 1 requests per minute and has made them");
+        drop(book.admit(&on(2), 0, millis(0)).expect("another model"));
+        assert_eq!(book.remaining(key(1)).requests, Some(8), "the refusal cost the key nothing");
+    }
+
+    #[test]
     fn tokens_are_corrected_at_the_end_and_debts_are_waited_off() {
         let limits = RateLimits { tokens_per_minute: Some(600), ..NOBODY };
         let mut book = RateBook::new();
@@ -355,7 +390,7 @@ mod tests {
         let mut book = RateBook::new();
         let permit = book.admit(&[(key(1), limits)], 500, millis(0)).expect("all of it is left");
         book.cancel(permit);
-        assert_eq!(book.remaining(key(1)), Remaining { requests: Some(1), tokens: Some(600) });
+        assert_eq!(book.remaining(key(1)), Remaining { requests: Some(1), tokens: Some(600), in_flight: 0 });
         assert_eq!(book.in_flight(key(1)), 0);
     }
 

@@ -15,7 +15,9 @@ mod status;
 pub(crate) use status::state_word;
 
 use galerne_model::ids::{NodeId, ReplicaId};
-use galerne_model::inference::{Backend, Endpoint, EndpointStatus, Replica, ReplicaSpec, ReplicaState, ReplicaStatus};
+use galerne_model::inference::{
+    Abilities, Backend, Endpoint, EndpointStatus, Replica, ReplicaSpec, ReplicaState, ReplicaStatus,
+};
 use galerne_model::reason::Reason;
 use jiff::{SignedDuration, Timestamp};
 
@@ -74,6 +76,8 @@ pub struct Running {
     pub context_tokens: Option<u32>,
     /// Sequences decoded together, as it reported.
     pub sequences: Option<u32>,
+    /// What its model can, as it reported.
+    pub abilities: Option<Abilities>,
     /// Its last probe.
     pub probe: Probe,
 }

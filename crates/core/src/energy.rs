@@ -11,6 +11,10 @@ use galerne_model::units::{MILLIJOULES_PER_KWH, MicrogramsCo2e, Millijoules, Mil
 
 use crate::rating::{self, WorkBound};
 
+pub mod account;
+pub mod meter;
+pub mod work;
+
 /// Nanojoules in one millijoule: microseconds × milliwatts are nanojoules.
 const NANOJOULES_PER_MILLIJOULE: i128 = 1_000_000;
 /// Micrograms in one milligram.

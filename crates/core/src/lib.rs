@@ -7,7 +7,9 @@
 pub mod authorize;
 
 pub mod admission;
+pub mod batch;
 pub mod budget;
+pub mod line;
 pub mod rating;
 pub mod routing;
 

@@ -123,6 +123,18 @@ pub(crate) fn largest_that(work: WorkBound, fits: impl Fn(WorkBound) -> bool) ->
     Some(Tokens(fitting))
 }
 
+/// A share of a price in per cent, rounded down: what a token costs that waits for room.
+pub fn percent_of(price: &TokenPrice, percent: u8) -> Result<TokenPrice, RatingError> {
+    let share = |micros: Micros| {
+        let share = i128::from(micros.0) * i128::from(percent) / 100;
+        i64::try_from(share).map(Micros).map_err(|_| RatingError::TooLarge)
+    };
+    if price.prompt.0 < 0 || price.cached.0 < 0 || price.completion.0 < 0 {
+        return Err(RatingError::Negative);
+    }
+    Ok(TokenPrice { prompt: share(price.prompt)?, cached: share(price.cached)?, completion: share(price.completion)? })
+}
+
 fn cost_in_picos(price: &TokenPrice, tokens: TokenCounts) -> Result<i128, RatingError> {
     let parts = [(tokens.prompt, price.prompt), (tokens.cached, price.cached), (tokens.completion, price.completion)];
     let mut picos: i128 = 0;
@@ -154,6 +166,14 @@ mod tests {
         // 31 prompt tokens at 0.15 € and 9 completion tokens at 0.60 € per million: 4.65 + 5.4 = 10.05 micros.
         let charge = charge(&price(150_000, 15_000, 600_000), counts(31, 0, 9)).expect("small numbers");
         assert_eq!(charge, Charge { micros: Micros(10), picos: Picos(50_000) });
+    }
+
+    #[test]
+    fn a_share_of_a_price_is_rounded_down_and_never_wraps() {
+        assert_eq!(percent_of(&price(150_001, 3, i64::MAX), 50), Ok(price(75_000, 1, i64::MAX / 2)));
+        assert_eq!(percent_of(&price(7, 7, 7), 100), Ok(price(7, 7, 7)));
+        assert_eq!(percent_of(&price(i64::MAX, 0, 0), 200), Err(RatingError::TooLarge));
+        assert_eq!(percent_of(&price(-1, 0, 0), 50), Err(RatingError::Negative));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use galerne_model::inference::{Endpoint, Pull, PullState, Replica, ReplicaState}
 use galerne_model::ledger::{EnergyMethod, Outcome, UsageRecord};
 use galerne_model::money::{Amounts, Budget, BudgetLimits, BudgetPeriod, Commodity};
 use galerne_model::reason::Reason;
-use galerne_model::units::Micros;
+use galerne_model::units::{MicrogramsCo2e, Micros, Millijoules};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::endpoint::state_word;
@@ -124,8 +124,11 @@ pub fn request(record: &UsageRecord, endpoint: &str) -> Reason {
             "the gateway ended while it was in flight; its hold was freed when the gateway came back",
         ),
     };
-    let reason =
+    let mut reason =
         head.because(time_of(record)).because(tokens_of(record)).because(money_of(record)).because(energy_of(record));
+    if let Some(batch) = record.batch {
+        reason = reason.next("see how its batch goes", format!("galerne batch show {}", batch.batch_id));
+    }
     match record.replica_id {
         Some(_) => reason,
         None => reason.because(Reason::blocks("no_replica", "no replica took it")),
@@ -293,6 +296,9 @@ fn money_of(record: &UsageRecord) -> Reason {
         Some(id) => format!("by price book {id}"),
         None => "by the endpoint's own price, or without one".to_owned(),
     };
+    let share = record.batch.map_or_else(String::new, |batch| {
+        format!(", at {} % of it as a request of {}", batch.price_percent, batch.batch_id)
+    });
     let charged = record.quantities.micros.min(record.held_micros);
     let borne = record.quantities.micros.saturating_sub(charged);
     let overrun = if borne > Micros::ZERO {
@@ -302,7 +308,22 @@ fn money_of(record: &UsageRecord) -> Reason {
     };
     Reason::holds(
         "money",
-        format!("{} € were charged of {} € held, {by}{overrun}", charged.euros(), record.held_micros.euros()),
+        format!("{} € were charged of {} € held, {by}{share}{overrun}", charged.euros(), record.held_micros.euros()),
+    )
+}
+
+/// What a request was settled with before its replica's meter was read, and how that was shared. `change` is what the
+/// record, as it is now, was corrected by.
+pub fn corrected(record: &UsageRecord, change: (Millijoules, MicrogramsCo2e), how: &str) -> Reason {
+    let used = &record.quantities;
+    let (settled, carbon) = (used.millijoules - change.0, used.co2e_micrograms - change.1);
+    Reason::holds(
+        "energy_corrected",
+        format!(
+            "it was settled with {} J and {} g CO₂e, and corrected when the meter of its replica was read: {how}",
+            settled.joules(),
+            carbon.grams()
+        ),
     )
 }
 

@@ -13,6 +13,8 @@ mod replica;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use galerne_model::inference::Abilities;
+
 pub use exit::Exit;
 pub use probe::{Health, ProbeTarget, Prober};
 pub use quantise::quantise;
@@ -66,6 +68,9 @@ pub struct Ready {
     /// Sequences decoded together.
     #[serde(default)]
     pub sequences: u32,
+    /// What its model can; absent with a worker that does not say.
+    #[serde(default)]
+    pub abilities: Option<Abilities>,
     /// Bytes of the weights.
     #[serde(default)]
     pub model_bytes: u64,

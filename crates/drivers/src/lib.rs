@@ -1,5 +1,5 @@
 //! The outside world, one module per neighbour: model sources, model files, the catalogue, engines, the grid,
-//! receivers of events.
+//! objects, receivers of events.
 //!
 //! Deliberately absent: SQL, decisions, and the environment (`std::env` is read by whoever owns the configuration).
 
@@ -8,5 +8,7 @@ pub mod engine;
 pub mod fetch;
 pub mod gguf;
 pub mod grid;
+pub mod objects;
+pub mod power;
 mod tls;
 pub mod webhook;

@@ -43,6 +43,60 @@ pub struct ProjectSpec {
     /// Rate and concurrency limits for all keys of the project together.
     #[serde(default)]
     pub limits: RateLimits,
+    /// Limits of the project for single models, beside those for all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub model_limits: Vec<ModelLimits>,
+    /// The highest tier its keys may ask for, and what they get when they ask for none; absent: `default`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_tier: Option<ServiceTier>,
+}
+
+/// Limits for one model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ModelLimits {
+    /// The endpoint's name, as callers write it in `model`.
+    pub model: String,
+    /// Its limits.
+    pub limits: RateLimits,
+}
+
+/// How early a request is served, and how late it is refused, where there is not enough for all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum ServiceTier {
+    /// When nobody else wants the place.
+    Flex,
+    /// The usual one.
+    #[default]
+    Default,
+    /// Before the others.
+    Priority,
+}
+
+impl ServiceTier {
+    /// All of them, lowest first.
+    pub const ALL: [Self; 3] = [Self::Flex, Self::Default, Self::Priority];
+
+    /// Its place in [`ServiceTier::ALL`].
+    pub const fn index(self) -> usize {
+        match self {
+            Self::Flex => 0,
+            Self::Default => 1,
+            Self::Priority => 2,
+        }
+    }
+
+    /// Its name on the wire: OpenAI's.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Flex => "flex",
+            Self::Default => "default",
+            Self::Priority => "priority",
+        }
+    }
 }
 
 /// Limits on a stream of requests; absent means not limited here.
@@ -170,6 +224,12 @@ pub struct ApiKeySpec {
     /// Limits for this key alone.
     #[serde(default)]
     pub limits: RateLimits,
+    /// Limits of this key for single models, beside those for all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub model_limits: Vec<ModelLimits>,
+    /// The highest tier it may ask for, and what it gets when it asks for none; absent: the project's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_tier: Option<ServiceTier>,
 }
 
 /// What is seen of a key.

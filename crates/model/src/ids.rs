@@ -17,6 +17,9 @@ pub struct BadId {
     pub text: String,
 }
 
+/// Room for the longest text of an id.
+const TEXT_MAX_BYTES: usize = 48;
+
 macro_rules! ids {
     ($($(#[$doc:meta])* $name:ident = $prefix:literal;)*) => {$(
         $(#[$doc])*
@@ -40,7 +43,7 @@ macro_rules! ids {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!($prefix, "_{}"), self.0.simple())
+                f.write_str(written($prefix, self.0, &mut [0; TEXT_MAX_BYTES]))
             }
         }
 
@@ -60,14 +63,13 @@ macro_rules! ids {
 
         impl serde::Serialize for $name {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
+                serializer.serialize_str(written($prefix, self.0, &mut [0; TEXT_MAX_BYTES]))
             }
         }
 
         impl<'de> serde::Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = String::deserialize(deserializer)?;
-                text.parse().map_err(serde::de::Error::custom)
+                deserializer.deserialize_str(Text { kind: $prefix }).map(Self)
             }
         }
 
@@ -121,6 +123,36 @@ ids! {
     ReadingId = "reading";
     /// A backup of the state.
     BackupId = "backup";
+    /// A file that was uploaded, or that a batch made.
+    FileId = "file";
+    /// Requests that are answered when there is room.
+    BatchId = "batch";
+}
+
+/// The text of an id. Records of requests have a dozen of them, so it is made without the machinery of formats.
+fn written<'a>(kind: &'static str, uuid: Uuid, room: &'a mut [u8; TEXT_MAX_BYTES]) -> &'a str {
+    let (word, rest) = room.split_at_mut(kind.len());
+    word.copy_from_slice(kind.as_bytes());
+    rest[0] = b'_';
+    let digits = uuid.simple().encode_lower(&mut rest[1..]).len();
+    std::str::from_utf8(&room[..kind.len() + 1 + digits]).expect("letters, an underscore and digits")
+}
+
+/// Reads the text of an id where it stands.
+struct Text {
+    kind: &'static str,
+}
+
+impl serde::de::Visitor<'_> for Text {
+    type Value = Uuid;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the id of a {}", self.kind)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Uuid, E> {
+        parse(self.kind, text).map_err(E::custom)
+    }
 }
 
 fn parse(kind: &'static str, text: &str) -> Result<Uuid, BadId> {

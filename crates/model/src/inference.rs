@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::RateLimits;
 use crate::ids::{EndpointId, ModelId, NodeId, PullId, ReplicaId};
+use crate::power::Metering;
 use crate::reason::Reason;
 use crate::resource::Resource;
 use crate::units::{Bytes, Milliwatts};
@@ -183,6 +184,50 @@ pub struct EndpointSpec {
     /// Takes no new requests; its replicas finish theirs and give their memory back.
     #[serde(default)]
     pub paused: bool,
+    /// Where its requests go besides its own replicas.
+    #[serde(default, skip_serializing_if = "RoutingPolicy::is_default")]
+    pub routing: RoutingPolicy,
+    /// Where the energy of its replicas is read, one by one; only an operator can set this.
+    #[serde(default, skip_serializing_if = "Metering::is_default")]
+    pub metering: Metering,
+}
+
+/// Where requests of an endpoint go besides its own replicas.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct RoutingPolicy {
+    /// Endpoints that answer a share of the requests in this one's name, each at its own price.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub canary: Vec<Share>,
+    /// Endpoints that get a copy of a share of the requests. Their answers are dropped and nobody is charged for them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shadow: Vec<Share>,
+    /// Endpoints asked in turn when no replica of this one can answer, each in its own name and at its own price.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fallback: Vec<EndpointId>,
+    /// Where the servers of an external backend publish what is in their KV caches, as vLLM does: `tcp://HOST:PORT`, one for
+    /// each URL in the same order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kv_events: Vec<String>,
+}
+
+/// A share of an endpoint's requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Share {
+    /// Who gets it.
+    pub endpoint_id: EndpointId,
+    /// How much, in thousandths.
+    pub thousandths: u32,
+}
+
+impl RoutingPolicy {
+    /// Whether all requests go to the endpoint's own replicas.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 const fn one() -> u32 {
@@ -237,6 +282,9 @@ pub enum Backend {
         /// Power of one replica under load, for the energy estimate; absent means energy is not reported.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         power: Option<Milliwatts>,
+        /// Country they stand in, two letters (ISO 3166-1); absent means nobody has said so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        residency: Option<String>,
     },
 }
 
@@ -311,6 +359,9 @@ pub struct ReplicaStatus {
     /// Sequences decoded together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sequences: Option<u32>,
+    /// What its model can beyond answering, as the engine reported it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub abilities: Option<Abilities>,
     /// Restarts since it last ran for ten minutes.
     pub restarts: u32,
     /// When this state counts as stuck, or when the next step is due.
@@ -318,6 +369,16 @@ pub struct ReplicaStatus {
     pub deadline_at: Option<Timestamp>,
     /// When it entered this state.
     pub since: Timestamp,
+}
+
+/// What a model can beyond answering.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Abilities {
+    /// Its vocabulary has the tokens that mark a gap in a text.
+    pub fills_gaps: bool,
+    /// Its chat template writes tools, in a way in which its calls can be read.
+    pub calls_functions: bool,
 }
 
 /// States of a replica.

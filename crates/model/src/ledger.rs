@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{
-    EndpointId, KeyId, NodeId, PriceBookId, PrincipalId, ProjectId, ReadingId, ReplicaId, RequestId, TenantId,
+    BatchId, EndpointId, KeyId, NodeId, PriceBookId, PrincipalId, ProjectId, ReadingId, ReplicaId, RequestId, TenantId,
 };
 use crate::units::{MicrogramsCo2e, Micros, Millijoules, Picos, Tokens};
 
@@ -80,6 +80,16 @@ pub struct Quantities {
     pub co2e_micrograms: MicrogramsCo2e,
 }
 
+/// What a request of a batch costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct BatchTerms {
+    /// The batch it is made for.
+    pub batch_id: BatchId,
+    /// What it costs, in per cent of the price of a request that comes in.
+    pub price_percent: u8,
+}
+
 /// What one request used: immutable, counted exactly once by (`source`, `sequence`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
@@ -122,16 +132,38 @@ pub struct UsageRecord {
     pub price_book_id: Option<PriceBookId>,
     /// Time to first byte of content, in microseconds; absent when there was none.
     pub first_token_micros: Option<i64>,
+    /// When the replica worked for it, where its energy is metered. Not kept in the ledger: what it leads to is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schema(ignore))]
+    pub work: Option<WorkTimes>,
+    /// The batch it was made for, and at what share of the price; absent for a request that came in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<BatchTerms>,
 }
 
-/// A raw energy sample of a node over an interval.
+/// When a replica worked for a request, in microseconds after its admission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkTimes {
+    /// It began, or the replica was asked.
+    pub begun_micros: i64,
+    /// The prompt was computed; absent when nobody saw that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefilled_micros: Option<i64>,
+    /// It was over.
+    pub ended_micros: i64,
+}
+
+/// A raw energy sample of a node, or of one replica, over an interval.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Reading {
     /// Its id.
     pub id: ReadingId,
-    /// The node.
+    /// The node that was read, or that read the meter of a replica.
     pub node_id: NodeId,
+    /// The replica whose own meter was read; absent where it is the node's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica_id: Option<ReplicaId>,
     /// Start of the interval.
     pub started_at: Timestamp,
     /// End of the interval.
@@ -185,6 +217,8 @@ pub enum TransferKind {
     Overhead,
     /// The cancelling of another transfer.
     Reversal,
+    /// What a record's energy was measured to be, less what it was settled with.
+    Correction,
 }
 
 /// What an owner has, in every commodity.

@@ -13,7 +13,11 @@ pub mod identity;
 pub mod inference;
 pub mod money;
 pub mod node;
+pub mod power;
 pub mod resource;
+
+pub mod batch;
+pub mod file;
 
 pub mod event;
 pub mod ledger;

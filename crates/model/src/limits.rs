@@ -30,6 +30,12 @@ pub const GATEWAY_IN_FLIGHT_MAX: usize = 2_048;
 pub const PREFIX_INDEX_BYTES_DEFAULT: usize = 64 * 1024 * 1024;
 /// Requests that may wait for one endpoint to wake.
 pub const WAKE_QUEUE_MAX: usize = 256;
+/// Requests that wait in line before one endpoint that is at its limit of concurrent requests.
+pub const LINE_MAX: usize = 256;
+/// The same of each tier, lowest first: the highest may fill the line.
+pub const LINE_OF_TIER_MAX: [usize; 3] = [64, 192, 256];
+/// The longest wait in line by tier, lowest first; one that is expected to be longer is refused at once.
+pub const LINE_PATIENCE_MS: [u64; 3] = [1_000, 10_000, 30_000];
 /// Refusals on `/v1` are events one by one up to the numbers below; the others of this long become one event with a count.
 pub const DENIAL_WINDOW_MS: u64 = 60_000;
 /// Refusals of one caller, code and endpoint that keep their request's id in a window: enough to ask why, few enough
@@ -73,5 +79,17 @@ pub const PROBE_TIMEOUT_MS: u64 = 2_000;
 pub const READING_INTERVAL_MS: u64 = 10_000;
 /// Time left to in-flight requests at shutdown.
 pub const DRAIN_DEADLINE_MS: u64 = 30_000;
+/// Largest file on `/v1`: OpenAI's and Mistral's limit.
+pub const FILE_MAX_BYTES: u64 = 512 * 1024 * 1024;
+/// Largest file of requests for a batch: OpenAI's limit.
+pub const BATCH_FILE_MAX_BYTES: u64 = 200_000_000;
+/// Files of one project: the longest page of OpenAI's list.
+pub const FILES_PER_PROJECT_MAX: u64 = 10_000;
+/// Uploads at once: each has up to two parts of 8 MiB in memory.
+pub const FILE_UPLOADS_MAX: usize = 8;
+/// Requests of one batch: OpenAI's limit.
+pub const BATCH_REQUESTS_MAX: u64 = 50_000;
+/// Batches of one project that have not ended: each has its lines in memory.
+pub const BATCHES_OPEN_MAX: u64 = 100;
 /// Control-plane lease: a holder that has not renewed for this long has lost it.
 pub const LEASE_TTL_MS: i64 = 6_000;

@@ -286,11 +286,18 @@ pub struct PriceBookSpec {
     /// Prices of models.
     #[serde(default)]
     pub models: Vec<ModelPrice>,
+    /// What a token of a batch costs, in per cent of its price: batches wait for room.
+    #[serde(default = "batch_percent")]
+    pub batch_percent: u8,
+}
+
+const fn batch_percent() -> u8 {
+    50
 }
 
 impl Default for PriceBookSpec {
     fn default() -> Self {
-        Self { default: TokenPrice::STANDARD, models: Vec::new() }
+        Self { default: TokenPrice::STANDARD, models: Vec::new(), batch_percent: batch_percent() }
     }
 }
 

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::identity::{KeyScope, RateLimits};
+use crate::identity::{KeyScope, ModelLimits, RateLimits, ServiceTier};
 use crate::ids::{BudgetId, EndpointId, KeyId, PriceBookId, PrincipalId, ProjectId, ReplicaId, TenantId};
-use crate::inference::Visibility;
+use crate::inference::{Abilities, RoutingPolicy, Visibility};
 use crate::ledger::EnergyMethod;
 use crate::money::{Amounts, BudgetLimits, BudgetSubject, TokenPrice};
 use crate::units::Milliwatts;
@@ -27,8 +27,8 @@ pub struct Snapshot {
     pub keys: HashMap<String, Arc<KeyEntry>>,
     /// Endpoints by id.
     pub endpoints: BTreeMap<EndpointId, Arc<EndpointEntry>>,
-    /// Limits of projects.
-    pub projects: HashMap<ProjectId, RateLimits>,
+    /// What projects may do.
+    pub projects: HashMap<ProjectId, ProjectEntry>,
     /// Budgets in force, by whose spending they count: of a key, the first one of its line.
     pub budgets: BTreeMap<BudgetSubject, Vec<BudgetEntry>>,
     /// The first key of the line, for every key that follows another by rotation.
@@ -69,6 +69,21 @@ pub struct KeyEntry {
     pub expires_at: Option<Timestamp>,
     /// Limits of the key alone.
     pub limits: RateLimits,
+    /// Its limits for single models.
+    pub model_limits: Vec<ModelLimits>,
+    /// The highest tier it may ask for; absent: the project's.
+    pub service_tier: Option<ServiceTier>,
+}
+
+/// What the keys of a project may do together.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProjectEntry {
+    /// Limits of all its keys together.
+    pub limits: RateLimits,
+    /// Its limits for single models.
+    pub model_limits: Vec<ModelLimits>,
+    /// The highest tier its keys may ask for; absent: `default`.
+    pub service_tier: Option<ServiceTier>,
 }
 
 /// An endpoint and the replicas behind it.
@@ -92,6 +107,9 @@ pub struct EndpointEntry {
     pub can_chat: bool,
     /// Whether it answers embeddings.
     pub can_embed: bool,
+    /// What the model can beyond that, as its replicas say; nothing while none has said so.
+    #[serde(default)]
+    pub abilities: Abilities,
     /// Whether callers are refused.
     pub paused: bool,
     /// Whether it may be woken from zero.
@@ -106,8 +124,12 @@ pub struct EndpointEntry {
     pub price_book_id: Option<PriceBookId>,
     /// The most energy a token is expected to take; absent when the energy of its replicas is not known at all.
     pub energy_bound: Option<EnergyBound>,
+    /// Country its replicas stand in, two letters; absent when nobody has said so.
+    pub residency: Option<String>,
     /// The name the replicas know the model by.
     pub upstream_model: String,
+    /// Where its requests go besides its own replicas.
+    pub routing: RoutingPolicy,
     /// Replicas that passed their last probe, sorted by id.
     pub replicas: Vec<ReplicaEntry>,
 }
@@ -121,6 +143,14 @@ pub struct ReplicaEntry {
     pub url: String,
     /// How its energy is obtained.
     pub energy: ReplicaEnergy,
+    /// Where it publishes what is in its KV cache, `tcp://HOST:PORT`.
+    pub kv_events: Option<String>,
+    /// Whether its energy is read by a meter of its own: then the times of its work are noted.
+    #[serde(default)]
+    pub is_metered: bool,
+    /// Sequences it computes together, when its engine says.
+    #[serde(default)]
+    pub seats: Option<u32>,
 }
 
 /// How the energy of a request on a replica is computed.

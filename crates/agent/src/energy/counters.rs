@@ -66,13 +66,8 @@ impl Counters {
 /// Packages only: `psys` and the parts inside a package (`core`, `dram`) would be counted twice. All or none: a package
 /// that cannot be read would make the host look thriftier than it is.
 fn packages(host: &Host) -> BTreeMap<String, PackageCounter> {
-    let is_top = |name: &String| {
-        name.strip_prefix("intel-rapl:").is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit()))
-    };
-    let zones = host.names("sys/class/powercap").into_iter().filter(is_top).filter(|zone| {
-        host.text(&format!("sys/class/powercap/{zone}/name")).is_some_and(|name| name.starts_with("package"))
-    });
-    let counters: Option<BTreeMap<_, _>> = zones
+    let counters: Option<BTreeMap<_, _>> = package_zones(host)
+        .into_iter()
         .map(|zone| {
             let microjoules = host.number(&format!("sys/class/powercap/{zone}/energy_uj"))?;
             let max_microjoules = host.number(&format!("sys/class/powercap/{zone}/max_energy_range_uj"))?;
@@ -80,6 +75,17 @@ fn packages(host: &Host) -> BTreeMap<String, PackageCounter> {
         })
         .collect();
     counters.unwrap_or_default()
+}
+
+/// Names of the packages, in order.
+pub(super) fn package_zones(host: &Host) -> Vec<String> {
+    let is_top = |name: &String| {
+        name.strip_prefix("intel-rapl:").is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let is_package = |zone: &String| {
+        host.text(&format!("sys/class/powercap/{zone}/name")).is_some_and(|name| name.starts_with("package"))
+    };
+    host.names("sys/class/powercap").into_iter().filter(is_top).filter(is_package).collect()
 }
 
 /// `cpu  user nice system idle iowait irq softirq steal guest guest_nice`, in ticks. Guest time is inside user time;

@@ -33,6 +33,7 @@ pub(super) fn new_status(now: Timestamp) -> ReplicaStatus {
         url: None,
         context_tokens: None,
         sequences: None,
+        abilities: None,
         restarts: 0,
         deadline_at: Some(after(now, REPLICA_START_DEADLINE_MS)),
         since: now,
@@ -229,6 +230,7 @@ impl Next {
         self.status.url = Some(running.url.clone());
         self.status.context_tokens = running.context_tokens;
         self.status.sequences = running.sequences;
+        self.status.abilities = running.abilities;
     }
 
     fn forget_engine(&mut self) {

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use galerne_model::ids::{EndpointId, ModelId};
-use galerne_model::inference::{EndpointSpec, EndpointState, Visibility};
+use galerne_model::inference::{EndpointSpec, EndpointState, RoutingPolicy, Visibility};
 use galerne_model::limits::{REPLICA_START_DEADLINE_MS, REPLICA_UNREADY_MAX_MS};
+use galerne_model::power::Metering;
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -39,7 +40,13 @@ fn worker(model: u128) -> Backend {
 }
 
 fn running(probe: Probe) -> Engine {
-    Engine::Running(Running { url: "http://127.0.0.1:1".into(), context_tokens: Some(2048), sequences: Some(4), probe })
+    Engine::Running(Running {
+        url: "http://127.0.0.1:1".into(),
+        context_tokens: Some(2048),
+        sequences: Some(4),
+        abilities: None,
+        probe,
+    })
 }
 
 fn crash() -> Engine {
@@ -79,6 +86,8 @@ impl World {
             visibility: Visibility::Tenant,
             price: None,
             paused: false,
+            routing: RoutingPolicy::default(),
+            metering: Metering::default(),
         };
         let endpoint = Endpoint {
             id: EndpointId::from_uuid(Uuid::from_u128(1)),
@@ -596,6 +605,7 @@ fn external_servers_are_only_probed() {
         upstream_model: "m".into(),
         context_tokens: 4096,
         power: None,
+        residency: None,
     };
     let mut world = World::new(1, 1, backend(&["http://a", "http://b"]));
     world.at(0);

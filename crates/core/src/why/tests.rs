@@ -1,9 +1,9 @@
 use galerne_model::event::Actor;
 use galerne_model::ids::{
-    BudgetId, EndpointId, EventId, KeyId, PrincipalId, ProjectId, ReplicaId, RequestId, TenantId,
+    BatchId, BudgetId, EndpointId, EventId, KeyId, PrincipalId, ProjectId, ReplicaId, RequestId, TenantId,
 };
 use galerne_model::inference::{Backend, ReplicaSpec, ReplicaStatus};
-use galerne_model::ledger::{Operation, Quantities};
+use galerne_model::ledger::{BatchTerms, Operation, Quantities};
 use galerne_model::money::{BudgetSpec, BudgetStatus, BudgetSubject};
 use galerne_model::units::{MicrogramsCo2e, Millijoules, Picos, Tokens};
 use uuid::Uuid;
@@ -56,6 +56,8 @@ fn record(outcome: Outcome) -> UsageRecord {
         energy_method: EnergyMethod::Estimated,
         price_book_id: None,
         first_token_micros: Some(120_000),
+        work: None,
+        batch: None,
     }
 }
 
@@ -71,6 +73,19 @@ fn a_completed_request_accounts_for_time_tokens_money_and_energy() {
             "✓ 1.234 J and 0.000010 g CO₂e, estimated from CPU time",
         ]
     );
+}
+
+#[test]
+fn a_request_of_a_batch_says_so_and_at_which_price() {
+    let batch_id = BatchId::from_uuid(id(7));
+    let batch = Some(BatchTerms { batch_id, price_percent: 50 });
+    let reason = request(&UsageRecord { batch, ..record(Outcome::Completed) }, "small");
+    let money = format!(
+        "✓ 0.000010 € were charged of 0.000040 € held, by the endpoint's own price, or without one, at 50 % of it as a request of {batch_id}"
+    );
+    assert_eq!(lines(&reason)[3], money);
+    let next: Vec<_> = reason.next.iter().filter_map(|next| next.command.clone()).collect();
+    assert_eq!(next, [format!("galerne batch show {batch_id}")]);
 }
 
 #[test]
@@ -215,11 +230,13 @@ fn stuck_is_a_deadline_that_has_passed() {
         url: None,
         context_tokens: None,
         sequences: None,
+        abilities: None,
         restarts: 0,
         deadline_at: Some(at("2026-11-22T09:59:00Z")),
         since: at("2026-11-22T09:58:40Z"),
     };
-    let backend = Backend::External { urls: vec![], upstream_model: "m".into(), context_tokens: 1, power: None };
+    let backend =
+        Backend::External { urls: vec![], upstream_model: "m".into(), context_tokens: 1, power: None, residency: None };
     let replica = Replica {
         id: ReplicaId::from_uuid(id(1)),
         tenant_id: None,

@@ -9,8 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BudgetEntry, EndpointEntry, EnergyRate, KeyEntry, Snapshot};
-use crate::identity::RateLimits;
+use super::{BudgetEntry, EndpointEntry, EnergyRate, KeyEntry, ProjectEntry, Snapshot};
 use crate::ids::{EndpointId, KeyId, ProjectId};
 use crate::money::BudgetSubject;
 
@@ -23,9 +22,9 @@ pub struct Changes {
     /// Endpoints.
     #[serde(default, skip_serializing_if = "EntryChanges::is_empty")]
     pub endpoints: EntryChanges<EndpointId, EndpointEntry>,
-    /// Limits of projects.
+    /// What projects may do.
     #[serde(default, skip_serializing_if = "EntryChanges::is_empty")]
-    pub projects: EntryChanges<ProjectId, RateLimits>,
+    pub projects: EntryChanges<ProjectId, ProjectEntry>,
     /// Budgets, all of a subject together.
     #[serde(default, skip_serializing_if = "EntryChanges::is_empty")]
     pub budgets: EntryChanges<BudgetSubject, Vec<BudgetEntry>>,
@@ -67,7 +66,7 @@ impl Changes {
         Self {
             keys: between(&old.keys, keys, |entry| KeyEntry::clone(entry)),
             endpoints: between(&old.endpoints, endpoints, |entry| EndpointEntry::clone(entry)),
-            projects: between(&old.projects, projects, |limits| *limits),
+            projects: between(&old.projects, projects, Clone::clone),
             budgets: between(&old.budgets, budgets, Clone::clone),
             lines: between(&old.lines, lines, |line| *line),
             energy: (old.energy != *energy).then_some(*energy),
@@ -91,7 +90,7 @@ impl Changes {
         let mut new = old.clone();
         apply(keys, &mut new.keys, Arc::new);
         apply(endpoints, &mut new.endpoints, Arc::new);
-        apply(projects, &mut new.projects, |limits| limits);
+        apply(projects, &mut new.projects, |project| project);
         apply(budgets, &mut new.budgets, |budgets| budgets);
         apply(lines, &mut new.lines, |line| line);
         new.energy = energy.unwrap_or(old.energy);

@@ -14,7 +14,16 @@ fn id(n: u128) -> ReplicaId {
 }
 
 fn ready(count: u128) -> Vec<ReplicaEntry> {
-    (1..=count).map(|n| ReplicaEntry { id: id(n), url: String::new(), energy: ReplicaEnergy::Unknown }).collect()
+    (1..=count)
+        .map(|n| ReplicaEntry {
+            id: id(n),
+            url: String::new(),
+            energy: ReplicaEnergy::Unknown,
+            kv_events: None,
+            is_metered: false,
+            seats: None,
+        })
+        .collect()
 }
 
 fn endpoint() -> EndpointId {
@@ -174,18 +183,18 @@ fn a_choice_looks_at_eight_of_a_thousand_and_still_finds_the_prefix() {
     let home = first.replica();
     desk.book.release(first, Ending::Answered, Some(COUNTS), at(LATER + 100));
     let wanted = Wanted { endpoint_id: endpoint(), prompt: &long };
-    for chance in 0..200 {
+    for chance in 0..40 {
         let (all, chosen) = desk.book.explain(&wanted, &desk.ready, chance, at(LATER + 200));
         assert_eq!(all.iter().filter(|one| one.compared).count(), SAMPLE, "chance {chance}");
         assert_eq!(chosen.map(|at| all[at].replica_id), Some(home));
     }
     let mut chosen = BTreeSet::new();
-    for n in 0..200 {
+    for n in 0..100 {
         let seat = desk.choose(&text(n, 0), LATER + 300);
         chosen.insert(seat.replica());
         desk.book.release(seat, Ending::Cancelled, None, at(LATER + 300));
     }
-    assert!(chosen.len() > 120, "chance spreads what shares nothing: {}", chosen.len());
+    assert!(chosen.len() > 60, "chance spreads what shares nothing: {}", chosen.len());
 }
 
 #[test]

@@ -89,7 +89,14 @@ pub(super) fn now(micros: u64) -> Timestamp {
 
 pub(super) fn entry(n: usize) -> ReplicaEntry {
     let id = ReplicaId::from_uuid(Uuid::from_u128(u128::try_from(n).expect("small") + 1));
-    ReplicaEntry { id, url: String::new(), energy: ReplicaEnergy::Unknown }
+    ReplicaEntry {
+        id,
+        url: String::new(),
+        energy: ReplicaEnergy::Unknown,
+        kv_events: None,
+        is_metered: false,
+        seats: None,
+    }
 }
 
 pub(super) fn endpoint() -> EndpointId {

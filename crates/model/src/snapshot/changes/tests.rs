@@ -2,9 +2,9 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
-use crate::identity::KeyScope;
+use crate::identity::{KeyScope, ModelLimits, RateLimits, ServiceTier};
 use crate::ids::{BudgetId, PrincipalId, ReplicaId, TenantId};
-use crate::inference::Visibility;
+use crate::inference::{Abilities, RoutingPolicy, Visibility};
 use crate::ledger::EnergyMethod;
 use crate::money::{BudgetLimits, TokenPrice};
 use crate::snapshot::{EnergyBound, EnergyBoundSource, ReplicaEnergy, ReplicaEntry};
@@ -28,7 +28,13 @@ fn key(n: u8, variant: u8) -> KeyEntry {
         may_infer: true,
         expires_at: None,
         limits: limits(variant),
+        model_limits: vec![ModelLimits { model: "m".to_owned(), limits: limits(variant) }],
+        service_tier: Some(ServiceTier::ALL[usize::from(variant % 3)]),
     }
+}
+
+fn project(variant: u8) -> ProjectEntry {
+    ProjectEntry { limits: limits(variant), service_tier: Some(ServiceTier::Flex), ..ProjectEntry::default() }
 }
 
 fn endpoint(n: u8, variant: u8) -> EndpointEntry {
@@ -42,6 +48,7 @@ fn endpoint(n: u8, variant: u8) -> EndpointEntry {
         context_tokens: variant.into(),
         can_chat: true,
         can_embed: false,
+        abilities: Abilities { fills_gaps: true, calls_functions: false },
         paused: false,
         wakes: true,
         not_ready_because: "it starts".to_owned(),
@@ -53,11 +60,16 @@ fn endpoint(n: u8, variant: u8) -> EndpointEntry {
             completion_microjoules: 1,
             source: EnergyBoundSource::Assumed,
         }),
+        residency: (variant > 1).then(|| "FR".to_owned()),
         upstream_model: "m".to_owned(),
+        routing: RoutingPolicy::default(),
         replicas: vec![ReplicaEntry {
             id: ReplicaId::from_uuid(uuid(n)),
             url: "http://127.0.0.1:1".to_owned(),
             energy: ReplicaEnergy::StatedPower(Milliwatts(i64::from(variant))),
+            kv_events: None,
+            is_metered: false,
+            seats: Some(u32::from(variant)),
         }],
     }
 }
@@ -79,7 +91,7 @@ fn snapshot((keys, endpoints, projects, budgets, energy): Drawn) -> Snapshot {
     let mut snapshot = Snapshot {
         keys: keys.iter().map(|&(n, v)| (format!("digest-{n}"), Arc::new(key(n, v)))).collect(),
         endpoints: endpoints.iter().map(|&(n, v)| (EndpointId::from_uuid(uuid(n)), Arc::new(endpoint(n, v)))).collect(),
-        projects: projects.iter().map(|&(n, v)| (ProjectId::from_uuid(uuid(n)), limits(v))).collect(),
+        projects: projects.iter().map(|&(n, v)| (ProjectId::from_uuid(uuid(n)), project(v))).collect(),
         budgets: BTreeMap::new(),
         lines: keys.iter().map(|&(n, v)| (KeyId::from_uuid(uuid(n)), KeyId::from_uuid(uuid(v)))).collect(),
         energy: EnergyRate {
