@@ -184,6 +184,8 @@ CREATE TABLE usage (
     http_status BIGINT NOT NULL,
     energy_method BIGINT NOT NULL,
     first_token_micros BIGINT,
+    batch_no BIGINT,
+    price_percent BIGINT,
     PRIMARY KEY (project_no, source, sequence)
 ) /*sqlite: WITHOUT ROWID */;
 CREATE UNIQUE INDEX usage_source ON usage (source, sequence);
@@ -300,3 +302,73 @@ CREATE TABLE key_line (
     line_id TEXT NOT NULL
 );
 CREATE INDEX key_line_members ON key_line (line_id);
+
+-- Energy of replicas with a meter of their own, and what it says of requests that were settled by an estimate.
+
+-- Readings of one replica alone, with where its energy was read and how requests shared it.
+CREATE TABLE replica_reading (
+    reading_no BIGINT NOT NULL PRIMARY KEY,
+    replica_no BIGINT NOT NULL,
+    how TEXT NOT NULL
+);
+CREATE INDEX replica_reading_replica ON replica_reading (replica_no, reading_no);
+
+-- What a usage record's energy and carbon changed by once they were measured; may be less than nothing. Only ever added,
+-- once per record.
+CREATE TABLE energy_correction (
+    source BIGINT NOT NULL,
+    sequence BIGINT NOT NULL,
+    reading_no BIGINT NOT NULL,
+    millijoules BIGINT NOT NULL,
+    co2e_micrograms BIGINT NOT NULL,
+    method BIGINT NOT NULL,
+    PRIMARY KEY (source, sequence)
+);
+
+-- Files of projects. The bytes are objects elsewhere: a row that is deleted stays until its object is gone.
+
+CREATE TABLE file (
+    id TEXT NOT NULL PRIMARY KEY,
+    project_id TEXT NOT NULL,
+    purpose TEXT NOT NULL,
+    bytes BIGINT NOT NULL,
+    expires_at BIGINT,
+    deleted_at BIGINT,
+    body TEXT NOT NULL
+);
+CREATE INDEX file_of_project ON file (project_id, id);
+CREATE INDEX file_expires ON file (expires_at);
+CREATE INDEX file_deleted ON file (deleted_at);
+
+-- What a project keeps: one row that every writer of the project takes, so that no two of them pass its limit together.
+
+CREATE TABLE file_storage (
+    project_id TEXT NOT NULL PRIMARY KEY,
+    bytes BIGINT NOT NULL,
+    files BIGINT NOT NULL
+);
+
+-- Batches. `cancel_at` is written by who cancels; everything else by the one engine that runs them.
+
+CREATE TABLE batch (
+    id TEXT NOT NULL PRIMARY KEY,
+    project_id TEXT NOT NULL,
+    ended BIGINT NOT NULL,
+    cancel_at BIGINT,
+    body TEXT NOT NULL
+);
+CREATE INDEX batch_of_project ON batch (project_id, id);
+CREATE INDEX batch_ended ON batch (ended);
+
+-- What is done of a batch that runs: the answers are an object, their lines and usage records are here. Usage records
+-- are kept until the gateway has them.
+
+CREATE TABLE batch_segment (
+    batch_id TEXT NOT NULL,
+    number BIGINT NOT NULL,
+    object TEXT NOT NULL,
+    lines TEXT NOT NULL,
+    records TEXT NOT NULL,
+    settled BIGINT NOT NULL,
+    PRIMARY KEY (batch_id, number)
+);

@@ -132,6 +132,8 @@ impl Who {
             energy_method: EnergyMethod::Estimated,
             price_book_id: None,
             first_token_micros: Some(40_000 + part(37, 60_000)),
+            work: None,
+            batch: None,
         })
     }
 }

@@ -137,5 +137,7 @@ fn record(sequence: i64) -> UsageRecord {
         energy_method: EnergyMethod::Estimated,
         price_book_id: None,
         first_token_micros: Some(sequence),
+        work: None,
+        batch: None,
     }
 }

@@ -3,7 +3,8 @@
 //! Every record makes one transfer of all its quantities from the meter to the project; what a charge exceeds its
 //! hold by goes to the overrun account. A reading covers the energy of the requests settled since the one before;
 //! its rest is idle. Sums by owner, by day and by spender are kept beside, and the check proves them.
-//! INVARIANT: rows of `usage`, `transfer`, `reading`, `reversal` are only ever added.
+//! Where a replica has a meter of its own, what it says corrects what its records were settled with.
+//! INVARIANT: rows of `usage`, `transfer`, `reading`, `reversal`, `energy_correction` are only ever added.
 
 pub(crate) mod refs;
 pub(crate) mod settle;
@@ -12,6 +13,7 @@ pub(crate) mod bulk;
 pub(crate) mod line;
 pub(crate) mod spending;
 
+pub(crate) mod correct;
 pub(crate) mod reading;
 mod reversal;
 
@@ -53,6 +55,7 @@ pub(crate) const PART_OVERHEAD: i64 = 3;
 pub(crate) const PART_APPORTIONMENT: i64 = 4;
 pub(crate) const PART_REVERSAL: i64 = 5;
 pub(crate) const PART_REVERSAL_ENERGY: i64 = 6;
+pub(crate) const PART_CORRECTION: i64 = 7;
 
 const INSERT_TRANSFER: &str = "INSERT INTO transfer (to_no, from_no, source, sequence, part, voided_micros, \
     prompt_tokens, cached_tokens, completion_tokens, micros, picos, millijoules, co2e_micrograms) \

@@ -18,18 +18,24 @@ mod lease;
 mod outbox;
 mod resource;
 
+mod batch;
+mod file;
+
 mod backup;
 mod ledger;
 
 pub use backup::{BackupFile, BackupManifest, restore};
+pub use batch::{BatchQuery, Segment};
 pub use engine_sql::Engine;
 pub use error::{StoreError, retry};
 pub use event::EventFilter;
+pub use file::{FileQuery, FileRefused, Order};
 pub use forward::{FORWARD_BACKLOG_MAX, Outgoing};
 pub use idempotency::Idempotency;
 pub use kind::Kind;
 pub use lease::{Lease, SERVER_LEASE};
 pub use ledger::check::{CheckReport, Finding};
+pub use ledger::correct::{Corrected, Correction, ReplicaReading};
 pub use ledger::cost::{CostFilter, CostGroup, CostRow};
 pub use ledger::listing::{ListedTransfer, TransferKey};
 pub use ledger::reading::Posted;

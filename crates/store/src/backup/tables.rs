@@ -61,6 +61,11 @@ pub(super) fn at(schema: i64) -> Vec<Table> {
             insert: "INSERT INTO spending (subject_no, period_start, micros, picos) VALUES ($1, $2, $3, $4)",
             ..table
         },
+        "usage" if schema < 10 => Table {
+            columns: &[Number; 28],
+            insert: "INSERT INTO usage (project_no, source, sequence, held_micros, overrun_micros, overrun_picos, prompt_tokens, cached_tokens, completion_tokens, micros, picos, millijoules, co2e_micrograms, request_high, request_low, started_at, duration_micros, tenant_no, principal_no, key_no, endpoint_no, replica_no, price_book_no, operation, outcome, http_status, energy_method, first_token_micros) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28)",
+            ..table
+        },
         _ => table,
     };
     all().into_iter().map(as_it_was).collect()
@@ -127,10 +132,10 @@ const OTHERS: &[Table] = &[
         columns: &[
             Number, Number, Number, Number, Number, Number, Number, Number, Number, Number, Number, Number, Number,
             Number, Number, Number, Number, Number, Number, Number, Number, Number, Number, Number, Number, Number,
-            Number, Number,
+            Number, Number, Number, Number,
         ],
-        select: "SELECT project_no, source, sequence, held_micros, overrun_micros, overrun_picos, prompt_tokens, cached_tokens, completion_tokens, micros, picos, millijoules, co2e_micrograms, request_high, request_low, started_at, duration_micros, tenant_no, principal_no, key_no, endpoint_no, replica_no, price_book_no, operation, outcome, http_status, energy_method, first_token_micros FROM usage ORDER BY source, sequence",
-        insert: "INSERT INTO usage (project_no, source, sequence, held_micros, overrun_micros, overrun_picos, prompt_tokens, cached_tokens, completion_tokens, micros, picos, millijoules, co2e_micrograms, request_high, request_low, started_at, duration_micros, tenant_no, principal_no, key_no, endpoint_no, replica_no, price_book_no, operation, outcome, http_status, energy_method, first_token_micros) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28)",
+        select: "SELECT project_no, source, sequence, held_micros, overrun_micros, overrun_picos, prompt_tokens, cached_tokens, completion_tokens, micros, picos, millijoules, co2e_micrograms, request_high, request_low, started_at, duration_micros, tenant_no, principal_no, key_no, endpoint_no, replica_no, price_book_no, operation, outcome, http_status, energy_method, first_token_micros, batch_no, price_percent FROM usage ORDER BY source, sequence",
+        insert: "INSERT INTO usage (project_no, source, sequence, held_micros, overrun_micros, overrun_picos, prompt_tokens, cached_tokens, completion_tokens, micros, picos, millijoules, co2e_micrograms, request_high, request_low, started_at, duration_micros, tenant_no, principal_no, key_no, endpoint_no, replica_no, price_book_no, operation, outcome, http_status, energy_method, first_token_micros, batch_no, price_percent) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30)",
     },
     Table {
         name: "transfer",
@@ -183,9 +188,45 @@ const OTHERS: &[Table] = &[
         insert: "INSERT INTO reading (no, id, node_no, started_at, ended_at, millijoules, co2e_micrograms, usage_millijoules, usage_co2e_micrograms, overhead_millijoules, overhead_co2e_micrograms, carry_co2e, carry_overhead, carry_overhead_co2e, pue_thousandths, method, busy_cpu_micros, zone, intensity_mg_per_kwh, intensity_source) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)",
     },
     Table {
+        name: "replica_reading",
+        columns: &[Number, Number, Text],
+        select: "SELECT reading_no, replica_no, how FROM replica_reading ORDER BY reading_no",
+        insert: "INSERT INTO replica_reading (reading_no, replica_no, how) VALUES ($1, $2, $3)",
+    },
+    Table {
+        name: "energy_correction",
+        columns: &[Number, Number, Number, Number, Number, Number],
+        select: "SELECT source, sequence, reading_no, millijoules, co2e_micrograms, method FROM energy_correction ORDER BY source, sequence",
+        insert: "INSERT INTO energy_correction (source, sequence, reading_no, millijoules, co2e_micrograms, method) VALUES ($1, $2, $3, $4, $5, $6)",
+    },
+    Table {
         name: "reversal",
         columns: &[Number, Number, Number, Number],
         select: "SELECT no, of_source, of_sequence, at FROM reversal ORDER BY no",
         insert: "INSERT INTO reversal (no, of_source, of_sequence, at) VALUES ($1, $2, $3, $4)",
+    },
+    Table {
+        name: "file",
+        columns: &[Text, Text, Text, Number, Number, Number, Text],
+        select: "SELECT id, project_id, purpose, bytes, expires_at, deleted_at, body FROM file ORDER BY id",
+        insert: "INSERT INTO file (id, project_id, purpose, bytes, expires_at, deleted_at, body) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+    },
+    Table {
+        name: "file_storage",
+        columns: &[Text, Number, Number],
+        select: "SELECT project_id, bytes, files FROM file_storage ORDER BY project_id",
+        insert: "INSERT INTO file_storage (project_id, bytes, files) VALUES ($1, $2, $3)",
+    },
+    Table {
+        name: "batch",
+        columns: &[Text, Text, Number, Number, Text],
+        select: "SELECT id, project_id, ended, cancel_at, body FROM batch ORDER BY id",
+        insert: "INSERT INTO batch (id, project_id, ended, cancel_at, body) VALUES ($1, $2, $3, $4, $5)",
+    },
+    Table {
+        name: "batch_segment",
+        columns: &[Text, Number, Text, Text, Text, Number],
+        select: "SELECT batch_id, number, object, lines, records, settled FROM batch_segment ORDER BY batch_id, number",
+        insert: "INSERT INTO batch_segment (batch_id, number, object, lines, records, settled) VALUES ($1, $2, $3, $4, $5, $6)",
     },
 ];

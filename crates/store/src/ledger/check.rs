@@ -151,7 +151,9 @@ impl Sums {
     }
 
     async fn read_usage(&mut self, reader: &mut Reader) -> Result<(), StoreError> {
-        let query = self.fingerprint.multipliers().fold(sqlx::query(sql::USAGE), |query, value| query.bind(value));
+        let has_corrections = sqlx::query(sql::HAS_CORRECTIONS).fetch_optional(reader.conn()).await?.is_some();
+        let text = if has_corrections { sql::USAGE_CORRECTED } else { sql::USAGE };
+        let query = self.fingerprint.multipliers().fold(sqlx::query(text), |query, value| query.bind(value));
         for row in query.fetch_all(reader.conn()).await? {
             let (count, last): (i64, i64) = (row.try_get("n")?, row.try_get("last_sequence")?);
             let project = self.usage.entry(row.try_get("project_no")?).or_default();
@@ -256,6 +258,11 @@ impl Check<'_> {
                 2 => self.find("hold_lost", format!("{name} held money that its transfer does not free exactly")),
                 _ => self.find("transfer_differs", format!("{name} and its transfer differ")),
             }
+        }
+        let rows = sqlx::query(sql::CORRECTIONS).bind(project_no).bind(NAMED_MAX).fetch_all(self.reader.conn()).await?;
+        for row in rows {
+            let (source, sequence): (i64, i64) = (row.try_get("source")?, row.try_get("sequence")?);
+            self.find("correction_differs", format!("the correction of {source}/{sequence} and its transfer differ"));
         }
         let rows = sqlx::query(sql::STRAY).bind(project_no).bind(NAMED_MAX).fetch_all(self.reader.conn()).await?;
         for row in rows {

@@ -9,8 +9,8 @@ use super::cost::owner;
 use super::spending::number_of;
 use super::usage::{UsageFilter, columns, read};
 use super::{
-    PART_APPORTIONMENT, PART_IDLE, PART_OVERHEAD, PART_REVERSAL, PART_REVERSAL_ENERGY, read_quantities, refs,
-    transfer_id,
+    PART_APPORTIONMENT, PART_CORRECTION, PART_IDLE, PART_OVERHEAD, PART_REVERSAL, PART_REVERSAL_ENERGY,
+    read_quantities, refs, transfer_id,
 };
 use crate::error::StoreError;
 use crate::store::Store;
@@ -27,8 +27,10 @@ const TRANSFERS: &str = "SELECT to_no, from_no, source, sequence, part, prompt_t
     WHERE (to_no, from_no, source, sequence, part) > ($1, $2, $3, $4, $5) \
     AND (CAST($6 AS BIGINT) IS NULL OR to_no = $6 OR from_no = $6) \
     ORDER BY to_no, from_no, source, sequence, part LIMIT $7";
-const READINGS: &str = "SELECT no, node_no, id, started_at, ended_at, millijoules, method, busy_cpu_micros, zone, \
-    intensity_mg_per_kwh, intensity_source FROM reading WHERE no < $1 ORDER BY no DESC LIMIT $2";
+const READINGS: &str = "SELECT reading.no, reading.node_no, replica_reading.replica_no, reading.id, reading.started_at, \
+    reading.ended_at, reading.millijoules, reading.method, reading.busy_cpu_micros, reading.zone, \
+    reading.intensity_mg_per_kwh, reading.intensity_source FROM reading LEFT JOIN replica_reading \
+    ON replica_reading.reading_no = reading.no WHERE reading.no < $1 ORDER BY reading.no DESC LIMIT $2";
 
 /// Where a page of transfers goes on: the key of the last one seen.
 pub type TransferKey = [i64; 5];
@@ -135,7 +137,17 @@ impl Store {
             let name = refs::name(reader.conn(), self.refs(), row.try_get("node_no")?).await?;
             let node_id =
                 name.parse().map_err(|_| StoreError::Corrupt(format!("a reading names the node `{name}`")))?;
-            readings.push((row.try_get("no")?, super::reading::read(row, node_id)?));
+            let replica_id = match row.try_get::<Option<i64>, _>("replica_no")? {
+                Some(no) => {
+                    let name = refs::name(reader.conn(), self.refs(), no).await?;
+                    Some(
+                        name.parse()
+                            .map_err(|_| StoreError::Corrupt(format!("a reading names the replica `{name}`")))?,
+                    )
+                }
+                None => None,
+            };
+            readings.push((row.try_get("no")?, super::reading::read(row, node_id, replica_id)?));
         }
         Ok(readings)
     }
@@ -146,6 +158,7 @@ const fn kind(part: i64) -> TransferKind {
         PART_IDLE | PART_APPORTIONMENT => TransferKind::Idle,
         PART_OVERHEAD => TransferKind::Overhead,
         PART_REVERSAL | PART_REVERSAL_ENERGY => TransferKind::Reversal,
+        PART_CORRECTION => TransferKind::Correction,
         // What a charge exceeds its hold by is part of the usage.
         _ => TransferKind::Usage,
     }

@@ -5,7 +5,7 @@
 //! account. The facility's overhead comes on top. Whatever integer division leaves is carried to the next reading.
 //! INVARIANT: usage + idle − apportionment = reading, to the last millijoule and microgram.
 
-use galerne_model::ids::NodeId;
+use galerne_model::ids::{NodeId, ReadingId, ReplicaId};
 use galerne_model::ledger::{Quantities, Reading};
 use galerne_model::units::{MILLIJOULES_PER_KWH, MicrogramsCo2e, Millijoules};
 use sqlx::AnyConnection;
@@ -25,7 +25,10 @@ const FIND: &str = "SELECT millijoules, co2e_micrograms, usage_millijoules, usag
     overhead_millijoules, overhead_co2e_micrograms FROM reading WHERE id = $1";
 const LAST: &str = "SELECT id, started_at, ended_at, millijoules, method, busy_cpu_micros, zone, \
     intensity_mg_per_kwh, intensity_source, carry_co2e, carry_overhead, carry_overhead_co2e \
-    FROM reading WHERE node_no = $1 ORDER BY no DESC LIMIT 1";
+    FROM reading WHERE node_no = $1 AND NOT EXISTS (SELECT 1 FROM replica_reading WHERE reading_no = reading.no) \
+    ORDER BY no DESC LIMIT 1";
+const LAST_OF_REPLICA: &str = "SELECT carry_co2e, carry_overhead, carry_overhead_co2e FROM reading WHERE no = \
+    (SELECT MAX(reading_no) FROM replica_reading WHERE replica_no = $1)";
 // The row of the node is taken whole, so that a settlement running beside is covered by this reading or the next.
 const TAKE_PENDING: &str = "DELETE FROM energy_pending WHERE node_no = $1 RETURNING millijoules, co2e_micrograms";
 const INSERT: &str = "INSERT INTO reading (no, id, node_no, started_at, ended_at, millijoules, co2e_micrograms, \
@@ -51,7 +54,7 @@ pub struct Posted {
 
 /// What integer division left at the reading before.
 #[derive(Debug, Clone, Copy, Default)]
-struct Carry {
+pub(super) struct Carry {
     co2e: i64,
     overhead: i64,
     overhead_co2e: i64,
@@ -59,7 +62,7 @@ struct Carry {
 
 /// The amounts of one reading.
 #[derive(Debug, Clone, Copy)]
-struct Amounts {
+pub(super) struct Amounts {
     co2e: i64,
     overhead: i64,
     overhead_co2e: i64,
@@ -79,33 +82,22 @@ impl Store {
         let mut reader = self.read_once().await?;
         let Some(node_no) = refs::find(reader.conn(), node_id.into()).await? else { return Ok(None) };
         let row = sqlx::query(LAST).bind(node_no).fetch_optional(reader.conn()).await?;
-        row.map(|row| read(&row, node_id)).transpose()
+        row.map(|row| read(&row, node_id, None)).transpose()
     }
 
     async fn post_once(&self, reading: &Reading, pue_thousandths: i64) -> Result<Posted, StoreError> {
         check(reading, pue_thousandths)?;
         let mut tx = self.begin().await?;
-        if let Some(row) = sqlx::query(FIND).bind(reading.id.to_string()).fetch_optional(tx.conn()).await? {
-            return posted_before(&row);
+        if let Some(before) = posted(tx.conn(), reading.id).await? {
+            return Ok(before);
         }
         let mut refs = Refs::default();
         let node_no = refs.number(tx.conn(), self.refs(), reading.node_id.into()).await?;
-        let pending = sqlx::query(TAKE_PENDING).bind(node_no).fetch_optional(tx.conn()).await?;
-        let used = match &pending {
-            Some(row) => (row.try_get("millijoules")?, row.try_get("co2e_micrograms")?),
-            None => (0, 0),
-        };
-        let carry = match sqlx::query(LAST).bind(node_no).fetch_optional(tx.conn()).await? {
-            Some(row) => Carry {
-                co2e: row.try_get("carry_co2e")?,
-                overhead: row.try_get("carry_overhead")?,
-                overhead_co2e: row.try_get("carry_overhead_co2e")?,
-            },
-            None => Carry::default(),
-        };
+        let used = take_pending(tx.conn(), node_no).await?;
+        let carry = carry(sqlx::query(LAST).bind(node_no).fetch_optional(tx.conn()).await?)?;
         let amounts = amounts(reading, pue_thousandths, carry)?;
         let posted = split(reading.millijoules.0, used, &amounts);
-        let no: i64 = sqlx::query(TAKE_NUMBER).fetch_one(tx.conn()).await?.try_get("value")?;
+        let no = take_number(tx.conn()).await?;
         insert(tx.conn(), reading, &Booking { no, node_no, used, amounts, pue_thousandths }).await?;
         transfer(self.engine(), tx.conn(), no, &posted).await?;
         tx.commit().await?;
@@ -114,16 +106,47 @@ impl Store {
     }
 }
 
-/// What a row of `reading` holds beside the reading itself.
-struct Booking {
-    no: i64,
-    node_no: i64,
-    used: (i64, i64),
-    amounts: Amounts,
-    pue_thousandths: i64,
+/// What was posted for a reading that is in the ledger already.
+pub(super) async fn posted(conn: &mut AnyConnection, id: ReadingId) -> Result<Option<Posted>, StoreError> {
+    let row = sqlx::query(FIND).bind(id.to_string()).fetch_optional(conn).await?;
+    row.map(|row| posted_before(&row)).transpose()
 }
 
-fn check(reading: &Reading, pue_thousandths: i64) -> Result<(), StoreError> {
+pub(super) async fn take_number(conn: &mut AnyConnection) -> Result<i64, StoreError> {
+    Ok(sqlx::query(TAKE_NUMBER).fetch_one(conn).await?.try_get("value")?)
+}
+
+/// Energy and carbon that no reading of a meter has covered yet.
+pub(super) async fn take_pending(conn: &mut AnyConnection, meter_no: i64) -> Result<(i64, i64), StoreError> {
+    match sqlx::query(TAKE_PENDING).bind(meter_no).fetch_optional(conn).await? {
+        Some(row) => Ok((row.try_get("millijoules")?, row.try_get("co2e_micrograms")?)),
+        None => Ok((0, 0)),
+    }
+}
+
+pub(super) async fn carry_of_replica(conn: &mut AnyConnection, replica_no: i64) -> Result<Carry, StoreError> {
+    carry(sqlx::query(LAST_OF_REPLICA).bind(replica_no).fetch_optional(conn).await?)
+}
+
+fn carry(row: Option<AnyRow>) -> Result<Carry, StoreError> {
+    let Some(row) = row else { return Ok(Carry::default()) };
+    Ok(Carry {
+        co2e: row.try_get("carry_co2e")?,
+        overhead: row.try_get("carry_overhead")?,
+        overhead_co2e: row.try_get("carry_overhead_co2e")?,
+    })
+}
+
+/// What a row of `reading` holds beside the reading itself.
+pub(super) struct Booking {
+    pub(super) no: i64,
+    pub(super) node_no: i64,
+    pub(super) used: (i64, i64),
+    pub(super) amounts: Amounts,
+    pub(super) pue_thousandths: i64,
+}
+
+pub(super) fn check(reading: &Reading, pue_thousandths: i64) -> Result<(), StoreError> {
     let bad = |why: &str| Err(StoreError::BadRecord { sequence: 0, why: why.to_owned() });
     if reading.millijoules < Millijoules::ZERO || reading.intensity_mg_per_kwh < 0 {
         return bad("a reading is negative");
@@ -138,7 +161,7 @@ fn check(reading: &Reading, pue_thousandths: i64) -> Result<(), StoreError> {
 }
 
 /// Carbon and overhead of a reading. Rounded down; what is left is carried to the next reading of the node.
-fn amounts(reading: &Reading, pue_thousandths: i64, carry: Carry) -> Result<Amounts, StoreError> {
+pub(super) fn amounts(reading: &Reading, pue_thousandths: i64, carry: Carry) -> Result<Amounts, StoreError> {
     let energy = i128::from(reading.millijoules.0);
     let intensity = i128::from(reading.intensity_mg_per_kwh);
     let co2e = energy * intensity + i128::from(carry.co2e);
@@ -158,7 +181,7 @@ fn amounts(reading: &Reading, pue_thousandths: i64, carry: Carry) -> Result<Amou
 }
 
 /// Shares a reading out. Energy and carbon are split each for itself.
-fn split(millijoules: i64, used: (i64, i64), amounts: &Amounts) -> Posted {
+pub(super) fn split(millijoules: i64, used: (i64, i64), amounts: &Amounts) -> Posted {
     let rest = (millijoules - used.0, amounts.co2e - used.1);
     let energy = |millijoules: i64, co2e: i64| Quantities {
         millijoules: Millijoules(millijoules),
@@ -173,7 +196,7 @@ fn split(millijoules: i64, used: (i64, i64), amounts: &Amounts) -> Posted {
     }
 }
 
-async fn insert(conn: &mut AnyConnection, reading: &Reading, row: &Booking) -> Result<(), StoreError> {
+pub(super) async fn insert(conn: &mut AnyConnection, reading: &Reading, row: &Booking) -> Result<(), StoreError> {
     sqlx::query(INSERT)
         .bind(row.no)
         .bind(reading.id.to_string())
@@ -200,7 +223,12 @@ async fn insert(conn: &mut AnyConnection, reading: &Reading, row: &Booking) -> R
     Ok(())
 }
 
-async fn transfer(engine: Engine, conn: &mut AnyConnection, no: i64, posted: &Posted) -> Result<(), StoreError> {
+pub(super) async fn transfer(
+    engine: Engine,
+    conn: &mut AnyConnection,
+    no: i64,
+    posted: &Posted,
+) -> Result<(), StoreError> {
     let mut postings = Postings::default();
     let parts = [
         (IDLE, METER, PART_IDLE, posted.idle),
@@ -229,11 +257,12 @@ fn posted_before(row: &AnyRow) -> Result<Posted, StoreError> {
     Ok(split(row.try_get("millijoules")?, used, &amounts))
 }
 
-pub(super) fn read(row: &AnyRow, node_id: NodeId) -> Result<Reading, StoreError> {
+pub(super) fn read(row: &AnyRow, node_id: NodeId, replica_id: Option<ReplicaId>) -> Result<Reading, StoreError> {
     let id: String = row.try_get("id")?;
     Ok(Reading {
         id: id.parse().map_err(|_| StoreError::Corrupt(format!("reading `{id}` has an unreadable id")))?,
         node_id,
+        replica_id,
         started_at: instant(row.try_get("started_at")?)?,
         ended_at: instant(row.try_get("ended_at")?)?,
         millijoules: Millijoules(row.try_get("millijoules")?),

@@ -6,7 +6,9 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use galerne_model::ids::{EndpointId, KeyId, NodeId, PriceBookId, PrincipalId, ProjectId, ReplicaId, TenantId};
+use galerne_model::ids::{
+    BatchId, EndpointId, KeyId, NodeId, PriceBookId, PrincipalId, ProjectId, ReplicaId, TenantId,
+};
 use galerne_model::inference::ReplicaSpec;
 use sqlx::AnyConnection;
 use sqlx::Row;
@@ -39,7 +41,7 @@ macro_rules! ref_ids {
     )*};
 }
 
-ref_ids!(TenantId, ProjectId, PrincipalId, KeyId, EndpointId, ReplicaId, PriceBookId, NodeId);
+ref_ids!(BatchId, TenantId, ProjectId, PrincipalId, KeyId, EndpointId, ReplicaId, PriceBookId, NodeId);
 
 impl fmt::Display for RefId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -22,8 +22,10 @@ use crate::store::{Store, Tx};
 
 const FIND: &str = "SELECT usage.project_no, usage.tenant_no, usage.key_no, usage.endpoint_no, usage.principal_no, \
     usage.started_at, transfer.prompt_tokens, transfer.cached_tokens, \
-    transfer.completion_tokens, transfer.micros, transfer.picos, transfer.millijoules, transfer.co2e_micrograms \
-    FROM usage JOIN transfer ON transfer.to_no = usage.project_no AND transfer.from_no = 1 \
+    transfer.completion_tokens, transfer.micros, transfer.picos, \
+    transfer.millijoules + COALESCE((SELECT c.millijoules FROM energy_correction c WHERE c.source = $1 AND c.sequence = $2), 0) \
+    AS millijoules, transfer.co2e_micrograms + COALESCE((SELECT c.co2e_micrograms FROM energy_correction c \
+    WHERE c.source = $1 AND c.sequence = $2), 0) AS co2e_micrograms FROM usage JOIN transfer ON transfer.to_no = usage.project_no AND transfer.from_no = 1 \
     AND transfer.source = usage.source AND transfer.sequence = usage.sequence AND transfer.part = 0 \
     WHERE usage.source = $1 AND usage.sequence = $2";
 const FIND_REVERSAL: &str = "SELECT no FROM reversal WHERE of_source = $1 AND of_sequence = $2";

@@ -21,7 +21,7 @@ const MAKE_CURSOR: &str = "INSERT INTO spool_cursor (source, through) VALUES ($1
 const LOCK_CURSOR: &str = "UPDATE spool_cursor SET through = through WHERE source = $1 RETURNING through";
 const READ_CURSOR: &str = "SELECT through FROM spool_cursor WHERE source = $1";
 const MOVE_CURSOR: &str = "UPDATE spool_cursor SET through = $2 WHERE source = $1";
-const ADD_PENDING: &str = "INSERT INTO energy_pending (node_no, millijoules, co2e_micrograms) VALUES ($1, $2, $3) \
+pub(super) const ADD_PENDING: &str = "INSERT INTO energy_pending (node_no, millijoules, co2e_micrograms) VALUES ($1, $2, $3) \
     ON CONFLICT (node_no) DO UPDATE SET millijoules = energy_pending.millijoules + excluded.millijoules, \
     co2e_micrograms = energy_pending.co2e_micrograms + excluded.co2e_micrograms";
 
@@ -132,12 +132,25 @@ impl Batch {
             Some(id) => Some(self.refs.number(conn, cache, id.into()).await?),
             None => None,
         };
+        let batch_no = match record.batch {
+            Some(batch) => Some(self.refs.number(conn, cache, batch.batch_id.into()).await?),
+            None => None,
+        };
         let node_no = match record.replica_id {
             Some(id) => self.refs.node_of(conn, cache, id).await?,
             None => 0,
         };
-        let numbers =
-            Numbers { tenant_no, project_no, principal_no, key_no, endpoint_no, replica_no, price_book_no, node_no };
+        let numbers = Numbers {
+            tenant_no,
+            project_no,
+            principal_no,
+            key_no,
+            endpoint_no,
+            replica_no,
+            price_book_no,
+            batch_no,
+            node_no,
+        };
         self.book(record, &numbers)
     }
 
@@ -241,6 +254,7 @@ struct Numbers {
     endpoint_no: i64,
     replica_no: Option<i64>,
     price_book_no: Option<i64>,
+    batch_no: Option<i64>,
     node_no: i64,
 }
 
@@ -249,7 +263,7 @@ fn usage_columns(
     used: &Quantities,
     overrun: (Micros, Picos),
     numbers: &Numbers,
-) -> [Option<i64>; 28] {
+) -> [Option<i64>; 30] {
     let [prompt, cached, completion, micros, picos, millijoules, co2e] = values(used);
     let (high, low) = record.request_id.uuid().as_u64_pair();
     let started = record.started_at.as_microsecond();
@@ -282,6 +296,8 @@ fn usage_columns(
         Some(i64::from(record.http_status)),
         Some(method_code(record.energy_method)),
         record.first_token_micros,
+        numbers.batch_no,
+        record.batch.map(|batch| i64::from(batch.price_percent)),
     ]
 }
 

@@ -1,7 +1,7 @@
-//! Reading usage records back: by request, and all of them in pages of bounded memory, as JSON values or CSV lines.
+//! Reading usage records back, with their energy as it was corrected: by request, and all of them in pages of bounded memory, as JSON values or CSV lines.
 
 use galerne_model::ids::{ProjectId, RequestId, TenantId};
-use galerne_model::ledger::UsageRecord;
+use galerne_model::ledger::{BatchTerms, UsageRecord};
 use galerne_model::units::Micros;
 use jiff::Timestamp;
 use sqlx::Row;
@@ -18,9 +18,13 @@ use crate::store::{Reader, Store};
 macro_rules! columns {
     () => {
         "project_no, source, sequence, held_micros, prompt_tokens, cached_tokens, completion_tokens, micros, picos, \
-         millijoules, co2e_micrograms, request_high, request_low, started_at, duration_micros, tenant_no, \
+         millijoules + COALESCE((SELECT c.millijoules FROM energy_correction c WHERE c.source = usage.source \
+         AND c.sequence = usage.sequence), 0) AS millijoules, \
+         co2e_micrograms + COALESCE((SELECT c.co2e_micrograms FROM energy_correction c WHERE c.source = usage.source \
+         AND c.sequence = usage.sequence), 0) AS co2e_micrograms, request_high, request_low, started_at, duration_micros, tenant_no, \
          principal_no, key_no, endpoint_no, replica_no, price_book_no, operation, outcome, http_status, \
-         energy_method, first_token_micros"
+         COALESCE((SELECT c.method FROM energy_correction c WHERE c.source = usage.source \
+         AND c.sequence = usage.sequence), energy_method) AS energy_method, first_token_micros, batch_no, price_percent"
     };
 }
 
@@ -162,14 +166,23 @@ pub(super) async fn read(cache: &RefCache, reader: &mut Reader, row: &AnyRow) ->
         energy_method: method(row.try_get("energy_method")?)?,
         price_book_id: optional_id!("price_book_no"),
         first_token_micros: row.try_get("first_token_micros")?,
+        work: None,
+        batch: match row.try_get::<Option<i64>, _>("price_percent")? {
+            Some(percent) => Some(BatchTerms { batch_id: id!("batch_no"), price_percent: percent_of(percent)? }),
+            None => None,
+        },
     })
+}
+
+fn percent_of(percent: i64) -> Result<u8, StoreError> {
+    u8::try_from(percent).map_err(|_| StoreError::Corrupt(format!("{percent} is no share of a price")))
 }
 
 /// The first line of a CSV export.
 pub const fn csv_header() -> &'static str {
     "request_id,started_at,ended_at,tenant_id,project_id,principal_id,key_id,endpoint_id,replica_id,operation,\
      outcome,http_status,prompt_tokens,cached_tokens,completion_tokens,euros,picos,joules,co2e_grams,energy_method,\
-     price_book_id,first_token_micros,source,sequence"
+     price_book_id,first_token_micros,source,sequence,batch_id,price_percent"
 }
 
 /// One line of a CSV export. No field can hold a comma, a quote or a line end.
@@ -205,6 +218,8 @@ pub fn csv_line(r: &UsageRecord) -> String {
         optional(r.first_token_micros.map(|micros| micros.to_string())),
         r.source.to_string(),
         r.sequence.to_string(),
+        optional(r.batch.map(|batch| batch.batch_id.to_string())),
+        optional(r.batch.map(|batch| batch.price_percent.to_string())),
     ];
     fields.join(",")
 }

@@ -107,14 +107,16 @@ pub(crate) async fn a_backup_of_an_older_schema_is_brought_up_to_date(bed: &Bed)
     lease.expect("asks").expect("it is free");
     let folder = bed.path("backup");
     bed.store.backup(&folder, id(), now()).await.expect("backs up");
-    // As the release before lines of keys wrote it: no such table, a lease of four columns, spending of money alone.
+    // As the release before lines of keys wrote it: no such table, a lease of four columns, spending of money alone, usage without
+    // batches.
     let rows = folder.join("rows.jsonl");
     let text = std::fs::read_to_string(&rows).expect("readable");
     let older: String = text
         .lines()
         .map(|line| {
             let gone = if line.starts_with("[\"lease\",") { 1 } else { 0 };
-            let gone = if line.starts_with("[\"spending\",") { 2 } else { gone };
+            let is_longer = line.starts_with("[\"spending\",") || line.starts_with("[\"usage\",");
+            let gone = if is_longer { 2 } else { gone };
             let kept = (0..gone).fold(line, |line, _| line.rsplit_once(',').expect("a later column").0);
             if gone == 0 { format!("{line}\n") } else { format!("{kept}]]\n") }
         })

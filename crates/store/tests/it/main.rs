@@ -8,8 +8,10 @@ mod sample;
 
 mod backup;
 mod coordination;
+mod corrections;
 mod disk;
 mod events;
+mod files;
 mod kill;
 mod ledger;
 mod migration;
@@ -44,6 +46,11 @@ macro_rules! contract {
 }
 
 contract! {
+    corrections::what_was_measured_replaces_what_was_estimated;
+    corrections::a_reading_sent_again_corrects_nothing_again;
+    corrections::time_that_no_meter_saw_keeps_its_estimate;
+    corrections::a_reversal_and_a_correction_pass_each_other_without_loss;
+    corrections::what_an_earlier_process_gave_and_did_not_book_is_idle;
     resources::every_kind_reads_back_as_it_was_written;
     resources::a_name_is_taken_only_among_the_living_of_its_owner;
     resources::a_spec_changes_only_from_the_generation_its_writer_saw;
@@ -53,6 +60,11 @@ contract! {
     resources::of_eight_writers_one_wins_each_round;
     resources::a_dropped_transaction_changes_nothing;
     resources::a_reader_sees_one_moment;
+    files::a_project_keeps_files_up_to_its_limit_and_no_byte_more;
+    files::eight_writers_do_not_pass_a_limit_together;
+    files::files_are_listed_in_either_order_from_any_of_them;
+    files::a_batch_is_cancelled_beside_its_engine_and_forgotten_after_its_end;
+    files::segments_keep_their_records_until_the_gateway_has_them;
     events::numbers_have_no_gaps_whoever_writes_and_whoever_gives_up;
     events::a_filter_finds_its_events_and_a_cursor_all_of_them;
     events::a_commit_is_announced;

@@ -67,8 +67,12 @@ pub(crate) async fn a_newer_schema_is_refused(bed: &Bed) {
     assert!(matches!(Store::open(&bed.url).await, Err(StoreError::Corrupt(_))), "another text was applied");
 }
 
+const UNDO_FILES: &str = "DROP TABLE file; DROP TABLE file_storage; DROP TABLE batch; DROP TABLE batch_segment; \
+    ALTER TABLE usage DROP COLUMN batch_no; ALTER TABLE usage DROP COLUMN price_percent";
 const UNDO_SPENDING: &str =
     "ALTER TABLE spending DROP COLUMN millijoules; ALTER TABLE spending DROP COLUMN co2e_micrograms";
+
+const UNDO_CORRECTION: &str = "DROP TABLE replica_reading; DROP TABLE energy_correction";
 
 pub(crate) async fn energy_spent_before_budgets_could_limit_it_is_added_up(bed: &Bed) {
     bed.store.settle_batch(1, &sample::records(1, 30)).await.expect("settles");
@@ -76,7 +80,9 @@ pub(crate) async fn energy_spent_before_budgets_could_limit_it_is_added_up(bed: 
     let before = bed.store.spent(&project, BudgetPeriod::Month, sample::now()).await.expect("reads");
     assert!(before.spent.millijoules.0 > 0 && before.spent.co2e_micrograms.0 > 0, "{before:?}");
     bed.store.close().await;
+    bed.damage(UNDO_FILES).await;
     bed.damage(UNDO_SPENDING).await;
+    bed.damage(UNDO_CORRECTION).await;
     bed.damage("DELETE FROM schema_version WHERE version > 7").await;
     Store::migrate(&bed.url).await.expect("migrates");
     let store = Store::open(&bed.url).await.expect("opens");
@@ -87,8 +93,14 @@ pub(crate) async fn energy_spent_before_budgets_could_limit_it_is_added_up(bed: 
 
 /// Back to the schema that ended with the ledger.
 async fn undo_after_the_ledger(bed: &Bed) {
-    let undo =
-        [UNDO_SPENDING, "DROP INDEX event_request", "ALTER TABLE lease DROP COLUMN since", "DROP TABLE key_line"];
+    let undo = [
+        UNDO_FILES,
+        UNDO_CORRECTION,
+        UNDO_SPENDING,
+        "DROP INDEX event_request",
+        "ALTER TABLE lease DROP COLUMN since",
+        "DROP TABLE key_line",
+    ];
     assert_eq!(SCHEMA_VERSION, 4 + i64::try_from(undo.len()).expect("few"), "each schema change is undone here");
     for sql in undo {
         bed.damage(sql).await;

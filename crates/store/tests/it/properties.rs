@@ -4,10 +4,11 @@ use galerne_model::ids::{KeyId, NodeId, RequestId};
 use galerne_model::ledger::{Outcome, Reading, UsageRecord};
 use galerne_model::money::{BudgetPeriod, BudgetSubject};
 use galerne_model::units::{MicrogramsCo2e, Micros, Millijoules, Picos, Tokens};
-use galerne_store::StoreError;
+use galerne_store::{Correction, StoreError};
 use proptest::prelude::*;
 
 use crate::bed::Bed;
+use crate::corrections::{correction, replica_reading};
 use crate::sample::{self, later, now, project_id, reading, record, uuid};
 
 /// Something that happens to a ledger.
@@ -17,6 +18,8 @@ enum Step {
     Ship { spool: usize, again: i64, count: i64, skip: bool },
     /// A node is read.
     Read { node: u64, millijoules: i64, pue: i64 },
+    /// A replica's own meter is read, and says something of a record.
+    Meter { pick: i64, millijoules: i64, metered: i64, seen: i64, is_first: bool },
     /// Somebody cancels a charge.
     Reverse { pick: i64 },
 }
@@ -27,6 +30,9 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(spool, again, count, skip)| Step::Ship { spool, again, count, skip }),
         2 => (1..3_u64, 0..200_000_i64, 1_000..1_800_i64)
             .prop_map(|(node, millijoules, pue)| Step::Read { node, millijoules, pue }),
+        2 => (0..100_i64, 0..20_000_i64, 0..9_000_i64, 0..1_100_i64, prop::bool::weighted(0.2)).prop_map(
+            |(pick, millijoules, metered, seen, is_first)| Step::Meter { pick, millijoules, metered, seen, is_first }
+        ),
         1 => (0..100_i64).prop_map(|pick| Step::Reverse { pick }),
     ]
 }
@@ -80,6 +86,14 @@ async fn run(steps: Vec<Step>) {
                 let posted = bed.store.post_reading(&read, pue).await.expect("books");
                 let shared = posted.usage.millijoules + posted.idle.millijoules - posted.apportionment.millijoules;
                 assert_eq!(shared, read.millijoules, "energy is conserved in each reading");
+            }
+            Step::Meter { pick, millijoules, metered, seen, is_first } => {
+                let by = Correction { metered_micros: seen, ..correction(1 + pick, metered, metered / 70) };
+                let mut made = replica_reading(number as u64, millijoules, vec![by]);
+                made.is_first = is_first;
+                let posted = bed.store.post_replica_reading(&made, 1_100).await.expect("books");
+                let shared = posted.usage.millijoules + posted.idle.millijoules - posted.apportionment.millijoules;
+                assert_eq!(shared.0, millijoules, "energy is conserved in each reading");
             }
             Step::Reverse { pick } => {
                 let request = at(0, 1 + pick % through[0].max(1)).request_id;

@@ -7,7 +7,7 @@ use galerne_model::identity::{
 };
 use galerne_model::ids::*;
 use galerne_model::inference::*;
-use galerne_model::ledger::{EnergyMethod, Operation, Outcome, Quantities, Reading, UsageRecord};
+use galerne_model::ledger::{BatchTerms, EnergyMethod, Operation, Outcome, Quantities, Reading, UsageRecord};
 use galerne_model::money::{Budget, BudgetPeriod, BudgetSpec, BudgetStatus, BudgetSubject, PriceBook, PriceBookSpec};
 use galerne_model::node::{Node, NodeFacts, NodeSpec, NodeStatus};
 use galerne_model::reason::Reason;
@@ -51,7 +51,7 @@ pub(crate) fn tenant(n: u64) -> Tenant {
 /// Project `n` of tenant `owner`.
 pub(crate) fn project(n: u64, owner: u64) -> Project {
     let limits = RateLimits { requests_per_minute: Some(60), ..RateLimits::default() };
-    let spec = ProjectSpec { description: String::new(), limits };
+    let spec = ProjectSpec { limits, ..ProjectSpec::default() };
     Project { tenant_id: Some(tenant_id(owner)), ..resource(project_id(n), &format!("project-{n}"), spec, Empty {}) }
 }
 
@@ -72,6 +72,8 @@ pub(crate) fn api_key(n: u64) -> ApiKey {
         scopes: vec![KeyScope::Inference, KeyScope::Read],
         expires_at: Some(later(60)),
         limits: RateLimits::default(),
+        model_limits: Vec::new(),
+        service_tier: None,
     };
     let status = ApiKeyStatus {
         prefix: "galerne_abcd".to_owned(),
@@ -124,6 +126,8 @@ pub(crate) fn endpoint(n: u64) -> Endpoint {
         visibility: Visibility::Tenant,
         price: None,
         paused: false,
+        routing: RoutingPolicy::default(),
+        metering: galerne_model::power::Metering::default(),
     };
     let status = EndpointStatus {
         state: EndpointState::Starting,
@@ -151,6 +155,7 @@ pub(crate) fn replica(n: u64, node_id: Option<NodeId>) -> Replica {
         url: None,
         context_tokens: None,
         sequences: None,
+        abilities: None,
         restarts: 0,
         deadline_at: Some(later(600)),
         since: now(),
@@ -225,6 +230,8 @@ pub(crate) fn record(sequence: i64) -> UsageRecord {
         energy_method: EnergyMethod::Estimated,
         price_book_id: Some(PriceBookId::from_uuid(uuid(1))),
         first_token_micros: Some(90_000),
+        work: None,
+        batch: n.is_multiple_of(5).then(|| BatchTerms { batch_id: BatchId::from_uuid(uuid(n)), price_percent: 50 }),
     }
 }
 
@@ -237,6 +244,7 @@ pub(crate) fn reading(n: u64, millijoules: i64) -> Reading {
     Reading {
         id: ReadingId::from_uuid(uuid(n)),
         node_id: NodeId::from_uuid(uuid(1)),
+        replica_id: None,
         started_at: now(),
         ended_at: later(10),
         millijoules: Millijoules(millijoules),
