@@ -16,10 +16,12 @@ use crate::v1::{Create, Kind, Page, Update};
 
 mod chat;
 mod failure;
+mod files;
 mod gateways;
 
 pub use chat::ChatEvents;
 pub use failure::Failure;
+pub use files::Upload;
 pub use gateways::{Lines, Link};
 
 /// Attempts of one call in all, the first included.

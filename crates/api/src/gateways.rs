@@ -118,6 +118,9 @@ pub struct Busy {
     pub in_flight: u32,
     /// Time since the last one began or ended.
     pub quiet_ms: u64,
+    /// None of those in flight began longer ago than this; absent when there are none, or nobody knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_ms: Option<u64>,
 }
 
 /// What a control plane answers to a report.

@@ -16,7 +16,7 @@ mod response;
 mod routes;
 
 pub use page::page;
-pub use routes::{Found, Known, Route, SERVED, State, find};
+pub use routes::{BESIDE, Found, Known, Route, SERVED, State, find};
 
 /// A surface: whose words are spoken under a prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let requests: usize = arguments.next().map_or(Ok(200_000), |text| text.parse())?;
     let threads: usize = arguments.next().map_or(Ok(2), |text| text.parse())?;
     let limits = SpoolLimits { max_bytes: u64::MAX / 2, ..SpoolLimits::default() };
-    let (spool, _) = Spool::open(&dir, limits, 0, Timestamp::now())?;
+    let (spool, _) = Spool::open(&dir, limits, 0, &std::collections::BTreeMap::new(), Timestamp::now())?;
     let began = Instant::now();
     let refused: usize = std::thread::scope(|scope| {
         let work: Vec<_> = (0..threads).map(|_| scope.spawn(|| fill(&spool, requests / threads))).collect();
@@ -54,6 +54,7 @@ fn fill(spool: &Spool, requests: usize) -> usize {
             operation: Operation::Chat,
             held_micros: Micros(4_096),
             price_book_id: None,
+            batch: None,
         };
         while spool.admit(hold.clone()).is_err() {
             refused += 1;

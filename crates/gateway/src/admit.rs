@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use axum::http::{HeaderName, HeaderValue};
 use galerne_api::error::Code;
-use galerne_core::admission::{Limit, Permit, RateBook, RateRefused, Subject};
+use galerne_core::admission::Permit;
 use galerne_core::budget::{self, Ask, BudgetRefused, HoldError, Payer};
 use galerne_core::rating::WorkBound;
-use galerne_model::identity::RateLimits;
 use galerne_model::ids::RequestId;
 use galerne_model::inference::Visibility;
 use galerne_model::ledger::Operation;
@@ -17,15 +16,20 @@ use galerne_model::snapshot::{BudgetEntry, EndpointEntry, KeyEntry, Snapshot};
 use galerne_model::units::Tokens;
 
 use crate::config::{Closed, Place, Shared};
+use crate::line::Seat;
 use crate::link::ALONE_MAX;
-use crate::models;
+use crate::rates::{self, SEAT_WAIT};
 use crate::refusal::{Headers, Refusal};
 use crate::request::Asked;
 use crate::spool::{Hold, SpoolFull};
 use crate::ticket::{Reserved, Ticket};
+use crate::{models, route};
 
-/// Wait proposed when a request is refused because of seats, which no clock frees.
-const SEAT_WAIT: Duration = Duration::from_secs(1);
+/// The shortest answer that a stream is cut to: less is of no use to anybody, and a refusal says what is left.
+const CUT_MIN_TOKENS: u32 = 256;
+/// After how many tokens each answer ends, where a budget ends it.
+const CUT_TOKENS: HeaderName = HeaderName::from_static("x-galerne-cut-tokens");
+
 /// Wait proposed when the spool or a budget's numbers are not ready.
 const RECORDING_WAIT: Duration = Duration::from_secs(5);
 
@@ -69,41 +73,60 @@ pub(crate) fn visible<'a>(snapshot: &'a Snapshot, key: &'a KeyEntry) -> impl Ite
     (0..3).flat_map(move |wanted| snapshot.endpoints.values().filter(move |endpoint| rank(endpoint) == Some(wanted)))
 }
 
+/// What a request has before it is admitted: its place in this process, and its seat at the endpoint.
+pub(crate) struct Room {
+    pub(crate) place: Place,
+    pub(crate) seat: Option<Seat>,
+}
+
 /// Admits a request, or says which limit it met. Nothing stays reserved after a refusal.
 pub(crate) fn admit(
     shared: &Arc<Shared>,
     snapshot: &Snapshot,
     key: &KeyEntry,
     endpoint: &Arc<EndpointEntry>,
-    asked: &Asked<'_>,
+    asked: &mut Asked<'_>,
     request_id: RequestId,
-    place: Place,
+    room: Room,
 ) -> Result<(Ticket, Headers), Refusal> {
     shared.may_admit().map_err(closed)?;
     let now = shared.now();
-    let subjects = subjects(snapshot, key, endpoint);
+    let subjects = rates::subjects(snapshot, key, endpoint);
     let payer = Payer { tenant_id: key.tenant_id, project_id: key.project_id, line_id: snapshot.line_of(key.id) };
     let budgets = budgets_above(snapshot, payer);
     if let (false, Some(budget)) = (shared.spends_budgets(), budgets.first()) {
         return Err(budget_elsewhere(budget));
     }
+    // Others may answer in its place, at prices of their own.
+    let (price, context, energy) = route::most(snapshot, endpoint);
     let ask = Ask {
-        price: &endpoint.price,
-        work: asked.bound(endpoint.context_tokens),
-        energy: endpoint.energy_bound,
+        price: &price,
+        work: asked.bound(context),
+        energy,
         intensity_mg_per_kwh: snapshot.energy.intensity_mg_per_kwh,
     };
-    let (permit, hold, rate_headers) = {
+    let (permit, hold, headers) = {
         let mut books = shared.books();
         let permit = books.rates.admit(&subjects, asked.estimate(endpoint.context_tokens), now);
-        let rate_headers = rate_headers(&books.rates, &subjects);
-        let permit = permit.map_err(|refused| rate_refusal(refused, rate_headers.clone()))?;
-        match books.budgets.try_hold(payer, &budgets, &ask, now) {
-            Ok(hold) => (permit, hold, rate_headers),
+        let mut headers = rates::headers(&books.rates, &subjects);
+        let permit = permit.map_err(|refused| rates::refusal(refused, headers.clone()))?;
+        let mut held = books.budgets.try_hold(payer, &budgets, &ask, now);
+        if let Err(error) = &held
+            && let Some(cut) = cut_to_fit(asked, error)
+        {
+            asked.cut_at(cut);
+            headers.push((CUT_TOKENS, HeaderValue::from(cut)));
+            let work = asked.bound(context);
+            held = books.budgets.try_hold(payer, &budgets, &Ask { work, ..ask }, now);
+        }
+        match held {
+            Ok(hold) => (permit, hold, headers),
             Err(error) => {
                 books.rates.cancel(permit);
                 let prompt_alone = WorkBound { completion_max: Tokens(0), ..ask.work };
-                return Err(hold_refusal(&error, &endpoint.name, ask.worst_case(prompt_alone).ok()));
+                let mut refusal = hold_refusal(&error, &endpoint.name, ask.worst_case(prompt_alone).ok());
+                refusal.headers.extend(rates::headers(&books.rates, &subjects));
+                return Err(refusal);
             }
         }
     };
@@ -118,13 +141,22 @@ pub(crate) fn admit(
         operation: asked.operation,
         held_micros: hold.amount(),
         price_book_id: endpoint.price_book_id,
+        batch: asked.batch,
     };
     if let Err(full) = shared.spool.admit(entry.clone()) {
         give_back(shared, permit, hold);
         return Err(spool_refusal(full));
     }
-    let reserved = Reserved { hold: entry, money: hold, permit, place };
-    Ok((Ticket::new(shared, reserved, endpoint, snapshot.energy), rate_headers))
+    let Room { place, seat } = room;
+    let reserved = Reserved { hold: entry, money: hold, permit, place, seat };
+    Ok((Ticket::new(shared, reserved, endpoint, snapshot.energy), headers))
+}
+
+/// After how many tokens a stream is cut because a budget ends there, if the caller left its end open and enough fits.
+fn cut_to_fit(asked: &Asked<'_>, error: &HoldError) -> Option<u32> {
+    let HoldError::Refused(refused) = error else { return None };
+    let fits = refused.fits_max_tokens.filter(|_| asked.is_open_ended())?;
+    u32::try_from(fits.0 / asked.answers().max(1)).ok().filter(|tokens| *tokens >= CUT_MIN_TOKENS)
 }
 
 fn budget_elsewhere(budget: &BudgetEntry) -> Refusal {
@@ -158,68 +190,9 @@ fn give_back(shared: &Shared, permit: Permit, hold: budget::Hold) {
     books.budgets.void(hold);
 }
 
-fn subjects(snapshot: &Snapshot, key: &KeyEntry, endpoint: &EndpointEntry) -> Vec<(Subject, RateLimits)> {
-    let project = snapshot.projects.get(&key.project_id).copied().unwrap_or_default();
-    let all = [
-        (Subject::Key(key.id), key.limits),
-        (Subject::Project(key.project_id), project),
-        (Subject::Endpoint(endpoint.id), endpoint.limits),
-    ];
-    all.into_iter().filter(|(_, limits)| *limits != RateLimits::default()).collect()
-}
-
 /// Looked up, not searched: a site has a budget for each of thousands of keys.
 fn budgets_above(snapshot: &Snapshot, payer: Payer) -> Vec<&BudgetEntry> {
     payer.subjects().iter().filter_map(|subject| snapshot.budgets.get(subject)).flatten().collect()
-}
-
-fn rate_refusal(refused: RateRefused, headers: Headers) -> Refusal {
-    let mut refusal = Refusal::new(Code::RateLimited, refused.to_string());
-    refusal.retry_after = match (refused.limit, refused.retry_after_micros) {
-        (_, Some(micros)) => Some(Duration::from_micros(micros.unsigned_abs())),
-        (Limit::Concurrency(most), None) if most > 0 => Some(SEAT_WAIT),
-        (Limit::Concurrency(_) | Limit::Requests(_) | Limit::Tokens(_), None) => None,
-    };
-    refusal.headers = headers;
-    refusal
-}
-
-/// OpenAI's rate headers, for the subject that has the least left.
-fn rate_headers(rates: &RateBook, subjects: &[(Subject, RateLimits)]) -> Headers {
-    let mut headers = Headers::new();
-    let requests = subjects
-        .iter()
-        .filter_map(|(subject, limits)| Some((rates.remaining(*subject).requests?, limits.requests_per_minute?)));
-    let tokens = subjects
-        .iter()
-        .filter_map(|(subject, limits)| Some((rates.remaining(*subject).tokens?, limits.tokens_per_minute?)));
-    if let Some((left, limit)) = requests.min() {
-        push(
-            &mut headers,
-            ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"],
-            left,
-            limit,
-        );
-    }
-    if let Some((left, limit)) = tokens.min() {
-        push(
-            &mut headers,
-            ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"],
-            left,
-            limit,
-        );
-    }
-    headers
-}
-
-fn push(headers: &mut Headers, names: [&'static str; 3], left: u32, limit: u32) {
-    // A bucket of one minute's worth is full again after the missing part of a minute.
-    let reset_ms = u64::from(limit.saturating_sub(left)) * 60_000 / u64::from(limit.max(1));
-    let values = [limit.to_string(), left.to_string(), format!("{reset_ms}ms")];
-    for (name, value) in names.into_iter().zip(values) {
-        let value = HeaderValue::from_str(&value).expect("digits are a header value");
-        headers.push((HeaderName::from_static(name), value));
-    }
 }
 
 /// `prompt` is what the prompt may cost without any answer.

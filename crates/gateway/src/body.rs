@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::{Bytes, HttpBody};
 use axum::http::{HeaderMap, header};
 use bytes::BytesMut;
 use galerne_api::error::Code;
@@ -22,14 +22,17 @@ const RATE_MIN_BYTES_PER_SECOND: u64 = 16 * 1024;
 
 /// The whole body as text; `pause` is the longest between two parts of it, and the longest that all of it may lag behind
 /// [`RATE_MIN_BYTES_PER_SECOND`].
-pub(crate) async fn read(headers: &HeaderMap, body: Body, pause: Duration) -> Result<Bytes, Refusal> {
+pub(crate) async fn read<B>(headers: &HeaderMap, body: B, pause: Duration) -> Result<Bytes, Refusal>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+{
     let announced: Option<usize> =
         headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
     let mut body = body;
     if announced.is_some_and(|length| length > limits::INFERENCE_BODY_MAX_BYTES) {
         return Err(too_large(&mut body, announced).await);
     }
-    let mut whole = BytesMut::with_capacity(announced.unwrap_or(0));
+    let mut whole = Whole::Nothing;
     let begun = Instant::now();
     loop {
         let due = Duration::from_millis(whole.len() as u64 * 1000 / RATE_MIN_BYTES_PER_SECOND);
@@ -40,10 +43,11 @@ pub(crate) async fn read(headers: &HeaderMap, body: Body, pause: Duration) -> Re
             drop(whole);
             return Err(too_large(&mut body, announced).await);
         }
-        whole.extend_from_slice(&part);
+        whole.add(part, announced);
     }
+    let whole = whole.finish();
     match std::str::from_utf8(&whole) {
-        Ok(_) => Ok(whole.freeze()),
+        Ok(_) => Ok(whole),
         Err(error) => {
             let at = error.valid_up_to();
             Err(Refusal::new(Code::MalformedJson, format!("the body is not UTF-8: byte {at} cannot be read")))
@@ -51,7 +55,52 @@ pub(crate) async fn read(headers: &HeaderMap, body: Body, pause: Duration) -> Re
     }
 }
 
-async fn too_large(body: &mut Body, announced: Option<usize>) -> Refusal {
+/// What of a body has arrived. One that came in one part, as most do, is not copied.
+enum Whole {
+    Nothing,
+    One(Bytes),
+    Many(BytesMut),
+}
+
+impl Whole {
+    fn len(&self) -> usize {
+        match self {
+            Self::Nothing => 0,
+            Self::One(part) => part.len(),
+            Self::Many(parts) => parts.len(),
+        }
+    }
+
+    fn add(&mut self, part: Bytes, announced: Option<usize>) {
+        let mut parts = match std::mem::replace(self, Self::Nothing) {
+            Self::Nothing => {
+                *self = Self::One(part);
+                return;
+            }
+            Self::One(first) => {
+                let mut parts = BytesMut::with_capacity(announced.unwrap_or(0).max(first.len() + part.len()));
+                parts.extend_from_slice(&first);
+                parts
+            }
+            Self::Many(parts) => parts,
+        };
+        parts.extend_from_slice(&part);
+        *self = Self::Many(parts);
+    }
+
+    fn finish(self) -> Bytes {
+        match self {
+            Self::Nothing => Bytes::new(),
+            Self::One(part) => part,
+            Self::Many(parts) => parts.freeze(),
+        }
+    }
+}
+
+async fn too_large<B>(body: &mut B, announced: Option<usize>) -> Refusal
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+{
     let discard = async {
         let mut seen = 0;
         while seen < DISCARD_MAX_BYTES

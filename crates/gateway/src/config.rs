@@ -1,5 +1,6 @@
 //! The gateway as the server sees it: what it is given, what it hands out, how it ends.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -7,25 +8,29 @@ use std::time::{Duration, Instant};
 
 use galerne_core::admission::RateBook;
 use galerne_core::budget::{BudgetBook, Payer, Used};
+use galerne_core::line;
 use galerne_core::rating::Charge;
 use galerne_core::routing::ReplicaBook;
 use galerne_core::why::HeldNow;
 use galerne_model::event::Event;
-use galerne_model::ids::{EndpointId, TenantId};
+use galerne_model::ids::{EndpointId, RequestId, TenantId};
 use galerne_model::ledger::{Quantities, UsageRecord};
 use galerne_model::limits;
 use galerne_model::money::BudgetSubject;
 use galerne_model::snapshot::{Snapshot, Spending};
 use jiff::Timestamp;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::activity::{ActivityTable, EndpointActivity};
 use crate::denial::DenialBook;
 use crate::digest::Digester;
+use crate::errand::KeyPlaces;
+use crate::line::Lines;
 use crate::metrics::Metrics;
 use crate::route::RouteView;
+use crate::routes::Door;
 use crate::spool::{self, Recovered, Spool, SpoolError, SpoolLimits, UsageBatch};
 use crate::ticket::ACCOUNT_PATIENCE;
 use crate::upstream::Upstream;
@@ -72,6 +77,8 @@ pub struct GatewayConfig {
     pub spending: watch::Receiver<Arc<Spending>>,
     /// Endpoints that need a replica.
     pub wake: mpsc::Sender<Wake>,
+    /// Records of errands that were made durable with their answers and may not be in the spool: see [`crate::Unsettled`].
+    pub unsettled: BTreeMap<RequestId, UsageRecord>,
     /// Usage records for the ledger.
     pub usage: mpsc::Sender<UsageBatch>,
 }
@@ -91,6 +98,8 @@ pub struct Bounds {
     pub client: Duration,
     /// Memory for what replicas have of prompts.
     pub prefix_index_bytes: usize,
+    /// The line before an endpoint that is at its limit.
+    pub line: line::Bounds,
 }
 
 impl Default for Bounds {
@@ -102,6 +111,11 @@ impl Default for Bounds {
             wake: Duration::from_millis(limits::WAKE_DEADLINE_MS),
             client: Duration::from_millis(limits::CLIENT_WRITE_TIMEOUT_MS),
             prefix_index_bytes: limits::PREFIX_INDEX_BYTES_DEFAULT,
+            line: line::Bounds {
+                places: limits::LINE_MAX,
+                of_tier: limits::LINE_OF_TIER_MAX,
+                patience_micros: limits::LINE_PATIENCE_MS.map(|ms| (ms * 1_000).cast_signed()),
+            },
         }
     }
 }
@@ -124,7 +138,7 @@ pub enum GatewayError {
 /// The inference data plane. Cheap to clone.
 #[derive(Clone)]
 pub struct Gateway {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 /// What the requests share. No lock in it is held across an await.
@@ -137,9 +151,14 @@ pub(crate) struct Shared {
     pub(crate) spool: Arc<Spool>,
     books: Mutex<Books>,
     replicas: Mutex<ReplicaBook>,
+    pub(crate) shadows: route::Shadows,
+    /// Room for questions after tokens of prompts.
+    pub(crate) tokenising: Arc<Semaphore>,
     /// Another number for each draw.
     pub(crate) chance: AtomicU64,
     pub(crate) activity: Arc<ActivityTable>,
+    pub(crate) lines: Arc<Lines>,
+    pub(crate) key_places: KeyPlaces,
     pub(crate) upstream: Upstream,
     pub(crate) metrics: Metrics,
     pub(crate) denials: DenialBook,
@@ -177,8 +196,8 @@ impl Gateway {
     pub fn with_bounds(config: GatewayConfig, bounds: Bounds) -> Result<(Self, Recovered), GatewayError> {
         let now = (config.clock)();
         let settled = config.spending.borrow().settled_sequence;
-        let (spool, recovered) =
-            Spool::open(&config.spool_dir, config.spool_limits, settled, now).map_err(GatewayError::Spool)?;
+        let (spool, recovered) = Spool::open(&config.spool_dir, config.spool_limits, settled, &config.unsettled, now)
+            .map_err(GatewayError::Spool)?;
         let mut books = Books::default();
         books.hear(&config.spending);
         books.recover(&recovered.unsettled, &config.snapshot.borrow());
@@ -194,8 +213,12 @@ impl Gateway {
             spool,
             books: Mutex::new(books),
             replicas: Mutex::new(ReplicaBook::new(route::secret(), bounds.prefix_index_bytes)),
+            shadows: route::Shadows::default(),
+            tokenising: Arc::new(Semaphore::new(route::TOKENISING_MAX)),
             chance: AtomicU64::new(route::first_chance()),
             activity,
+            lines: Arc::default(),
+            key_places: KeyPlaces::default(),
             upstream: Upstream::new(),
             bounds,
             in_flight: AtomicUsize::new(0),
@@ -219,6 +242,11 @@ impl Gateway {
     /// The routes under `/v1`.
     pub fn router(&self) -> axum::Router {
         routes::router(Arc::clone(&self.shared))
+    }
+
+    /// The same without a router, for requests of which [`Door::asks`] says what they ask.
+    pub fn door(&self) -> Door {
+        routes::door(Arc::clone(&self.shared))
     }
 
     /// The number of this gateway's spool, as the ledger knows it.
@@ -328,6 +356,11 @@ impl Shared {
 
     pub(crate) fn replicas(&self) -> MutexGuard<'_, ReplicaBook> {
         self.replicas.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Requests in this process, refused ones included until they are answered.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Acquire)
     }
 
     /// Takes one of the places in this process, unless all are taken.

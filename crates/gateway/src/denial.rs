@@ -36,6 +36,14 @@ pub(crate) struct Asker {
     pub(crate) endpoint_id: Option<EndpointId>,
 }
 
+impl Asker {
+    /// Somebody at `address` with a new request.
+    pub(crate) fn new(dialect: Dialect, address: Option<IpAddr>) -> Self {
+        let request_id = RequestId::from_uuid(Uuid::now_v7());
+        Self { request_id, dialect, address, key: None, endpoint_id: None }
+    }
+}
+
 /// The refusals of the running window.
 #[derive(Debug)]
 pub(crate) struct DenialBook(Mutex<Window>);
@@ -96,6 +104,7 @@ pub(crate) fn is_denial(code: Code) -> bool {
             | Code::ModelNotFound
             | Code::BudgetExhausted
             | Code::EnergyUnknown
+            | Code::ResidencyUnmet
             | Code::RateLimited
     )
 }

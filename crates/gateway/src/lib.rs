@@ -14,6 +14,8 @@ mod activity;
 mod config;
 mod digest;
 
+mod beside;
+mod errand;
 mod routes;
 
 mod authenticate;
@@ -22,6 +24,9 @@ mod request;
 mod segments;
 
 mod admit;
+mod line;
+mod rates;
+mod residency;
 mod ticket;
 mod wake;
 
@@ -45,10 +50,17 @@ mod metrics;
 mod models;
 mod refusal;
 
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
+
 pub use activity::EndpointActivity;
+pub use beside::Visitor;
 pub use config::{Bounds, Clock, Closed, Gateway, GatewayConfig, GatewayError, MayAdmit, Wake};
 pub use denial::COUNTED_BY;
 pub use digest::digest;
+pub use errand::{Done, Errand, Unsettled};
 pub use link::{ALONE_MAX, ControlLink, LinkConfig, LinkEnds, LinkError, LinkSeen};
+pub use refusal::Refusal;
 pub use route::RouteView;
+pub use routes::{Asking, Door};
 pub use spool::{Hold, Recovered, Spool, SpoolError, SpoolFull, SpoolLimits, UsageBatch};

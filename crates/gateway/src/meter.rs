@@ -22,6 +22,13 @@ pub(crate) struct Counted {
     pub(crate) cpu_micros: Option<i64>,
 }
 
+impl Counted {
+    /// What a limit of tokens counts.
+    pub(crate) fn rated(&self) -> u32 {
+        u32::try_from(self.prompt.saturating_add(self.completion)).unwrap_or(u32::MAX)
+    }
+}
+
 #[derive(Deserialize)]
 struct Reported {
     prompt_tokens: u64,

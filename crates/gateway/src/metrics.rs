@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use galerne_api::error::Code;
 use galerne_core::routing::Counts;
+use galerne_model::identity::ServiceTier;
 use galerne_model::ledger::{Operation, Outcome, UsageRecord};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
@@ -37,6 +38,39 @@ struct Refused {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfTier {
+    tier: TierLabel,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "the names are the label values")]
+enum TierLabel {
+    flex,
+    default,
+    priority,
+}
+
+impl OfTier {
+    const fn of(tier: ServiceTier) -> Self {
+        let tier = match tier {
+            ServiceTier::Flex => TierLabel::flex,
+            ServiceTier::Default => TierLabel::default,
+            ServiceTier::Priority => TierLabel::priority,
+        };
+        Self { tier }
+    }
+}
+
+/// One request in a line, for as long as this lives.
+pub(crate) struct InLine(Gauge);
+
+impl Drop for InLine {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfKind {
     kind: TokenKind,
 }
@@ -47,6 +81,23 @@ enum TokenKind {
     prompt,
     cached,
     completion,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfShadow {
+    outcome: ShadowOutcome,
+}
+
+/// What became of a copy for a shadow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "the names are the label values")]
+pub(crate) enum ShadowOutcome {
+    /// It was answered.
+    answered,
+    /// It was not.
+    failed,
+    /// It was not made: there was no replica, or too many are under way.
+    skipped,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -75,9 +126,14 @@ pub(crate) struct Metrics {
     pub(crate) in_flight: Gauge,
     pub(crate) retries: Counter,
     pub(crate) set_aside: Counter,
+    pub(crate) fallbacks: Counter,
+    shadows: Family<OfShadow, Counter>,
+    shadow_tokens: Family<OfKind, Counter>,
     routed_tokens: Family<OfRouted, Counter>,
     requests: Family<Ended, Counter>,
     refusals: Family<Refused, Counter>,
+    sheds: Family<OfTier, Counter>,
+    in_line: Family<OfTier, Gauge>,
     tokens: Family<OfKind, Counter>,
     energy: Counter<f64, AtomicU64>,
     request_seconds: Histogram,
@@ -92,9 +148,14 @@ impl Metrics {
             in_flight: Gauge::default(),
             retries: Counter::default(),
             set_aside: Counter::default(),
+            fallbacks: Counter::default(),
+            shadows: Family::default(),
+            shadow_tokens: Family::default(),
             routed_tokens: Family::default(),
             requests: Family::default(),
             refusals: Family::default(),
+            sheds: Family::default(),
+            in_line: Family::default(),
             tokens: Family::default(),
             energy: Counter::default(),
             request_seconds: Histogram::new(SECONDS),
@@ -121,12 +182,33 @@ impl Metrics {
             self.set_aside.clone(),
         );
         registry.register(
+            "galerne_gateway_fallbacks",
+            "Requests handed on because their endpoint, or a canary, could not answer",
+            self.fallbacks.clone(),
+        );
+        registry.register("galerne_gateway_shadows", "Copies of requests for shadows", self.shadows.clone());
+        registry.register(
+            "galerne_gateway_shadow_tokens",
+            "Tokens of answers that were dropped, which nobody is charged for",
+            self.shadow_tokens.clone(),
+        );
+        registry.register(
             "galerne_gateway_routed_tokens",
             "Prompt tokens of answered requests, those predicted to be cached on the replica chosen, and those cached",
             self.routed_tokens.clone(),
         );
         registry.register("galerne_gateway_requests", "Admitted requests that ended", self.requests.clone());
         registry.register("galerne_gateway_refusals", "Requests answered with an error", self.refusals.clone());
+        registry.register(
+            "galerne_gateway_shed_requests",
+            "Requests refused because there was not enough for all, by service tier",
+            self.sheds.clone(),
+        );
+        registry.register(
+            "galerne_gateway_line_requests",
+            "Requests that wait for a seat at an endpoint, by service tier",
+            self.in_line.clone(),
+        );
         registry.register("galerne_gateway_tokens", "Tokens metered", self.tokens.clone());
         registry.register_with_unit("galerne_gateway_energy", "Energy of requests", Unit::Joules, self.energy.clone());
         registry.register_with_unit(
@@ -145,6 +227,17 @@ impl Metrics {
         registry.register_collector(Box::new(WaitingRequests(Arc::clone(&self.activity))));
     }
 
+    /// Not enough for all: this one was refused.
+    pub(crate) fn shed(&self, tier: ServiceTier) {
+        self.sheds.get_or_create(&OfTier::of(tier)).inc();
+    }
+
+    pub(crate) fn in_line(&self, tier: ServiceTier) -> InLine {
+        let gauge = self.in_line.get_or_create(&OfTier::of(tier)).clone();
+        gauge.inc();
+        InLine(gauge)
+    }
+
     pub(crate) fn refused(&self, code: Code) {
         self.refusals.get_or_create(&Refused { code: CodeLabel(code) }).inc();
     }
@@ -153,7 +246,10 @@ impl Metrics {
     pub(crate) fn settled(&self, record: &UsageRecord, took: Duration) {
         let labels = Ended { operation: OperationLabel(record.operation), outcome: OutcomeLabel(record.outcome) };
         self.requests.get_or_create(&labels).inc();
-        self.request_seconds.observe(took.as_secs_f64());
+        // Nobody waits for a request of a batch: what they take would hide what callers see.
+        if record.batch.is_none() {
+            self.request_seconds.observe(took.as_secs_f64());
+        }
         if let Some(first) = record.first_token_micros.and_then(|micros| u64::try_from(micros).ok()) {
             self.first_token_seconds.observe(Duration::from_micros(first).as_secs_f64());
         }
@@ -176,14 +272,24 @@ impl Metrics {
 
     /// Tokens were counted.
     pub(crate) fn answered(&self, counted: Counted) {
-        let kinds = [
-            (TokenKind::prompt, counted.prompt - counted.cached),
-            (TokenKind::cached, counted.cached),
-            (TokenKind::completion, counted.completion),
-        ];
-        for (kind, count) in kinds {
-            self.tokens.get_or_create(&OfKind { kind }).inc_by(u64::try_from(count).unwrap_or(0));
-        }
+        add_tokens(&self.tokens, counted);
+    }
+
+    /// A copy for a shadow ended.
+    pub(crate) fn shadowed(&self, outcome: ShadowOutcome, counted: Counted) {
+        self.shadows.get_or_create(&OfShadow { outcome }).inc();
+        add_tokens(&self.shadow_tokens, counted);
+    }
+}
+
+fn add_tokens(to: &Family<OfKind, Counter>, counted: Counted) {
+    let kinds = [
+        (TokenKind::prompt, counted.prompt - counted.cached),
+        (TokenKind::cached, counted.cached),
+        (TokenKind::completion, counted.completion),
+    ];
+    for (kind, count) in kinds {
+        to.get_or_create(&OfKind { kind }).inc_by(u64::try_from(count).unwrap_or(0));
     }
 }
 

@@ -103,8 +103,8 @@ fn card(dialect: Dialect, endpoint: &EndpointEntry) -> Card<'_> {
         max_context_length: endpoint.context_tokens,
         capabilities: Capabilities {
             completion_chat: endpoint.can_chat,
-            completion_fim: false,
-            function_calling: false,
+            completion_fim: endpoint.abilities.fills_gaps,
+            function_calling: endpoint.abilities.calls_functions,
             fine_tuning: false,
             vision: false,
             classification: false,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, header};
 use galerne_api::error::Code;
+use galerne_api::surface::Dialect;
 use galerne_core::routing;
 use galerne_model::ledger::Outcome;
 use serde_json::value::RawValue;
@@ -49,11 +50,24 @@ pub(crate) fn tokens(
 /// Turns a replica's reply into ours and settles it.
 pub(crate) fn reply(
     shared: &Arc<Shared>,
+    ticket: Ticket,
+    body: &Bytes,
+    seat: SeatGuard,
+    voice: &Voice,
+) -> Result<Response<Body>, Refusal> {
+    let (response, ticket, ending) = prepare(shared, ticket, body, seat, voice)?;
+    ticket.settle(ending);
+    Ok(response)
+}
+
+/// The same, to be settled by the caller.
+pub(crate) fn prepare(
+    shared: &Arc<Shared>,
     mut ticket: Ticket,
     body: &Bytes,
     mut seat: SeatGuard,
     voice: &Voice,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<(Response<Body>, Ticket, Ending), Refusal> {
     let Some((fields, usage)) = parse(body) else {
         seat.release(routing::Ending::Broken);
         let refusal = Refusal::new(
@@ -68,11 +82,13 @@ pub(crate) fn reply(
     let counted = meter::read_usage(usage).unwrap_or_default();
     seat.counted(counted);
     seat.release(routing::Ending::Answered);
-    ticket.first_content();
+    ticket.whole_content();
     let energy = ticket.energy(counted);
     let charge = ticket.charge(counted);
-    let told = voice.whole(&fields, &meter::shown_usage(usage, Some(energy)), ticket.request_id());
-    ticket.settle(Ending { outcome: Outcome::Completed, http_status: 200, counted });
+    // An exact surface has no other fields than the original's; headers tell there too.
+    let told = (voice.dialect == Dialect::Union).then_some(energy);
+    let told = voice.whole(&fields, &meter::shown_usage(usage, told), ticket.request_id());
+    let ending = Ending { outcome: Outcome::Completed, http_status: 200, counted };
     shared.metrics.answered(counted);
     let mut response = Response::new(Body::from(told));
     let headers = response.headers_mut();
@@ -82,7 +98,7 @@ pub(crate) fn reply(
     text(headers, CO2E_GRAMS, &grams);
     text(headers, ENERGY_METHOD, meter::method_word(energy.method));
     text(headers, COST_EUR, &meter::cost_text(charge));
-    Ok(response)
+    Ok((response, ticket, ending))
 }
 
 fn parse(body: &Bytes) -> Option<(Fields<'_>, &str)> {

@@ -12,6 +12,8 @@ use galerne_api::surface::Dialect;
 use galerne_model::ids::RequestId;
 use serde::Serialize;
 
+use crate::denial::Asker;
+
 mod exact;
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -28,7 +30,7 @@ pub(crate) type Headers = Vec<(HeaderName, HeaderValue)>;
 
 /// Why a request is not answered. One per cause; the text names the values.
 #[derive(Debug, Clone)]
-pub(crate) struct Refusal {
+pub struct Refusal {
     pub(crate) code: Code,
     pub(crate) message: String,
     pub(crate) param: Option<String>,
@@ -38,6 +40,8 @@ pub(crate) struct Refusal {
     pub(crate) headers: Headers,
     /// The engine's own status and code, when it refused and not we.
     pub(crate) relayed: Option<Box<Relayed>>,
+    /// Who was refused, where whoever tells it does not know.
+    pub(crate) asker: Option<Box<Asker>>,
 }
 
 /// What an engine said about a request that it refused.
@@ -49,18 +53,37 @@ pub(crate) struct Relayed {
 }
 
 impl Refusal {
-    pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), param: None, retry_after: None, headers: Headers::new(), relayed: None }
+    /// A refusal of a cause; the text names the values.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self { code, message, param: None, retry_after: None, headers: Headers::new(), relayed: None, asker: None }
     }
 
+    /// Its cause.
+    pub const fn code(&self) -> Code {
+        self.code
+    }
+
+    /// What it says.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The same, about a field.
     #[must_use]
-    pub(crate) fn param(mut self, param: impl Into<String>) -> Self {
+    pub fn param(mut self, param: impl Into<String>) -> Self {
         self.param = Some(param.into());
         self
     }
 
+    pub(crate) fn asked_by(mut self, asker: Asker) -> Self {
+        self.asker = Some(Box::new(asker));
+        self
+    }
+
+    /// The same, with when to come back.
     #[must_use]
-    pub(crate) fn retry_after(mut self, wait: Duration) -> Self {
+    pub fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
         self
     }

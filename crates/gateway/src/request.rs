@@ -11,7 +11,8 @@ use bytes::Bytes;
 use galerne_api::error::Code;
 use galerne_api::surface::{Call, Dialect, Fate, Field};
 use galerne_core::rating::WorkBound;
-use galerne_model::ledger::Operation;
+use galerne_model::identity::ServiceTier;
+use galerne_model::ledger::{BatchTerms, Operation};
 use galerne_model::units::Tokens;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
@@ -45,8 +46,12 @@ pub(crate) struct Asked<'a> {
     pub(crate) delivery: Delivery,
     /// Whether a service tier was named; the answer then names the one that was used.
     pub(crate) tier_asked: bool,
+    /// The tier it asks for, later the one it is served in; nothing and `auto` leave it to the key.
+    pub(crate) tier: Option<ServiceTier>,
     /// Whether embeddings are wanted as base64.
     pub(crate) base64: bool,
+    /// The batch it is made for; nobody can say so in a request.
+    pub(crate) batch: Option<BatchTerms>,
     max_tokens: Option<u32>,
     choices: u32,
     /// Prompts of a completion, inputs of an embedding; 1 for a chat.
@@ -54,6 +59,8 @@ pub(crate) struct Asked<'a> {
     body_bytes: usize,
     /// How a chat ends.
     turn: Turn,
+    /// Tokens after which each choice ends because a budget does: only where the caller named no maximum.
+    cut: Option<u32>,
     fields: Fields<'a>,
     /// What becomes of each field, in their order.
     rows: Vec<&'static Field>,
@@ -95,20 +102,44 @@ impl<'a> Asked<'a> {
             Some(most) => Some(most),
             None => fields.read::<u32>("max_tokens")?,
         };
+        let (tier_asked, tier) = check::tier(dialect, &fields)?;
         Ok(Self {
             operation: operation(call),
             model,
             delivery: delivery(dialect, &fields)?,
-            tier_asked: check::tier(dialect, &fields)?,
+            tier_asked,
+            tier,
             base64: check::base64(&fields)?,
+            batch: None,
             max_tokens,
             choices: choices(&fields)?,
             inputs,
             body_bytes: body.len(),
             turn,
+            cut: None,
             fields,
             rows,
         })
+    }
+
+    /// Whether it is a stream that may end anywhere: the caller named no maximum.
+    pub(crate) fn is_open_ended(&self) -> bool {
+        self.max_tokens.is_none() && self.is_written() && self.delivery != Delivery::Whole
+    }
+
+    /// Answers it asks for: choices of each prompt.
+    pub(crate) fn answers(&self) -> i64 {
+        i64::from(self.choices).saturating_mul(self.inputs)
+    }
+
+    /// Ends each answer after so many tokens.
+    pub(crate) fn cut_at(&mut self, tokens: u32) {
+        self.cut = Some(tokens);
+    }
+
+    /// Notes the tier it is served in, which the answer names.
+    pub(crate) fn serve_in(&mut self, tier: ServiceTier) {
+        self.tier = Some(tier);
     }
 
     /// The most this request can use on an endpoint with `context` tokens.
@@ -129,8 +160,8 @@ impl<'a> Asked<'a> {
             }
         };
         let prompt_max = body.saturating_add(extra).min(context.saturating_mul(self.inputs));
-        let answers = if self.is_written() { i64::from(self.choices).saturating_mul(self.inputs) } else { 0 };
-        let each = self.max_tokens.map_or(context, |most| i64::from(most).min(context));
+        let answers = if self.is_written() { self.answers() } else { 0 };
+        let each = self.max_tokens.or(self.cut).map_or(context, |most| i64::from(most).min(context));
         WorkBound {
             prompt_max: Tokens(prompt_max),
             completion_max: Tokens(each.saturating_mul(answers)),
@@ -181,6 +212,10 @@ impl<'a> Asked<'a> {
         if self.turn == Turn::GoesOn {
             out.raw("continue_final_message", "true");
             out.raw("add_generation_prompt", "false");
+        }
+        if let Some(cut) = self.cut {
+            // The engine then ends the answer as any other that has become long enough: `finish_reason: "length"`.
+            out.raw("max_tokens", &cut.to_string());
         }
         if self.delivery != Delivery::Whole {
             out.raw("stream_options", &self.upstream_stream_options());

@@ -2,7 +2,10 @@
 //!
 //! INVARIANT: a seat is counted from the choice to the drop of its guard, whatever ends the request.
 
+mod chain;
+mod events;
 mod report;
+mod shadow;
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
@@ -12,14 +15,18 @@ use std::time::Duration;
 use galerne_core::routing::{self, Counts, Ending, Prompt, Seat, Secret, Wanted, Weighed};
 use galerne_model::ids::{EndpointId, ReplicaId, TenantId};
 use galerne_model::ledger::Operation;
-use galerne_model::snapshot::ReplicaEntry;
+use galerne_model::snapshot::{EndpointEntry, ReplicaEntry};
 use tokio::task::JoinSet;
 
 use crate::config::Shared;
 use crate::meter::Counted;
 use crate::request::{Asked, Fields};
+use crate::segments::Segments;
 use crate::ticket::Ticket;
 use crate::upstream;
+
+pub(crate) use chain::{Chain, Part, Step, may_go_on, most};
+pub(crate) use shadow::{Shadows, send as send_shadow};
 
 /// How often replicas are asked what they do, and judged.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
@@ -27,11 +34,13 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 const REPORT_TIMEOUT: Duration = Duration::from_millis(800);
 /// Replicas asked at the same time.
 const REPORTS_AT_ONCE: usize = 32;
+/// Prompts whose tokens are asked for at the same time.
+pub(crate) const TOKENISING_MAX: usize = 4;
 /// Longest report: vLLM's with all its histograms has about 100 KiB.
 const REPORT_MAX_BYTES: usize = 1024 * 1024;
 
 /// How a request would be routed now.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct RouteView {
     /// The ready replicas, weighed.
     pub replicas: Vec<Weighed>,
@@ -85,7 +94,17 @@ pub(crate) fn choose<'a>(
     ready: &'a [ReplicaEntry],
     avoid: Option<ReplicaId>,
 ) -> Option<(SeatGuard, &'a ReplicaEntry)> {
-    let wanted = Wanted { endpoint_id: ticket.endpoint_id(), prompt: ticket.prompt() };
+    sit(shared, ticket.endpoint_id(), ticket.prompt(), ready, avoid)
+}
+
+fn sit<'a>(
+    shared: &Arc<Shared>,
+    endpoint_id: EndpointId,
+    prompt: &Prompt,
+    ready: &'a [ReplicaEntry],
+    avoid: Option<ReplicaId>,
+) -> Option<(SeatGuard, &'a ReplicaEntry)> {
+    let wanted = Wanted { endpoint_id, prompt };
     let (chance, now) = (shared.draw(), shared.now());
     let seat = shared.replicas().choose(&wanted, ready, avoid, chance, now)?;
     let at = ready.binary_search_by_key(&seat.replica(), |replica| replica.id);
@@ -155,11 +174,8 @@ impl Drop for SeatGuard {
 /// Asks replicas what they do, and judges them, until the gateway stops. Where there is no choice nobody is asked.
 pub(crate) async fn watch(shared: Arc<Shared>) {
     let mut known = std::collections::BTreeMap::<ReplicaId, String>::new();
+    let mut hearing = events::Hearing::default();
     loop {
-        tokio::select! {
-            () = shared.stopped() => return,
-            () = tokio::time::sleep(WATCH_INTERVAL) => {}
-        }
         let snapshot = Arc::clone(&shared.snapshot.borrow());
         let now = shared.now();
         let mut ready = std::collections::BTreeMap::new();
@@ -178,13 +194,46 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
             }
         }
         known = ready;
+        hearing.keep_up(&shared, &snapshot);
         let asked = snapshot.endpoints.values().filter(|endpoint| endpoint.replicas.len() > 1);
         let replicas: Vec<ReplicaEntry> = asked.flat_map(|endpoint| endpoint.replicas.iter().cloned()).collect();
         tokio::select! {
-            () = shared.stopped() => return,
-            () = ask_all(&shared, replicas) => {}
+            () = shared.stopped() => break,
+            () = async {
+                ask_all(&shared, replicas).await;
+                tokio::time::sleep(WATCH_INTERVAL).await;
+            } => {}
         }
     }
+    hearing.stop().await;
+}
+
+/// Asks a replica that tells of its KV cache for the tokens of a prompt that nobody knows yet, in the background: only by
+/// them can what it has be found again, whoever answered this time. `question` is the body for its `/tokenize`.
+pub(crate) fn learn_tokens(
+    shared: &Arc<Shared>,
+    ticket: &Ticket,
+    endpoint: &EndpointEntry,
+    question: Option<&Segments>,
+) {
+    let telling = || endpoint.replicas.iter().filter(|replica| replica.kv_events.is_some());
+    let (Some(question), Some(_)) = (question, telling().next()) else { return };
+    let (now, endpoint_id) = (shared.now(), ticket.endpoint_id());
+    let wants = {
+        let book = shared.replicas();
+        telling().find_map(|replica| Some((replica.clone(), book.wants_tokens(replica.id, ticket.prompt(), now)?)))
+    };
+    let Some((replica, block_tokens)) = wants else { return };
+    // Those that find no room are asked by the next request that begins alike.
+    let Ok(room) = Arc::clone(&shared.tokenising).try_acquire_owned() else { return };
+    let (shared, prompt, question) = (Arc::clone(shared), ticket.prompt().clone(), question.clone());
+    shared.clone().tasks.spawn(Box::pin(async move {
+        let _room = room;
+        if let Some(tokens) = upstream::tokens(&shared, &replica, &question).await {
+            let now = shared.now();
+            shared.replicas().learn_tokens(endpoint_id, &prompt, &tokens, block_tokens, now);
+        }
+    }));
 }
 
 async fn ask_all(shared: &Arc<Shared>, replicas: Vec<ReplicaEntry>) {

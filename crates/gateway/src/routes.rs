@@ -1,41 +1,64 @@
 //! The routes under `/v1`, and the way of one request through the gateway.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{self, ConnectInfo, Path, Request};
-use axum::http::{HeaderMap, HeaderValue, Method, Response, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Uri, header};
 use axum::routing::{MethodRouter, any, get, post};
 use axum::{Extension, Router, middleware};
 use galerne_api::error::Code;
 use galerne_api::surface::{self, Call, Dialect, Found, SERVED, State};
+use galerne_model::identity::ServiceTier;
 use galerne_model::ids::RequestId;
 use galerne_model::ledger::Outcome;
 use galerne_model::snapshot::{EndpointEntry, KeyEntry, ReplicaEntry, Snapshot};
 use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
-use uuid::Uuid;
 
-use crate::admit::{admit, find_endpoint};
+use crate::admit::{Room, admit, find_endpoint};
 use crate::authenticate::{check_key, find_key};
 use crate::config::Shared;
 use crate::denial::{Asker, is_denial};
 use crate::meter::Counted;
 use crate::refusal::{Refusal, X_REQUEST_ID};
 use crate::request::{Asked, Delivery, UsageShown};
-use crate::segments::Segments;
+use crate::residency::Demands;
+use crate::route::{Chain, Part, Step};
 use crate::stream::Opened;
 use crate::ticket::{Ending, Ticket};
 use crate::upstream::{self, Answer, Ask, Unanswered};
 use crate::voice::Voice;
-use crate::{body, models, plain, responses, route, stream, wake};
+use crate::{body, line, models, plain, responses, route, stream, wake};
 
 /// Longest path that a refusal shows.
 const PATH_SHOWN_MAX_CHARS: usize = 100;
 
+/// Names the endpoint that answered in another's place.
+const ANSWERED_BY: HeaderName = HeaderName::from_static("x-galerne-answered-by");
+/// The tier a request was served in.
+const SERVICE_TIER: HeaderName = HeaderName::from_static("x-galerne-service-tier");
+
 type Answered = Result<Response<Body>, Refusal>;
+
+/// The way in past the router, for whoever has the connection: nearly all requests are a `POST` to a path without names.
+#[derive(Clone)]
+pub struct Door {
+    shared: Arc<Shared>,
+}
+
+/// What a request asks, told by its method and path.
+#[derive(Debug, Clone, Copy)]
+pub struct Asking {
+    dialect: Dialect,
+    call: Call,
+}
+
+pub(crate) fn door(shared: Arc<Shared>) -> Door {
+    Door { shared }
+}
 
 pub(crate) fn router(shared: Arc<Shared>) -> Router {
     let mut router = Router::new();
@@ -65,16 +88,56 @@ fn handler(state: State, path: &str) -> MethodRouter<Arc<Shared>> {
 }
 
 /// Gives each request its id, in the extensions for us and in the headers for the client.
-async fn identify(mut request: Request, next: middleware::Next) -> Response<Body> {
-    let request_id = RequestId::from_uuid(Uuid::now_v7());
+pub(crate) async fn identify(mut request: Request, next: middleware::Next) -> Response<Body> {
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
     let address = peer.map(|ConnectInfo(peer)| peer.ip());
-    let dialect = Dialect::of_path(request.uri().path());
-    request.extensions_mut().insert(Asker { request_id, dialect, address, key: None, endpoint_id: None });
-    let mut response = next.run(request).await;
+    let asker = Asker::new(Dialect::of_path(request.uri().path()), address);
+    let request_id = asker.request_id;
+    request.extensions_mut().insert(asker);
+    named(next.run(request).await, request_id)
+}
+
+/// An answer with the id of its request.
+fn named(mut response: Response<Body>, request_id: RequestId) -> Response<Body> {
     let value = HeaderValue::from_str(&request_id.to_string()).expect("an id is letters and digits");
     response.headers_mut().insert(X_REQUEST_ID, value);
     response
+}
+
+impl Door {
+    /// What a request asks that has a body; nothing when it is one for the router.
+    pub fn asks(method: &Method, path: &str) -> Option<Asking> {
+        if method != Method::POST {
+            return None;
+        }
+        let dialect = Dialect::of_path(path);
+        let below = path.strip_prefix(dialect.prefix().strip_suffix("/v1")?)?;
+        let route = SERVED.iter().find(|route| route.path == below && dialect.has(route.of))?;
+        match route.state {
+            State::Body(call) => Some(Asking { dialect, call }),
+            State::Plain => None,
+        }
+    }
+
+    /// Answers it.
+    pub fn answer<B>(
+        &self,
+        asking: Asking,
+        request: Request<B>,
+        peer: IpAddr,
+    ) -> impl Future<Output = Response<Body>> + Send + use<B>
+    where
+        B: HttpBody<Data = Bytes> + Unpin + Send + 'static,
+        B::Error: Send,
+    {
+        let (shared, Asking { dialect, call }) = (Arc::clone(&self.shared), asking);
+        async move {
+            let mut asker = Asker::new(dialect, Some(peer));
+            let (head, body) = request.into_parts();
+            let answer = answer(&shared, call, &mut asker, &head.headers, body).await;
+            named(finish(&shared, &asker, answer), asker.request_id)
+        }
+    }
 }
 
 async fn infer(
@@ -152,7 +215,10 @@ fn nowhere(dialect: Dialect, method: &Method, path: &str) -> Refusal {
 }
 
 /// The way of a request: every step may refuse; what was reserved until then is given back by the guards' drop.
-async fn answer(shared: &Arc<Shared>, call: Call, asker: &mut Asker, headers: &HeaderMap, body: Body) -> Answered {
+async fn answer<B>(shared: &Arc<Shared>, call: Call, asker: &mut Asker, headers: &HeaderMap, body: B) -> Answered
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+{
     let deadline = Instant::now() + shared.bounds.request;
     let place = shared.enter().ok_or_else(|| {
         let most = shared.bounds.in_flight_max;
@@ -173,44 +239,86 @@ async fn answer(shared: &Arc<Shared>, call: Call, asker: &mut Asker, headers: &H
             .unwrap_or_else(|_| Err(Refusal::new(Code::RequestTimeout, "the body did not arrive in time")))?,
         () = shared.draining.cancelled() => return Err(draining("the server shuts down; the body was not read")),
     };
-    // The body may have taken minutes: keys revoked, budgets made and endpoints paused meanwhile count.
-    let snapshot = Arc::clone(&shared.snapshot.borrow());
-    let key = if Arc::ptr_eq(&before, &snapshot) {
-        check_key(&key, shared.now())?;
-        key
-    } else {
-        authenticate(shared, &snapshot, headers, asker)?
+    let demands = Demands::read(headers)?;
+    // Valid UTF-8 is what `body::read` gives.
+    let text = std::str::from_utf8(&body).expect("checked when it was read");
+    let (told, repeated) = match call {
+        Call::Response => Some(responses::as_chat(asker.dialect, text)?).unzip(),
+        Call::Chat | Call::Completion | Call::Fim | Call::Embedding | Call::Tokenise | Call::Detokenise => (None, None),
     };
-    drop(before);
+    let mut asked = match &told {
+        // In the words of all surfaces: the caller's own were checked.
+        Some(chat) => Asked::parse(Dialect::Union, Call::Chat, chat)?,
+        None => Asked::parse(asker.dialect, call, text)?,
+    };
+    let called = seated(shared, headers, asker, &asked, (before, key), &demands, deadline).await?;
     let (work, rate_headers) = {
-        // Valid UTF-8 is what `body::read` gives.
-        let text = std::str::from_utf8(&body).expect("checked when it was read");
-        let (told, repeated) = match call {
-            Call::Response => Some(responses::as_chat(asker.dialect, text)?).unzip(),
-            Call::Chat | Call::Completion | Call::Fim | Call::Embedding | Call::Tokenise | Call::Detokenise => {
-                (None, None)
-            }
-        };
-        let asked = match &told {
-            // In the words of all surfaces: the caller's own were checked.
-            Some(chat) => Asked::parse(Dialect::Union, Call::Chat, chat)?,
-            None => Asked::parse(asker.dialect, call, text)?,
-        };
-        let endpoint = find_endpoint(&snapshot, &key, &asked)?;
-        asker.endpoint_id = Some(endpoint.id);
-        let (mut ticket, rate_headers) = admit(shared, &snapshot, &key, &endpoint, &asked, asker.request_id, place)?;
+        let Called { snapshot, key, endpoint, seat, tier } = called;
+        let room = Room { place, seat };
+        let (mut ticket, mut rate_headers) =
+            admit(shared, &snapshot, &key, &endpoint, &mut asked, asker.request_id, room)?;
+        rate_headers.push((SERVICE_TIER, HeaderValue::from_static(tier.as_str())));
+        asked.serve_in(tier);
         ticket.route_by(route::prompt(shared, &ticket, &asked));
         let voice = Voice::new(&asked, &endpoint, asker.dialect, repeated);
-        (Work::new(&asked, &body, voice, endpoint, ticket, deadline), rate_headers)
+        let mut chain = Chain::draw(shared, &snapshot, &key, &endpoint, &asked, &body, voice);
+        chain.keep(|other| demands.allow(other));
+        (Work::new(shared, chain, demands, asked.delivery, endpoint, ticket, deadline), rate_headers)
     };
+    drop(asked);
     drop(body);
     let mut response = Box::pin(work.run(shared)).await?;
     response.headers_mut().extend(rate_headers);
     Ok(response)
 }
 
+/// A request whose turn has come.
+struct Called {
+    snapshot: Arc<Snapshot>,
+    key: Arc<KeyEntry>,
+    endpoint: Arc<EndpointEntry>,
+    seat: Option<line::Seat>,
+    tier: ServiceTier,
+}
+
+/// Looks the request up, and waits for a seat where the endpoint has a limit of them. The body may have taken minutes and
+/// so may the line: keys revoked, budgets made and endpoints paused meanwhile count.
+async fn seated(
+    shared: &Arc<Shared>,
+    headers: &HeaderMap,
+    asker: &mut Asker,
+    asked: &Asked<'_>,
+    known: (Arc<Snapshot>, Arc<KeyEntry>),
+    demands: &Demands,
+    deadline: Instant,
+) -> Result<Called, Refusal> {
+    let mut seat = None;
+    loop {
+        let snapshot = Arc::clone(&shared.snapshot.borrow());
+        let key = if Arc::ptr_eq(&known.0, &snapshot) {
+            check_key(&known.1, shared.now())?;
+            Arc::clone(&known.1)
+        } else {
+            authenticate(shared, &snapshot, headers, asker)?
+        };
+        let endpoint = find_endpoint(&snapshot, &key, asked)?;
+        asker.endpoint_id = Some(endpoint.id);
+        demands.admit(&snapshot, &key, &endpoint)?;
+        let tier = line::tier(&snapshot, &key, asked.tier);
+        if seat.is_none() {
+            line::shed(shared, tier)?;
+            let (taken, waited) = line::take(shared, &endpoint, tier, deadline).await?;
+            seat = taken;
+            if waited {
+                continue;
+            }
+        }
+        return Ok(Called { snapshot, key, endpoint, seat, tier });
+    }
+}
+
 /// The key of a request, if it may be used now. What is found on the way is kept, for the event of a refusal.
-fn authenticate(
+pub(crate) fn authenticate(
     shared: &Shared,
     snapshot: &Snapshot,
     headers: &HeaderMap,
@@ -227,39 +335,37 @@ fn draining(text: &'static str) -> Refusal {
 }
 
 /// An admitted request on its way to a replica.
-struct Work {
-    ticket: Ticket,
+pub(crate) struct Work {
+    pub(crate) ticket: Ticket,
     endpoint: Arc<EndpointEntry>,
-    body: Segments,
+    /// Who is asked, in turn.
+    steps: Vec<Step>,
+    demands: Demands,
     delivery: Delivery,
-    voice: Voice,
-    tokenize_body: Option<Segments>,
     deadline: Instant,
 }
 
 /// No answer.
-struct Unserved {
-    refusal: Refusal,
+pub(crate) struct Unserved {
+    pub(crate) refusal: Refusal,
     /// A replica may have worked on it.
-    worked: bool,
+    pub(crate) worked: bool,
 }
 
 impl Work {
-    fn new(
-        asked: &Asked<'_>,
-        source: &Bytes,
-        voice: Voice,
+    pub(crate) fn new(
+        shared: &Arc<Shared>,
+        chain: Chain,
+        demands: Demands,
+        delivery: Delivery,
         endpoint: Arc<EndpointEntry>,
         ticket: Ticket,
         deadline: Instant,
     ) -> Self {
-        let upstream_model = &endpoint.upstream_model;
-        let tokenize_body = match asked.delivery {
-            Delivery::Whole => None,
-            Delivery::Stream(_) => asked.tokenize_body(source, upstream_model),
-        };
-        let body = asked.upstream_body(source, upstream_model);
-        Self { ticket, body, delivery: asked.delivery, voice, tokenize_body, endpoint, deadline }
+        if let Some(shadow) = chain.shadow {
+            route::send_shadow(shared, shadow, ticket.operation(), ticket.tenant_id(), ticket.prompt().clone());
+        }
+        Self { ticket, steps: chain.steps, demands, delivery, endpoint, deadline }
     }
 
     async fn run(mut self, shared: &Arc<Shared>) -> Answered {
@@ -270,22 +376,9 @@ impl Work {
                 Err(Unserved { refusal, worked: true })
             }
         };
-        match (begun, self.delivery) {
-            (Ok(Answer::Plain { body, seat }), _) if self.voice.is_of_tokens() => {
-                plain::tokens(shared, self.ticket, body, seat)
-            }
-            (Ok(Answer::Plain { body, seat }), _) => plain::reply(shared, self.ticket, &body, seat, &self.voice),
-            (Ok(Answer::Stream { rest, seat }), delivery) => {
-                let replica = self.ticket.replica();
-                let shown = match delivery {
-                    Delivery::Stream(shown) => shown,
-                    Delivery::Whole => UsageShown::Never,
-                };
-                let Self { ticket, deadline, voice, tokenize_body, .. } = self;
-                let opened = Opened { ticket, seat, replica, rest, deadline, shown, voice, tokenize_body };
-                Ok(stream::reply(shared, opened))
-            }
-            (Err(Unserved { refusal, worked }), _) => {
+        match begun {
+            Ok((answer, step)) => self.reply(shared, answer, step),
+            Err(Unserved { refusal, worked }) => {
                 let http_status = refusal.status().as_u16();
                 let ending = Ending { outcome: Outcome::Failed, http_status, counted: Counted::default() };
                 if worked {
@@ -298,31 +391,91 @@ impl Work {
         }
     }
 
+    fn reply(self, shared: &Arc<Shared>, answer: Answer, step: Step) -> Answered {
+        let Self { ticket, deadline, demands, delivery, .. } = self;
+        let Step { part, endpoint, voice, tokenize_body, .. } = step;
+        route::learn_tokens(shared, &ticket, &endpoint, tokenize_body.as_ref());
+        let mut response = match answer {
+            Answer::Plain { body, seat } if voice.is_of_tokens() => plain::tokens(shared, ticket, body, seat)?,
+            Answer::Plain { body, seat } => plain::reply(shared, ticket, &body, seat, &voice)?,
+            Answer::Stream { rest, seat } => {
+                let replica = ticket.replica();
+                let shown = match delivery {
+                    Delivery::Stream(shown) => shown,
+                    Delivery::Whole => UsageShown::Never,
+                };
+                let opened = Opened { ticket, seat, replica, rest, deadline, shown, voice, tokenize_body };
+                stream::reply(shared, opened)
+            }
+        };
+        if part != Part::Named
+            && let Ok(name) = HeaderValue::from_str(&endpoint.name)
+        {
+            response.headers_mut().insert(ANSWERED_BY, name);
+        }
+        response.headers_mut().extend(demands.confirmed(&endpoint));
+        Ok(response)
+    }
+
+    /// Asks one endpoint after another until one has begun to answer. When none does, the refusal of the one that was named
+    /// is told.
+    pub(crate) async fn ask(&mut self, shared: &Arc<Shared>) -> Result<(Answer, Step), Unserved> {
+        let mut told: Option<Unserved> = None;
+        let mut steps = std::mem::take(&mut self.steps).into_iter().peekable();
+        while let Some(step) = steps.next() {
+            if !self.ticket.serve_by(&step.endpoint, step.estimate, self.endpoint.id) {
+                continue;
+            }
+            let unserved = match self.ask_endpoint(shared, &step).await {
+                Ok(answer) => return Ok((answer, step)),
+                Err(unserved) => unserved,
+            };
+            let (code, worked) = (unserved.refusal.code, unserved.worked);
+            told = Some(match told.take() {
+                Some(told) if step.part == Part::Fallback => Unserved { worked: worked || told.worked, ..told },
+                before => Unserved { worked: worked || before.is_some_and(|before| before.worked), ..unserved },
+            });
+            if !route::may_go_on(code) || Instant::now() >= self.deadline {
+                break;
+            }
+            if let Some(next) = steps.peek() {
+                shared.metrics.fallbacks.inc();
+                let request_id = self.ticket.request_id();
+                tracing::warn!(%request_id, from = %step.endpoint.id, to = %next.endpoint.id, "request handed on");
+            }
+        }
+        Err(told.unwrap_or_else(|| {
+            let text = format!("endpoint `{}` takes no more requests now", self.endpoint.name);
+            Unserved { refusal: Refusal::new(Code::Overloaded, text), worked: false }
+        }))
+    }
+
     /// Asks the ready replicas; when they cannot be reached, waits for the one that takes their place and asks that.
     /// A request is so never worked on more than twice: attempts that reach nobody do not count.
-    async fn ask(&mut self, shared: &Arc<Shared>) -> Result<Answer, Unserved> {
+    async fn ask_endpoint(&mut self, shared: &Arc<Shared>, step: &Step) -> Result<Answer, Unserved> {
         let idle = |refusal| Unserved { refusal, worked: false };
-        let replicas = wake::replicas(shared, &self.endpoint).await.map_err(idle)?;
-        let unanswered = match self.ask_among(shared, &replicas.replicas, 0).await {
+        let replicas = wake::replicas(shared, &step.endpoint).await.map_err(idle)?;
+        let unanswered = match self.ask_among(shared, step, &replicas.replicas, 0).await {
             Ok(answer) => return Ok(answer),
             Err(unanswered) => unanswered,
         };
-        if !unanswered.unreachable || !self.endpoint.wakes {
+        if !unanswered.unreachable || !step.endpoint.wakes {
             return Err(unanswered.into());
         }
-        let replicas = wake::replacement(shared, &self.endpoint, &replicas.replicas).await.map_err(idle)?;
-        self.ask_among(shared, &replicas.replicas, unanswered.reached).await.map_err(Unserved::from)
+        let replicas = wake::replacement(shared, &step.endpoint, &replicas.replicas).await.map_err(idle)?;
+        self.ask_among(shared, step, &replicas.replicas, unanswered.reached).await.map_err(Unserved::from)
     }
 
     async fn ask_among(
         &mut self,
         shared: &Arc<Shared>,
+        step: &Step,
         replicas: &[ReplicaEntry],
         reached: u32,
     ) -> Result<Answer, Unanswered> {
         let operation = self.ticket.operation();
         let stream = self.delivery != Delivery::Whole;
-        let (body, deadline) = (&self.body, self.deadline);
+        let (body, deadline) = (&step.body, self.deadline);
         let ask = Ask { operation, body, stream, deadline, longest: shared.bounds.request, reached, replicas };
         upstream::ask(shared, &mut self.ticket, &ask).await
     }
@@ -334,7 +487,7 @@ impl From<Unanswered> for Unserved {
     }
 }
 
-fn finish(shared: &Shared, asker: &Asker, answer: Answered) -> Response<Body> {
+pub(crate) fn finish(shared: &Shared, asker: &Asker, answer: Answered) -> Response<Body> {
     answer.unwrap_or_else(|refusal| {
         shared.metrics.refused(refusal.code);
         if is_denial(refusal.code) {

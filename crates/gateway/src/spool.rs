@@ -10,13 +10,15 @@
 //! Deliberately absent: SQL, prices, HTTP.
 
 mod frame;
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 mod recover;
 mod segment;
 mod ship;
 mod source;
 mod sync;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -37,6 +39,9 @@ pub(crate) use ship::ship;
 
 /// Size of a segment: at 1.2 kB per request about 7 000 requests, so that deleting acknowledged ones keeps pace.
 const SEGMENT_BYTES: u64 = 8 * 1024 * 1024;
+
+/// Records kept in memory for the shipper, a few hundred bytes each. When nobody takes that many it reads them from the file.
+const RECENT_MAX: usize = 4_096;
 
 /// Frames of room kept beyond the promised ones: the end of a segment wastes less than one, a carried hold takes one.
 const SLACK_FRAMES: u64 = 4;
@@ -143,6 +148,8 @@ struct Log {
     next_sequence: i64,
     /// Records that could not be written yet; bounded by the requests in flight, because it stops admission.
     late: VecDeque<UsageRecord>,
+    /// The last records that were written, without a gap, each with where its frame ends.
+    recent: VecDeque<(Position, UsageRecord)>,
     /// Everything before is on disk for good.
     synced: Position,
     renamed: bool,
@@ -179,11 +186,13 @@ impl Spool {
 
     /// Opens the spool in `dir`, ends what a killed process left open, and starts the sync thread.
     ///
-    /// `settled` is the ledger's watermark for this spool; `now` is when interrupted requests are said to have ended.
+    /// `settled` is the ledger's watermark for this spool; `known` are records of requests whose answers are kept although
+    /// they were not settled; `now` is when the other interrupted requests are said to have ended.
     pub fn open(
         dir: &Path,
         limits: SpoolLimits,
         settled: i64,
+        known: &BTreeMap<RequestId, UsageRecord>,
         now: Timestamp,
     ) -> Result<(Arc<Self>, Recovered), SpoolError> {
         let source = Self::source_of(dir)?;
@@ -197,7 +206,7 @@ impl Spool {
             dirty: Condvar::new(),
             synced: Notify::new(),
         });
-        spool.interrupt_open_holds(now, &mut recovered);
+        spool.end_open_holds(known, now, &mut recovered);
         for record in &mut recovered.unsettled {
             record.source = source;
         }
@@ -258,12 +267,16 @@ impl Spool {
         record
     }
 
-    /// Ends every hold that has no record: its request was cut by the end of the process.
-    fn interrupt_open_holds(&self, now: Timestamp, recovered: &mut Recovered) {
+    /// Ends every hold that has no record: with the one that is known, else its request was cut by the end of the process.
+    fn end_open_holds(&self, known: &BTreeMap<RequestId, UsageRecord>, now: Timestamp, recovered: &mut Recovered) {
         let mut holds: Vec<Hold> = self.lock().open.values().map(|open| open.hold.clone()).collect();
         holds.sort_unstable_by_key(|hold| hold.request_id);
-        recovered.interrupted = holds.len();
-        recovered.unsettled.extend(holds.iter().map(|hold| self.settle(hold.unsettled(now.max(hold.started_at)))));
+        recovered.interrupted = holds.iter().filter(|hold| !known.contains_key(&hold.request_id)).count();
+        let record = |hold: &Hold| {
+            let known = known.get(&hold.request_id).cloned();
+            known.unwrap_or_else(|| hold.unsettled(now.max(hold.started_at)))
+        };
+        recovered.unsettled.extend(holds.iter().map(|hold| self.settle(record(hold))));
     }
 
     /// Removes what the ledger has: whole segments, oldest first. Syncs, so it is not for async threads.
@@ -389,7 +402,12 @@ impl Log {
         while let Some(record) = self.late.front() {
             let frame = frame::usage_frame(record);
             self.append(dir, segment_bytes, &frame)?;
-            self.late.pop_front();
+            let written = self.late.pop_front();
+            let end = Position { segment: self.active.number, offset: self.active.end };
+            if self.recent.len() >= RECENT_MAX {
+                self.recent.clear();
+            }
+            self.recent.extend(written.map(|record| (end, record)));
         }
         Ok(())
     }

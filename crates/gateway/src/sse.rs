@@ -87,9 +87,9 @@ pub(crate) struct Facts {
 /// Reads the facts off a chunk. Inside a JSON string a name would have escaped quotes.
 pub(crate) fn facts(data: &str) -> Facts {
     let bytes = data.as_bytes();
-    let mut facts = Facts { is_error: data.starts_with("{\"error\""), ..Facts::default() };
+    let mut facts = Facts { is_error: is_error(bytes), ..Facts::default() };
     for colon in memchr_iter(b':', bytes) {
-        let Some(before) = bytes[..colon].strip_suffix(b"\"") else { continue };
+        let Some(before) = name_before(&bytes[..colon]) else { continue };
         let after = || bytes[colon + 1..].trim_ascii_start();
         match before.last() {
             Some(b't') => {
@@ -108,6 +108,21 @@ pub(crate) fn facts(data: &str) -> Facts {
         }
     }
     facts
+}
+
+/// The bytes up to the end of the name before a colon; nothing inside a text. Blanks between are legal, and hardly sent.
+fn name_before(bytes: &[u8]) -> Option<&[u8]> {
+    match bytes.last() {
+        Some(b'"') => bytes.strip_suffix(b"\""),
+        Some(b' ' | b'\t' | b'\n' | b'\r') => bytes.trim_ascii_end().strip_suffix(b"\""),
+        Some(_) | None => None,
+    }
+}
+
+/// Whether the first name of an object is `error`.
+fn is_error(bytes: &[u8]) -> bool {
+    let object = bytes.trim_ascii_start().strip_prefix(b"{");
+    object.is_some_and(|inside| inside.trim_ascii_start().starts_with(b"\"error\""))
 }
 
 /// Whether a value is a text that is not empty.
@@ -152,6 +167,13 @@ mod tests {
         assert_eq!(usage(r#"{"choices":[],"usage": null}"#), (true, false));
         assert_eq!(usage(r#"{"content":"\"usage\":{}"}"#), (false, false));
         assert!(facts(r#"{"error":{"message":"x"}}"#).is_error && !facts(r#"{"x":{"error":1}}"#).is_error);
+    }
+
+    #[test]
+    fn blanks_where_json_allows_them_change_no_fact() {
+        let facts = facts("{ \"choices\" : [ {\"text\" :\t\"x\", \"finish_reason\" : \"stop\"} ], \"usage\"\n: {} }");
+        assert!(facts.has_content && facts.finishes && facts.has_usage);
+        assert!(super::facts("{ \"error\" : {} }").is_error);
     }
 
     #[test]

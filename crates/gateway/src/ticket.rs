@@ -6,19 +6,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use galerne_core::admission::Permit;
+use galerne_core::admission::{Permit, Subject};
 use galerne_core::budget::{self, Used};
 use galerne_core::energy;
 use galerne_core::rating::{self, Charge, TokenCounts};
 use galerne_core::routing::Prompt;
 use galerne_model::ids::{EndpointId, RequestId, TenantId};
-use galerne_model::ledger::{EnergyMethod, Operation, Outcome, Quantities, UsageRecord};
+use galerne_model::ledger::{EnergyMethod, Operation, Outcome, Quantities, UsageRecord, WorkTimes};
 use galerne_model::snapshot::{EndpointEntry, EnergyRate, ReplicaEnergy, ReplicaEntry};
 use galerne_model::units::{MicrogramsCo2e, Millijoules, Tokens};
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::activity::Busy;
-use crate::config::{Place, Shared};
+use crate::config::{Books, Place, Shared};
+use crate::line::Seat;
 use crate::meter::Counted;
 use crate::spool::Hold;
 use crate::upstream;
@@ -42,13 +44,15 @@ pub(crate) struct Reserved {
     pub(crate) permit: Permit,
     /// Its place in this process: also what is wound up behind a client that left takes one.
     pub(crate) place: Place,
+    /// Its seat at the endpoint, where seats are limited; given back after the permit, or the next one would find none.
+    pub(crate) seat: Option<Seat>,
 }
 
 struct Open {
     hold: Hold,
     money: budget::Hold,
-    permit: Permit,
-    _place: Place,
+    /// Absent when the work is over and only the record is to come.
+    taken: Option<Taken>,
     endpoint: Arc<EndpointEntry>,
     rate: EnergyRate,
     admitted: Instant,
@@ -56,9 +60,39 @@ struct Open {
     replica: Option<ReplicaEntry>,
     /// What routing knows of what is asked.
     prompt: Prompt,
+    /// When the replica was asked, where its energy is metered.
+    asked: Option<Instant>,
+    /// The first content was all of it: when the prompt was done is not known.
+    is_whole: bool,
     /// When the work was over; what the reply says of energy and what is recorded must be the same.
     worked: Option<Duration>,
+    /// When the work was over, where the record comes later.
+    ended_at: Option<Timestamp>,
+    /// What was worked without an answer is not charged.
+    forgiven: bool,
+}
+
+/// What keeps other requests out as long as one is worked on.
+struct Taken {
+    permit: Permit,
+    /// Under the limits of another endpoint that took it over.
+    lent: Option<Permit>,
     busy: Busy,
+    _place: Place,
+    _seat: Option<Seat>,
+}
+
+impl Taken {
+    /// Tells the limits what was used. What is left is given back when it is dropped, after the books are closed.
+    fn finish(self, books: &mut Books, counted: Counted, now: Timestamp) -> (Busy, Place, Option<Seat>) {
+        let Self { permit, lent, mut busy, _place, _seat } = self;
+        books.rates.finish(permit, counted.rated());
+        if let Some(lent) = lent {
+            books.rates.finish(lent, counted.rated());
+        }
+        busy.end_at(now);
+        (busy, _place, _seat)
+    }
 }
 
 /// How a request ended.
@@ -84,21 +118,23 @@ impl Ticket {
         endpoint: &Arc<EndpointEntry>,
         rate: EnergyRate,
     ) -> Self {
-        let Reserved { hold, money, permit, place } = reserved;
+        let Reserved { hold, money, permit, place, seat } = reserved;
         let busy = shared.activity.begin(endpoint.id, hold.started_at);
         let open = Open {
             hold,
             money,
-            permit,
-            _place: place,
+            taken: Some(Taken { permit, lent: None, busy, _place: place, _seat: seat }),
             endpoint: Arc::clone(endpoint),
             rate,
             admitted: Instant::now(),
             first_content: None,
+            asked: None,
+            is_whole: false,
             replica: None,
             prompt: Prompt::default(),
             worked: None,
-            busy,
+            ended_at: None,
+            forgiven: false,
         };
         Self { shared: Arc::clone(shared), open: Some(open) }
     }
@@ -119,6 +155,36 @@ impl Ticket {
         self.open().endpoint.id
     }
 
+    /// Hands the request on to another endpoint, which is then the one that is used and paid. False when its limits forbid
+    /// it. `own` is the endpoint under whose limits it was admitted.
+    pub(crate) fn serve_by(&mut self, endpoint: &Arc<EndpointEntry>, estimate: u32, own: EndpointId) -> bool {
+        if self.open().endpoint.id == endpoint.id {
+            return true;
+        }
+        let shared = Arc::clone(&self.shared);
+        let now = shared.now();
+        let mut books = shared.books();
+        let permit = if endpoint.id == own {
+            None
+        } else {
+            match books.rates.admit(&[(Subject::Endpoint(endpoint.id), endpoint.limits)], estimate, now) {
+                Ok(permit) => Some(permit),
+                Err(_) => return false,
+            }
+        };
+        let open = self.open_mut();
+        let taken = open.taken.as_mut().expect("its work is not over: it has not begun");
+        if let Some(before) = std::mem::replace(&mut taken.lent, permit) {
+            books.rates.cancel(before);
+        }
+        drop(books);
+        taken.busy = shared.activity.begin(endpoint.id, now);
+        open.hold.endpoint_id = endpoint.id;
+        open.hold.price_book_id = endpoint.price_book_id;
+        open.endpoint = Arc::clone(endpoint);
+        true
+    }
+
     /// Says what is asked, as far as routing wants to know.
     pub(crate) fn route_by(&mut self, prompt: Prompt) {
         self.open_mut().prompt = prompt;
@@ -128,9 +194,37 @@ impl Ticket {
         &self.open().prompt
     }
 
+    /// Ends without a charge unless it is settled as answered: whoever made it makes it again.
+    pub(crate) fn forgive(&mut self) {
+        let open = self.open_mut();
+        open.forgiven = true;
+        if let Some(taken) = &mut open.taken {
+            taken.busy.is_errand();
+        }
+    }
+
+    /// The work is over and its record comes later: others may have what it took.
+    pub(crate) fn rest(&mut self, counted: Counted) {
+        let shared = Arc::clone(&self.shared);
+        let open = self.open_mut();
+        let now = shared.now().max(open.hold.started_at);
+        open.worked.get_or_insert_with(|| open.admitted.elapsed());
+        open.ended_at = Some(now);
+        let left = open.taken.take().map(|taken| taken.finish(&mut shared.books(), counted, now));
+        drop(left);
+    }
+
+    /// The record that settling would write now, without its sequence.
+    pub(crate) fn record(&mut self, ending: Ending) -> UsageRecord {
+        let now = self.shared.now();
+        self.open_mut().record(ending, now)
+    }
+
     /// Notes which replica works on it now.
     pub(crate) fn on_replica(&mut self, replica: &ReplicaEntry) {
-        self.open_mut().replica = Some(replica.clone());
+        let open = self.open_mut();
+        open.asked = replica.is_metered.then(Instant::now);
+        open.replica = Some(replica.clone());
     }
 
     /// The replica that works on it.
@@ -142,6 +236,12 @@ impl Ticket {
     pub(crate) fn first_content(&mut self) {
         let open = self.open_mut();
         open.first_content.get_or_insert_with(Instant::now);
+    }
+
+    /// Notes the whole content, of which no part was seen before.
+    pub(crate) fn whole_content(&mut self) {
+        self.first_content();
+        self.open_mut().is_whole = true;
     }
 
     /// Energy of what was counted so far.
@@ -190,6 +290,9 @@ impl Drop for Ticket {
 
 impl Open {
     fn wind_up(mut self, shared: &Arc<Shared>, ending: Ending) {
+        if self.forgiven {
+            return self.settle(shared, Ending { counted: Counted::default(), ..ending });
+        }
         // At the very end of the process there is no runtime left to ask in.
         let asking = self.replica.clone().filter(|_| tokio::runtime::Handle::try_current().is_ok());
         let Some(replica) = asking else { return self.settle(shared, ending) };
@@ -203,12 +306,11 @@ impl Open {
         }));
     }
 
-    fn settle(mut self, shared: &Shared, ending: Ending) {
+    fn record(&mut self, ending: Ending, now: Timestamp) -> UsageRecord {
         let Ending { outcome, http_status, counted } = ending;
-        let now = shared.now().max(self.hold.started_at);
         let charge = self.charge(counted);
         let energy = self.energy(counted);
-        let record = UsageRecord {
+        UsageRecord {
             replica_id: self.replica.as_ref().map(|replica| replica.id),
             outcome,
             http_status,
@@ -223,16 +325,34 @@ impl Open {
             },
             energy_method: energy.method,
             first_token_micros: self.first_content.map(|at| micros(at.duration_since(self.admitted))),
-            ..self.hold.unsettled(now)
-        };
-        let record = shared.spool.settle(record);
+            work: self.work_times(),
+            ..self.hold.unsettled(self.ended_at.unwrap_or(now).max(self.hold.started_at))
+        }
+    }
+
+    fn settle(mut self, shared: &Shared, ending: Ending) {
+        let counted = ending.counted;
+        let now = shared.now().max(self.hold.started_at);
+        let record = shared.spool.settle(self.record(ending, now));
+        let quantities = record.quantities;
+        let charge = Charge { micros: quantities.micros, picos: quantities.picos };
+        let used = Used { charge, energy: quantities.millijoules, carbon: quantities.co2e_micrograms };
         shared.metrics.settled(&record, self.admitted.elapsed());
-        self.busy.end_at(now);
-        let used = u32::try_from(counted.prompt.saturating_add(counted.completion)).unwrap_or(u32::MAX);
         let mut books = shared.books();
-        books.rates.finish(self.permit, used);
-        let used = Used { charge, energy: energy.energy, carbon: energy.carbon };
+        let left = self.taken.take().map(|taken| taken.finish(&mut books, counted, now));
         books.budgets.settle(self.money, record.sequence, used);
+        drop(books);
+        drop(left);
+    }
+
+    /// When the replica worked for it, where that is wanted.
+    fn work_times(&self) -> Option<WorkTimes> {
+        let after = |at: Instant| micros(at.duration_since(self.admitted));
+        Some(WorkTimes {
+            begun_micros: after(self.asked?),
+            prefilled_micros: self.first_content.filter(|_| !self.is_whole).map(after),
+            ended_micros: micros(self.worked.unwrap_or_else(|| self.admitted.elapsed())),
+        })
     }
 
     fn charge(&self, counted: Counted) -> Charge {

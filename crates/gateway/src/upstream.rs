@@ -9,6 +9,8 @@
 mod address;
 mod chunked;
 mod exchange;
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 mod head;
 mod pool;
 mod socket;
@@ -24,7 +26,7 @@ use axum::http::StatusCode;
 use bytes::{BufMut as _, BytesMut};
 use galerne_api::error::Code;
 use galerne_core::routing::{self, Ending, Next, Progress};
-use galerne_model::ids::RequestId;
+use galerne_model::ids::{RequestId, TenantId};
 use galerne_model::ledger::Operation;
 use galerne_model::limits;
 use galerne_model::snapshot::{ReplicaEnergy, ReplicaEntry};
@@ -52,6 +54,8 @@ const ERROR_MAX_BYTES: usize = 64 * 1024;
 const ERROR_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for an engine's token count.
 const TOKENIZE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest list of tokens that is read: a million of them.
+const TOKENS_MAX_BYTES: usize = 8 * 1024 * 1024;
 /// Wait proposed when a replica failed or was full and did not say how long.
 const FAILED_WAIT: Duration = Duration::from_secs(1);
 /// Retries saved up: every request in flight when a replica dies may be asked again.
@@ -303,6 +307,27 @@ pub(crate) async fn account(
     meter::read_usage(std::str::from_utf8(&body).ok()?)
 }
 
+/// The whole answer to a request that nobody waits for, at most `most` bytes of it. Nothing when it fails in any way.
+pub(crate) async fn whole(
+    shared: &Shared,
+    replica: &ReplicaEntry,
+    operation: Operation,
+    tenant_id: TenantId,
+    body: &Segments,
+    most: usize,
+    patience: Duration,
+) -> Option<Bytes> {
+    let left_ms = patience.as_millis().max(1);
+    let lines = |head: &mut BytesMut| {
+        line(head, "x-galerne-deadline-ms", left_ms);
+        if replica.energy == ReplicaEnergy::CpuTime {
+            line(head, "x-galerne-cache-scope", tenant_id);
+        }
+    };
+    let call = Call { method: "POST", path: path(operation), lines: &lines, body: Some(body) };
+    timeout(patience, Box::pin(read_small(shared, &replica.url, &call, most))).await.ok()?
+}
+
 /// What a replica answers to GET at `path`, at most `most` bytes of it. Nothing when it does not in time, or refuses.
 pub(crate) async fn fetch(
     shared: &Shared,
@@ -313,6 +338,18 @@ pub(crate) async fn fetch(
 ) -> Option<Bytes> {
     let call = Call { method: "GET", path, lines: &|_| {}, body: None };
     timeout(patience, Box::pin(read_small(shared, &replica.url, &call, most))).await.ok()?
+}
+
+/// The tokens of a prompt as a replica makes them. Nothing when it cannot say.
+pub(crate) async fn tokens(shared: &Shared, replica: &ReplicaEntry, body: &Segments) -> Option<Vec<u32>> {
+    #[derive(Deserialize)]
+    struct Tokens {
+        tokens: Vec<u32>,
+    }
+    let call = Call { method: "POST", path: "/tokenize", lines: &|_| {}, body: Some(body) };
+    let body =
+        timeout(TOKENIZE_TIMEOUT, Box::pin(read_small(shared, &replica.url, &call, TOKENS_MAX_BYTES))).await.ok()??;
+    serde_json::from_slice::<Tokens>(&body).ok().map(|said| said.tokens)
 }
 
 /// How many tokens a prompt has, asked of the replica that worked on it. Nothing when it cannot say.

@@ -12,6 +12,8 @@ use crate::request::Asked;
 use crate::responses::{Events, Repeated};
 
 mod chunk;
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 mod tools;
 mod vectors;
 mod whole;
@@ -27,8 +29,8 @@ pub(crate) struct Voice {
     model: String,
     /// Whether the engine knows the model by another.
     renames: bool,
-    /// Whether the tier that was used is named.
-    names_tier: bool,
+    /// The tier that was used, where it is named.
+    named_tier: Option<&'static str>,
     /// Whether embeddings are wanted as base64.
     base64: bool,
     /// The beginning of the answer, as a JSON text, where the caller wrote it.
@@ -50,11 +52,17 @@ impl Voice {
             model: endpoint.name.clone(),
             renames: endpoint.upstream_model != endpoint.name,
             // Mistral's answers have no place for it.
-            names_tier: asked.tier_asked && dialect != Dialect::Mistral,
+            named_tier: (asked.tier_asked && dialect != Dialect::Mistral)
+                .then(|| asked.tier.unwrap_or_default().as_str()),
             base64: asked.base64,
             prefix: asked.prefix(),
             repeated,
         }
+    }
+
+    /// The same for an answer of another endpoint, under `name`.
+    pub(crate) fn under(&self, name: &str, upstream_model: &str) -> Self {
+        Self { model: name.to_owned(), renames: upstream_model != name, ..self.clone() }
     }
 
     /// Whether the answer is about tokens alone, so that nothing was computed.

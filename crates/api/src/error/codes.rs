@@ -98,6 +98,7 @@ codes! {
     RateLimited = "rate_limited", 429, Unavailable, Later, Caller, "a rate or concurrency limit is reached";
     BudgetExhausted = "budget_exhausted", 402, Unavailable, Never, Caller, "a budget does not cover the request";
     EnergyUnknown = "energy_unknown", 402, Unavailable, Never, Caller, "a budget limits energy or carbon, and the endpoint's is not known";
+    ResidencyUnmet = "residency_unmet", 403, Refused, Never, Caller, "the request may only be served in countries where the endpoint is not";
     EndpointPaused = "endpoint_paused", 503, Unavailable, Later, Caller, "the endpoint is paused";
     NoReadyReplica = "no_ready_replica", 503, Unavailable, Later, Unexpected, "no replica of the endpoint is ready";
     ReplicaFailed = "replica_failed", 502, Unavailable, Later, Unexpected, "the replica failed while answering";
@@ -107,6 +108,12 @@ codes! {
     LeaseLost = "lease_lost", 503, Unavailable, Later, Broken, "this server does not hold the lease of its database";
     ControlPlaneAway = "control_plane_away", 503, Unavailable, Later, Broken, "this gateway does not hear its control plane";
     Draining = "draining", 503, Unavailable, Later, Caller, "the server is shutting down";
+
+    // Files and batches.
+    FilesQuotaExceeded = "files_quota_exceeded", 403, Unavailable, Never, Caller, "the project keeps as much in files as it may";
+    RangeNotSatisfiable = "range_not_satisfiable", 416, Invalid, Never, Caller, "the file has no bytes in this range";
+    LinkInvalid = "link_invalid", 403, Refused, Never, Caller, "the link to a file is wrong, or its time is over";
+    ObjectsUnavailable = "objects_unavailable", 503, Unavailable, Later, Broken, "the storage of files does not answer";
 
     // Models and engines.
     SourceInvalid = "source_invalid", 422, Invalid, Never, Caller, "the model source cannot be read";

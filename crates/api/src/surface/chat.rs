@@ -82,7 +82,7 @@ pub(super) const CHAT: &[Field] = &[
         Both,
         Text,
         Gateway,
-        "`auto`, `default` and `standard_only` ask for the usual one, which the answer then names",
+        "`flex`, `default` (`standard_only`), `priority`; `auto` is what the key may have. The answer names the one used",
     ),
     field("skip_special_tokens", Engines, Flag, Engine, ""),
     field("spaces_between_special_tokens", Engines, Flag, Engine, ""),

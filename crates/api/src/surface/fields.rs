@@ -44,7 +44,7 @@ pub(super) const COMPLETION: &[Field] = &[
         Engines,
         Text,
         Gateway,
-        "`auto`, `default` and `standard_only` ask for the usual one, which the answer then names",
+        "`flex`, `default` (`standard_only`), `priority`; `auto` is what the key may have. The answer names the one used",
     ),
     field("skip_special_tokens", Engines, Flag, Engine, ""),
     field("spaces_between_special_tokens", Engines, Flag, Engine, ""),
@@ -96,7 +96,13 @@ pub(super) const EMBEDDING: &[Field] = &[
         Only(&[r#""float""#]),
         "how Mistral rounds to fewer bits is not published, so it cannot be done exactly",
     ),
-    field("service_tier", Engines, Text, Gateway, "`auto`, `default` and `standard_only` ask for the usual one"),
+    field(
+        "service_tier",
+        Engines,
+        Text,
+        Gateway,
+        "`flex`, `default` (`standard_only`), `priority`; `auto` is what the key may have",
+    ),
     field("truncate_prompt_tokens", Engines, Number, Engine, ""),
     field("user", OpenAi, Text, NoEffect, "who asks is known by the key"),
 ];

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::routes::{SERVED, State, not_served};
+use super::routes::{BESIDE, SERVED, State, not_served};
 use super::{Call, Dialect, Fate, Field, Of};
 
 /// The part of `docs/gateway.md` that is printed: routes, fields, and what is not served.
@@ -22,7 +22,7 @@ fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
 
 fn routes(out: &mut String) {
     line(out, format_args!("## Routes\n\n| route | `/v1` | `/openai/v1` | `/mistral/v1` | |\n|---|---|---|---|---|"));
-    for route in SERVED {
+    for route in SERVED.iter().chain(BESIDE) {
         let here = |dialect: Dialect| if dialect.has(route.of) { "served" } else { "404" };
         let [union, openai, mistral] = Dialect::ALL.map(here);
         let (method, path, note) = (route.method, route.path, route.note);

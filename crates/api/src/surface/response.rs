@@ -59,7 +59,7 @@ pub(super) const RESPONSE: &[Field] = &[
         Both,
         Text,
         Gateway,
-        "`auto`, `default` and `standard_only` ask for the usual one, which the answer then names",
+        "`flex`, `default` (`standard_only`), `priority`; `auto` is what the key may have. The answer names the one used",
     ),
     field("store", Both, Flag, Only(&["false"]), "nothing is stored here; left out, it is answered as `false`"),
     field("stream", Both, Flag, Gateway, ""),

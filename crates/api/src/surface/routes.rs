@@ -66,6 +66,37 @@ pub const SERVED: &[Route] = &[
     ),
 ];
 
+/// Routes that are served beside the gateway, by who has the store: a gateway in a process of its own answers 501 to them.
+pub const BESIDE: &[Route] = &[
+    route(
+        "POST",
+        "/v1/files",
+        Of::Both,
+        State::Plain,
+        "a form with `file` and `purpose`: `batch`, `fine-tune`, `user_data`; others are refused, because nothing reads them; `expires_after` or `expiry` in hours, `visibility`",
+    ),
+    route("GET", "/v1/files", Of::Both, State::Plain, "by `after` and `limit`, or by `page` and `page_size`"),
+    route("GET", "/v1/files/{id}", Of::Both, State::Plain, ""),
+    route("DELETE", "/v1/files/{id}", Of::Both, State::Plain, "the bytes go at once; 409 while a batch reads it"),
+    route("GET", "/v1/files/{id}/content", Of::Both, State::Plain, "whole, or one `Range`"),
+    route("GET", "/v1/files/{id}/url", Of::Mistral, State::Plain, "a link that needs no key, for 1 to 168 hours"),
+    route(
+        "POST",
+        "/v1/batches",
+        Of::OpenAi,
+        State::Plain,
+        "of chats, completions, FIM and embeddings; `completion_window` `24h`",
+    ),
+    route("GET", "/v1/batches", Of::OpenAi, State::Plain, ""),
+    route("GET", "/v1/batches/{id}", Of::OpenAi, State::Plain, ""),
+    route("POST", "/v1/batches/{id}/cancel", Of::OpenAi, State::Plain, "what was answered is kept"),
+    route("POST", "/v1/batch/jobs", Of::Mistral, State::Plain, "`input_files` or `requests`; no `agent_id`"),
+    route("GET", "/v1/batch/jobs", Of::Mistral, State::Plain, "other parameters filter by `metadata`"),
+    route("GET", "/v1/batch/jobs/{id}", Of::Mistral, State::Plain, "`inline=true` with its answers"),
+    route("DELETE", "/v1/batch/jobs/{id}", Of::Mistral, State::Plain, "one that has ended; its files stay"),
+    route("POST", "/v1/batch/jobs/{id}/cancel", Of::Mistral, State::Plain, "what was answered is kept"),
+];
+
 /// A documented route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Known {
@@ -142,7 +173,10 @@ pub(super) fn not_served() -> Vec<(&'static str, Of, &'static str, &'static str)
             (group, of, path, methods)
         })
     };
-    let mut all: Vec<_> = rows(Of::OpenAi, OPENAI).chain(rows(Of::Mistral, MISTRAL)).collect();
+    let is_beside =
+        |of: Of, path: &str| BESIDE.iter().any(|route| route.path == path && (route.of == of || route.of == Of::Both));
+    let all = rows(Of::OpenAi, OPENAI).chain(rows(Of::Mistral, MISTRAL));
+    let mut all: Vec<_> = all.filter(|(_, of, path, _)| !is_beside(*of, path)).collect();
     all.sort_by_key(|(group, _, path, _)| (*group, *path));
     all
 }

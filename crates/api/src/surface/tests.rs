@@ -78,7 +78,7 @@ fn a_path_is_not_served_served_otherwise_or_nobodys() {
 
 #[test]
 fn no_route_is_both_served_and_not() {
-    for route in SERVED {
+    for route in SERVED.iter().chain(routes::BESIDE) {
         for (_, of, path, methods) in routes::not_served() {
             let same = path == route.path && methods.split(' ').any(|method| method == route.method);
             assert!(!same, "{} {path} of {of:?}", route.method);

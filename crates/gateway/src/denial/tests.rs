@@ -24,6 +24,8 @@ fn known(n: u128, key: u128) -> Asker {
         may_infer: true,
         expires_at: None,
         limits: RateLimits::default(),
+        model_limits: Vec::new(),
+        service_tier: None,
     };
     Asker { key: Some(Arc::new(key)), ..stranger(n, "192.0.2.1") }
 }

@@ -86,5 +86,9 @@ fn busy(activity: &EndpointActivity, now: Timestamp) -> Busy {
         endpoint_id: activity.endpoint_id,
         in_flight: u32::try_from(activity.in_flight).unwrap_or(u32::MAX),
         quiet_ms: u64::try_from(quiet).unwrap_or(0),
+        oldest_ms: activity.oldest_at.map(|at| {
+            let age = now.as_millisecond().saturating_sub(at.as_millisecond());
+            u64::try_from(age).unwrap_or(0)
+        }),
     }
 }

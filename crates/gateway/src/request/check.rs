@@ -2,6 +2,7 @@
 
 use galerne_api::error::Code;
 use galerne_api::surface::{Call, Dialect, Fate, Field, Unknown};
+use galerne_model::identity::ServiceTier;
 use serde_json::value::RawValue;
 
 use super::{Fields, invalid};
@@ -85,18 +86,29 @@ fn twin(dialect: Dialect, call: Call, field: &Field) -> Option<&'static str> {
     call.fields().iter().find(|other| dialect.has(other.of) && same(other)).map(|other| other.name)
 }
 
-/// Whether a tier was named; there is one.
-pub(super) fn tier(dialect: Dialect, fields: &Fields<'_>) -> Result<bool, Refusal> {
-    let Some(tier) = fields.read::<String>("service_tier")? else { return Ok(false) };
-    let known: &[&str] = match dialect {
-        Dialect::Union => &["auto", "default", "standard_only"],
-        Dialect::OpenAi => &["auto", "default"],
-        Dialect::Mistral => &["auto", "standard_only"],
+/// Whether a tier was named, and which: `auto` leaves it to the key.
+pub(super) fn tier(dialect: Dialect, fields: &Fields<'_>) -> Result<(bool, Option<ServiceTier>), Refusal> {
+    let Some(tier) = fields.read::<String>("service_tier")? else { return Ok((false, None)) };
+    let known: &[(&str, Option<ServiceTier>)] = match dialect {
+        Dialect::Union => &[
+            ("auto", None),
+            ("default", Some(ServiceTier::Default)),
+            ("flex", Some(ServiceTier::Flex)),
+            ("priority", Some(ServiceTier::Priority)),
+            ("standard_only", Some(ServiceTier::Default)),
+        ],
+        Dialect::OpenAi => &[
+            ("auto", None),
+            ("default", Some(ServiceTier::Default)),
+            ("flex", Some(ServiceTier::Flex)),
+            ("priority", Some(ServiceTier::Priority)),
+        ],
+        Dialect::Mistral => &[("auto", None), ("standard_only", Some(ServiceTier::Default))],
     };
-    if known.contains(&tier.as_str()) {
-        return Ok(true);
+    if let Some((_, asked)) = known.iter().find(|(name, _)| *name == tier) {
+        return Ok((true, *asked));
     }
-    let known: Vec<String> = known.iter().map(|tier| format!("`{tier}`")).collect();
+    let known: Vec<String> = known.iter().map(|(name, _)| format!("`{name}`")).collect();
     let text = format!("`service_tier` can only be {} here, not `{}`", known.join(" or "), shown(&tier));
     Err(Refusal::new(Code::UnsupportedValue, text).param("service_tier"))
 }

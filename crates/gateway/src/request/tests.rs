@@ -166,7 +166,7 @@ fn fields_without_effect_do_not_reach_the_engine_and_values_that_ask_for_more_ar
     for (more, code, param) in [
         (r#""store":true"#, Code::UnsupportedValue, "store"),
         (r#""modalities":["text","audio"]"#, Code::UnsupportedValue, "modalities"),
-        (r#""service_tier":"flex""#, Code::UnsupportedValue, "service_tier"),
+        (r#""service_tier":"scale""#, Code::UnsupportedValue, "service_tier"),
         (r#""web_search_options":{}"#, Code::UnsupportedParameter, "web_search_options"),
         (r#""functions":[]"#, Code::UnsupportedParameter, "functions"),
         (r#""user":7"#, Code::InvalidBody, "user"),

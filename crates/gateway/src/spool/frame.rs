@@ -3,7 +3,7 @@
 //! A frame that does not check is damage: readers look for the next one that does, and count the bytes between.
 
 use galerne_model::ids::{EndpointId, KeyId, PriceBookId, PrincipalId, ProjectId, RequestId, TenantId};
-use galerne_model::ledger::{EnergyMethod, Operation, Outcome, Quantities, UsageRecord};
+use galerne_model::ledger::{BatchTerms, EnergyMethod, Operation, Outcome, Quantities, UsageRecord};
 use galerne_model::units::Micros;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,9 @@ pub struct Hold {
     pub held_micros: Micros,
     /// The price book in force.
     pub price_book_id: Option<PriceBookId>,
+    /// The batch it is made for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<BatchTerms>,
 }
 
 impl Hold {
@@ -64,6 +67,8 @@ impl Hold {
             energy_method: EnergyMethod::Unknown,
             price_book_id: self.price_book_id,
             first_token_micros: None,
+            work: None,
+            batch: self.batch,
         }
     }
 }
@@ -158,6 +163,7 @@ fn parse(bytes: &[u8]) -> Option<(Entry, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use galerne_model::ids::BatchId;
     use uuid::Uuid;
 
     fn hold(n: u128) -> Hold {
@@ -172,6 +178,7 @@ mod tests {
             operation: Operation::Embedding,
             held_micros: Micros(i64::MIN),
             price_book_id: Some(PriceBookId::from_uuid(Uuid::from_u128(6))),
+            batch: Some(BatchTerms { batch_id: BatchId::from_uuid(Uuid::max()), price_percent: u8::MAX }),
         }
     }
 

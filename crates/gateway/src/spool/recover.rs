@@ -42,6 +42,7 @@ pub(super) fn open(dir: &Path, limits: SpoolLimits, settled: i64) -> Result<(Log
         open: scan.open,
         next_sequence: scan.next_sequence,
         late: VecDeque::new(),
+        recent: VecDeque::new(),
         synced,
         renamed: false,
         failed: false,

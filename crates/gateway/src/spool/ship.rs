@@ -1,5 +1,7 @@
 //! The shipper: reads synced records in order and offers them in batches until somebody has settled them.
 //!
+//! What was written just now is still in memory and is not read again; what is not, because nobody took it for too long or
+//! an earlier process wrote it, is read from the file.
 //! After a restart everything still on disk above the ledger's watermark is sent again; the ledger knows what it has.
 
 use std::io;
@@ -118,7 +120,10 @@ impl Spool {
 
     /// Reads at most one batch of synced records.
     pub(super) fn read_batch(&self, mut cursor: Cursor) -> io::Result<(Cursor, Vec<UsageRecord>)> {
-        let mut records = Vec::new();
+        let mut records = self.recent(&mut cursor);
+        if !records.is_empty() {
+            return Ok((cursor, records));
+        }
         while records.len() < limits::SETTLE_BATCH_MAX {
             let Some(end) = self.readable_end(&mut cursor.at) else { break };
             let length = (end - cursor.at.offset).min(READ_MAX_BYTES);
@@ -139,6 +144,22 @@ impl Spool {
             cursor.at.offset += if skip { length } else { frames.at as u64 };
         }
         Ok((cursor, records))
+    }
+
+    /// At most one batch of synced records from memory; none when the next one is not there.
+    fn recent(&self, cursor: &mut Cursor) -> Vec<UsageRecord> {
+        let mut log = self.lock();
+        let synced = log.synced;
+        while log.recent.pop_front_if(|(_, record)| record.sequence < cursor.expected).is_some() {}
+        let mut records = Vec::new();
+        while records.len() < limits::SETTLE_BATCH_MAX {
+            let is_next =
+                |(end, record): &mut (Position, UsageRecord)| record.sequence == cursor.expected && *end <= synced;
+            let Some((end, record)) = log.recent.pop_front_if(is_next) else { break };
+            *cursor = Cursor { at: end, expected: record.sequence + 1 };
+            records.push(record);
+        }
+        records
     }
 
     /// Moves to the next segment where one ends; the end of what may be read there, or nothing when all was read.
@@ -202,5 +223,7 @@ fn stand_in(after: &UsageRecord, sequence: i64) -> UsageRecord {
         energy_method: EnergyMethod::Unknown,
         price_book_id: None,
         first_token_micros: None,
+        work: None,
+        batch: None,
     }
 }

@@ -25,11 +25,12 @@ fn hold(n: u128) -> Hold {
         operation: Operation::Chat,
         held_micros: Micros(100),
         price_book_id: None,
+        batch: None,
     }
 }
 
 fn open(dir: &Path) -> (Arc<Spool>, Recovered) {
-    Spool::open(dir, SMALL, 0, now()).expect("the directory is ours")
+    Spool::open(dir, SMALL, 0, &BTreeMap::new(), now()).expect("the directory is ours")
 }
 
 /// Admits and settles requests `range`.
@@ -76,6 +77,50 @@ fn records_are_read_in_order_across_segments_and_batches() {
 }
 
 #[test]
+fn a_batch_that_was_not_taken_is_the_same_when_it_is_read_again() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (spool, _) = open(dir.path());
+    fill(&spool, 0..100);
+    assert!(spool.sync());
+    let cursor = spool.first_cursor(0);
+    let (_, first) = spool.read_batch(cursor).expect("from memory");
+    assert!(spool.lock().recent.is_empty(), "they are in memory once");
+    let (next, again) = spool.read_batch(cursor).expect("from the file");
+    assert_eq!((first.len(), &first), (100, &again));
+    fill(&spool, 100..110);
+    assert!(spool.sync());
+    let (_, more) = spool.read_batch(next).expect("from memory again");
+    assert_eq!(sequences(&more), (101..=110).collect::<Vec<i64>>());
+}
+
+#[test]
+fn what_is_not_synced_is_not_shipped_from_memory_either() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (spool, _) = open(dir.path());
+    let cursor = spool.first_cursor(0);
+    {
+        let _no_sync = spool.syncing.lock().expect("nobody panicked");
+        fill(&spool, 0..5);
+        assert_eq!(spool.read_batch(cursor).expect("readable").1, []);
+    }
+    assert!(spool.sync());
+    assert_eq!(spool.read_batch(cursor).expect("readable").1.len(), 5);
+}
+
+#[test]
+fn more_records_than_memory_keeps_are_read_from_the_file() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let limits = SpoolLimits { max_bytes: 64 * 1024 * 1024, segment_bytes: 1024 * 1024 };
+    let (spool, _) = Spool::open(dir.path(), limits, 0, &BTreeMap::new(), now()).expect("the directory is ours");
+    let most = u128::try_from(RECENT_MAX).expect("small");
+    fill(&spool, 0..most + 10);
+    assert_eq!(spool.lock().recent.len(), 10);
+    let last = i64::try_from(most).expect("small") + 10;
+    assert_eq!(sequences(&read_all(&spool, 0)), (1..=last).collect::<Vec<i64>>());
+    assert!(spool.lock().recent.is_empty(), "what was read from the file is kept no longer");
+}
+
+#[test]
 fn sequences_and_source_go_on_after_a_restart() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let source = {
@@ -83,7 +128,7 @@ fn sequences_and_source_go_on_after_a_restart() {
         fill(&spool, 0..70);
         spool.source()
     };
-    let (spool, recovered) = Spool::open(dir.path(), SMALL, 30, now()).expect("opens again");
+    let (spool, recovered) = Spool::open(dir.path(), SMALL, 30, &BTreeMap::new(), now()).expect("opens again");
     assert_eq!(spool.source(), source);
     assert_eq!(sequences(&recovered.unsettled), (31..=70).collect::<Vec<i64>>());
     fill(&spool, 70..80);
@@ -108,6 +153,33 @@ fn a_hold_without_a_record_becomes_one_interrupted_record() {
 }
 
 #[test]
+fn a_hold_whose_record_is_known_ends_with_it_and_only_once() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let known = |n: u128| {
+        let mut record = hold(n).unsettled(now());
+        (record.outcome, record.http_status) = (Outcome::Completed, 200);
+        (record.request_id, record)
+    };
+    {
+        let (spool, _) = open(dir.path());
+        // Settled already; only held; never seen here.
+        fill(&spool, 1..2);
+        spool.admit(hold(2)).expect("there is room");
+        spool.admit(hold(3)).expect("there is room");
+    }
+    let all = BTreeMap::from([known(1), known(2), known(9)]);
+    let (_, recovered) = Spool::open(dir.path(), SMALL, 0, &all, now()).expect("opens again");
+    assert_eq!(recovered.interrupted, 1);
+    let told: Vec<_> =
+        recovered.unsettled.iter().map(|record| (record.sequence, record.request_id, record.outcome)).collect();
+    let id = |n| hold(n).request_id;
+    let wanted = [(1, id(1), Outcome::Completed), (2, id(2), Outcome::Completed), (3, id(3), Outcome::Interrupted)];
+    assert_eq!(told, wanted, "one record each, and none for a request that was never admitted here");
+    let (_, again) = Spool::open(dir.path(), SMALL, 0, &all, now()).expect("opens again");
+    assert_eq!((again.interrupted, again.unsettled.len()), (0, 3));
+}
+
+#[test]
 fn acknowledged_segments_go_and_the_sequence_stays() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let (spool, _) = open(dir.path());
@@ -120,7 +192,7 @@ fn acknowledged_segments_go_and_the_sequence_stays() {
     spool.acknowledge(100);
     assert_eq!(segments(dir.path()), [*before.last().expect("some")]);
     drop(spool);
-    let (spool, recovered) = Spool::open(dir.path(), SMALL, 100, now()).expect("opens again");
+    let (spool, recovered) = Spool::open(dir.path(), SMALL, 100, &BTreeMap::new(), now()).expect("opens again");
     assert_eq!(recovered.unsettled, []);
     fill(&spool, 100..101);
     assert_eq!(sequences(&read_all(&spool, 100)), [101]);
@@ -139,7 +211,7 @@ fn a_long_request_does_not_pin_old_segments_and_is_still_found_after_a_crash() {
             assert!(segments(dir.path()).len() <= 4, "old segments went");
         }
     }
-    let (_, recovered) = Spool::open(dir.path(), SMALL, 500, now()).expect("opens again");
+    let (_, recovered) = Spool::open(dir.path(), SMALL, 500, &BTreeMap::new(), now()).expect("opens again");
     assert_eq!(recovered.interrupted, 1);
     assert_eq!(recovered.unsettled.last().map(|record| record.request_id), Some(hold(9_999).request_id));
 }
@@ -148,7 +220,7 @@ fn a_long_request_does_not_pin_old_segments_and_is_still_found_after_a_crash() {
 fn a_full_spool_stops_admission_and_never_a_settlement() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let limits = SpoolLimits { max_bytes: 100 * 1024, segment_bytes: 32 * 1024 };
-    let (spool, _) = Spool::open(dir.path(), limits, 0, now()).expect("opens");
+    let (spool, _) = Spool::open(dir.path(), limits, 0, &BTreeMap::new(), now()).expect("opens");
     let mut admitted = Vec::new();
     let refused = loop {
         match spool.admit(hold(admitted.len() as u128)) {
@@ -270,7 +342,8 @@ fn a_ledger_older_than_the_spool_is_refused_with_the_numbers() {
     spool.acknowledge(100);
     spool.stop();
     drop(spool);
-    let refused = Spool::open(dir.path(), SMALL, 3, now()).expect_err("records 4 and on are gone from the spool");
+    let refused = Spool::open(dir.path(), SMALL, 3, &BTreeMap::new(), now())
+        .expect_err("records 4 and on are gone from the spool");
     assert!(matches!(refused, SpoolError::LedgerBehind { settled: 3, .. }), "{refused}");
 }
 
@@ -281,7 +354,7 @@ fn a_spool_older_than_its_ledger_takes_no_number_twice() {
     fill(&spool, 0..2);
     spool.stop();
     drop(spool);
-    let (spool, _) = Spool::open(dir.path(), SMALL, 40, now()).expect("opens");
+    let (spool, _) = Spool::open(dir.path(), SMALL, 40, &BTreeMap::new(), now()).expect("opens");
     fill(&spool, 2..3);
     assert_eq!(sequences(&read_all(&spool, 40)), [41]);
 }
@@ -338,7 +411,7 @@ fn the_hold_of_a_record_that_waits_for_the_disk_is_not_removed() {
         spool.acknowledge(100);
         spool.stop();
     }
-    let (_, recovered) = Spool::open(dir.path(), SMALL, 100, now()).expect("opens again");
+    let (_, recovered) = Spool::open(dir.path(), SMALL, 100, &BTreeMap::new(), now()).expect("opens again");
     assert_eq!(recovered.unsettled.last().map(|record| record.request_id), Some(hold(9_999).request_id));
     assert_eq!(recovered.interrupted, 1, "the hold was found again");
 }

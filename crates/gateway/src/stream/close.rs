@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use galerne_api::error::Code;
+use galerne_api::surface::Dialect;
 use galerne_core::routing;
 use galerne_model::ledger::Outcome;
 use tokio::sync::oneshot;
@@ -136,7 +137,9 @@ impl Tally {
         ticket.settle(Ending { outcome, http_status, counted });
         shared.metrics.answered(counted);
         tracing::debug!(%request_id, ?end, "stream ended");
-        let usage = reported.map(|(_, json)| meter::shown_usage(&json, Some(energy)));
+        // An exact surface has no other fields than the original's; the comment tells there too.
+        let told = (teller.voice().dialect == Dialect::Union).then_some(energy);
+        let usage = reported.map(|(_, json)| meter::shown_usage(&json, told));
         let mut words = unsent.to_vec();
         if let Some(last) = last_chunk(end, shown, last, usage) {
             write_data(&mut words, last.as_bytes());

@@ -39,6 +39,10 @@ impl Address {
             None => (None, authority.as_str()),
         };
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        // `http://:80` is one to its parser.
+        if host.is_empty() {
+            return Err(BadAddress);
+        }
         let default = if is_tls { 443 } else { 80 };
         // `Authority::port` is silent on a port that is too large.
         let port = match at.strip_prefix(authority.host()).map(|rest| rest.trim_start_matches(':')) {
@@ -102,7 +106,17 @@ mod tests {
 
     #[test]
     fn a_url_that_is_none_is_refused() {
-        for url in ["", "h:1", "/v1", "ftp://h", "http://", "http://h:99999", "http://h\r\nx: y", "https://a_b..c:1"] {
+        for url in [
+            "",
+            "h:1",
+            "/v1",
+            "ftp://h",
+            "http://",
+            "http://:80",
+            "http://h:99999",
+            "http://h\r\nx: y",
+            "https://a_b..c:1",
+        ] {
             assert_eq!(Address::parse(url), Err(BadAddress), "{url:?}");
         }
     }

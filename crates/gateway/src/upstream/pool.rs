@@ -1,5 +1,7 @@
 //! Connections to replicas that wait for their next request.
 //!
+//! A connection goes back to the runtime that made it, which is the one that hears of its bytes: taken from another one, each
+//! part of an answer would wake two threads.
 //! INVARIANT: a connection is in the pool only when its last response was read to its end and nothing came after it.
 
 use std::collections::{HashMap, VecDeque};
@@ -7,13 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use tokio::runtime::{self, Handle};
 
 use super::address::{Address, BadAddress};
 use super::socket::Socket;
 
 /// Idle connections are kept shorter than engines keep theirs (uvicorn: 5 s), so that few are found closed.
 pub(super) const IDLE_MAX: Duration = Duration::from_secs(4);
-/// Idle connections per replica; a burst of more closes what it does not need any more.
+/// Idle connections per replica and runtime; a burst of more closes what it does not need any more.
 const IDLE_COUNT_MAX: usize = 512;
 
 /// All replicas that were asked lately.
@@ -25,8 +28,8 @@ pub(super) struct Pool {
 /// One replica, and its connections that have nothing to do.
 pub(super) struct Origin {
     pub(super) address: Address,
-    /// The one that was used last is at the back, and is taken first.
-    idle: Mutex<VecDeque<Idle>>,
+    /// Of each runtime; the one that was used last is at the back, and is taken first.
+    idle: Mutex<HashMap<runtime::Id, VecDeque<Idle>>>,
 }
 
 /// A connection, and what was read from it and not used.
@@ -56,7 +59,10 @@ impl Pool {
     pub(super) fn keep_house(&self, now: Instant) {
         lock(&self.origins).retain(|_, origin| {
             let mut idle = lock(&origin.idle);
-            close_old(&mut idle, now);
+            idle.retain(|_, idle| {
+                close_old(idle, now);
+                !idle.is_empty()
+            });
             // One that somebody holds may get a connection back.
             !idle.is_empty() || Arc::strong_count(origin) > 1
         });
@@ -66,9 +72,9 @@ impl Pool {
 impl Origin {
     /// A connection that was used before and is still good as far as can be seen.
     pub(super) fn take(&self) -> Option<Connection> {
-        let now = Instant::now();
+        let (now, here) = (Instant::now(), Handle::current().id());
         loop {
-            let Idle { connection, since } = lock(&self.idle).pop_back()?;
+            let Idle { connection, since } = lock(&self.idle).get_mut(&here)?.pop_back()?;
             if now.saturating_duration_since(since) < IDLE_MAX && connection.socket.is_quiet() {
                 return Some(connection);
             }
@@ -77,17 +83,18 @@ impl Origin {
 
     /// Keeps a connection for the next request.
     pub(super) fn put(&self, connection: Connection) {
-        let now = Instant::now();
+        let (now, here) = (Instant::now(), Handle::current().id());
         let mut idle = lock(&self.idle);
-        close_old(&mut idle, now);
+        let idle = idle.entry(here).or_default();
+        close_old(idle, now);
         if idle.len() < IDLE_COUNT_MAX {
             idle.push_back(Idle { connection, since: now });
         }
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzz"))]
     pub(super) fn idle_count(&self) -> usize {
-        lock(&self.idle).len()
+        lock(&self.idle).values().map(VecDeque::len).sum()
     }
 }
 

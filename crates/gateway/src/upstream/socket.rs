@@ -32,6 +32,8 @@ pub(super) struct Dialer {
 pub(super) enum Socket {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+    #[cfg(feature = "fuzz")]
+    Played(super::fuzz::Played),
 }
 
 impl Dialer {
@@ -92,6 +94,8 @@ impl Socket {
                 stream.try_read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
             }
             Self::Tls(_) => true,
+            #[cfg(feature = "fuzz")]
+            Self::Played(played) => played.is_over(),
         }
     }
 }
@@ -101,6 +105,8 @@ impl AsyncRead for Socket {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, into),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, into),
+            #[cfg(feature = "fuzz")]
+            Self::Played(played) => Pin::new(played).poll_read(cx, into),
         }
     }
 }
@@ -110,6 +116,8 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            #[cfg(feature = "fuzz")]
+            Self::Played(played) => Pin::new(played).poll_write(cx, bytes),
         }
     }
 
@@ -121,6 +129,8 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            #[cfg(feature = "fuzz")]
+            Self::Played(played) => Pin::new(played).poll_write_vectored(cx, parts),
         }
     }
 
@@ -132,6 +142,8 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            #[cfg(feature = "fuzz")]
+            Self::Played(played) => Pin::new(played).poll_flush(cx),
         }
     }
 
@@ -139,6 +151,8 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            #[cfg(feature = "fuzz")]
+            Self::Played(played) => Pin::new(played).poll_shutdown(cx),
         }
     }
 }

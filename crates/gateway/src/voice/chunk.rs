@@ -37,7 +37,7 @@ impl Teller {
         let events = voice.events(request_id);
         let is_silent = is_worker
             && !voice.renames
-            && !voice.names_tier
+            && voice.named_tier.is_none()
             && voice.prefix.is_none()
             && voice.operation != Operation::Fim;
         Self { voice, is_silent, head: None, calls: Calls::default(), begun: Vec::new(), events }
@@ -88,10 +88,10 @@ impl Teller {
             match name.as_ref() {
                 "model" => out.text(name, &self.voice.model),
                 "object" if self.voice.operation == Operation::Fim => out.text(name, "chat.completion.chunk"),
-                "service_tier" if self.voice.names_tier => {}
+                "service_tier" if self.voice.named_tier.is_some() => {}
                 "choices" => {
-                    if self.voice.names_tier {
-                        out.text("service_tier", "default");
+                    if let Some(tier) = self.voice.named_tier {
+                        out.text("service_tier", tier);
                     }
                     out.raw(name, &self.choices(value));
                 }

@@ -17,7 +17,7 @@ fn voice(operation: Operation) -> Voice {
         operation,
         model,
         renames: true,
-        names_tier: false,
+        named_tier: None,
         base64: false,
         prefix: None,
         repeated: None,
@@ -150,14 +150,14 @@ fn the_tier_is_named_to_those_who_asked() {
     let body = r#"{"model":"m","messages":[{}],"service_tier":"auto"}"#;
     let asked = Asked::parse(Dialect::Union, Call::Chat, body).expect("sound");
     assert!(asked.tier_asked);
-    let named = Voice { names_tier: true, ..voice(Operation::Chat) };
+    let named = Voice { named_tier: Some("flex"), ..voice(Operation::Chat) };
     let answer = json!({"model": "w", "service_tier": null, "choices": [], "usage": {}});
-    assert_eq!(whole(&named, &answer)["service_tier"], "default");
+    assert_eq!(whole(&named, &answer)["service_tier"], "flex");
     assert_eq!(whole(&voice(Operation::Chat), &answer)["service_tier"], Value::Null);
     let mut teller = Teller::new(named, true, request_id());
     for _ in 0..2 {
         let choice = json!([{"index": 0, "delta": {}, "logprobs": null, "finish_reason": null}]);
-        assert_eq!(chunk(&mut teller, &head(&choice))["service_tier"], "default");
+        assert_eq!(chunk(&mut teller, &head(&choice))["service_tier"], "flex");
     }
 }
 

@@ -27,12 +27,12 @@ impl Voice {
                 "choices" => out.raw(name, &self.choices(value)),
                 "data" if self.base64 => out.raw(name, &vectors::as_base64(value)),
                 "object" if self.operation == Operation::Fim => out.text(name, "chat.completion"),
-                "service_tier" if self.names_tier => {}
+                "service_tier" if self.named_tier.is_some() => {}
                 _ => out.raw(name, value),
             }
         }
-        if self.names_tier {
-            out.text("service_tier", "default");
+        if let Some(tier) = self.named_tier {
+            out.text("service_tier", tier);
         }
         let told = out.finish();
         match self.events(request_id) {

@@ -1,5 +1,8 @@
 //! Answers: what the client reads and what the ledger gets.
 
+use std::sync::Arc;
+
+use galerne_model::inference::Abilities;
 use galerne_model::ledger::{EnergyMethod, Operation, Outcome};
 use galerne_model::units::{MicrogramsCo2e, Micros, Millijoules, Picos, Tokens};
 use serde_json::{Value, json};
@@ -128,6 +131,13 @@ async fn models_have_the_fields_of_both_clients() {
     for field in ["created", "owned_by", "capabilities", "max_context_length", "aliases", "deprecation"] {
         assert!(one.get(field).is_some(), "`{field}` is missing");
     }
+    let able = |one: &Value| ["completion_fim", "function_calling"].map(|name| one["capabilities"][name].clone());
+    assert_eq!(able(&one), [false, false], "nobody has said more");
+    site.change(|snapshot| {
+        let entry = snapshot.endpoints.values_mut().next().expect("there is one");
+        Arc::make_mut(entry).abilities = Abilities { fills_gaps: true, calls_functions: false };
+    });
+    assert_eq!(able(&site.get("/v1/models/m").await.json()), [true, false]);
     assert_eq!(
         (site.get("/v1/models/n").await.status, site.get("/v1/models/n").await.code().as_str()),
         (404, "model_not_found")
@@ -148,7 +158,9 @@ async fn a_response_is_a_chat_told_as_items_and_metered_once() {
     assert_eq!(body["output"][0]["content"][0]["text"], "xxx");
     assert_eq!((&body["usage"]["input_tokens"], &body["usage"]["output_tokens"]), (&json!(10), &json!(4)));
     assert_eq!(body["usage"]["input_tokens_details"]["cached_tokens"], 5);
-    assert_eq!(body["usage"]["energy_joules"], json!(0.04));
+    assert_eq!(body["usage"].get("energy_joules"), None, "an exact surface has only the original's fields");
+    let reply = receive(site.post("/v1/responses", &ask(false))).await;
+    assert_eq!(reply.json()["usage"]["energy_joules"], json!(0.04));
     let reply = receive(site.post("/v1/responses", &ask(true))).await;
     let kinds: Vec<&str> = reply.text.lines().filter_map(|line| line.strip_prefix("event: response.")).collect();
     let begin = ["created", "in_progress", "output_item.added", "content_part.added"];
@@ -156,7 +168,7 @@ async fn a_response_is_a_chat_told_as_items_and_metered_once() {
     let expected: Vec<&str> = begin.into_iter().chain(["output_text.delta"; 4]).chain(end).collect();
     assert_eq!(kinds, expected, "{}", reply.text);
     assert!(reply.text.ends_with("data: [DONE]\n\n"), "{}", reply.text);
-    let records = site.settled(2).await;
+    let records = site.settled(3).await;
     assert!(
         records
             .iter()

@@ -270,7 +270,8 @@ async fn tokenize(State(engine): State<Engine>, asked: String) -> Response {
     if asked.contains("once you were left") {
         engine.was_left(1).await;
     }
-    Json(json!({"tokens": [], "count": 77})).into_response()
+    let tokens: Vec<u32> = if asked.contains("alike") { (0..1_024).collect() } else { Vec::new() };
+    Json(json!({"tokens": tokens, "count": 77})).into_response()
 }
 
 fn usage(tokens: i64) -> Value {

@@ -10,7 +10,7 @@ use galerne_core::budget::Payer;
 use galerne_gateway::{Bounds, Gateway, GatewayConfig, Spool, SpoolLimits, UsageBatch, Wake, digest};
 use galerne_model::identity::{KeyScope, RateLimits};
 use galerne_model::ids::{BudgetId, EndpointId, KeyId, PrincipalId, ProjectId, ReplicaId, RequestId, TenantId};
-use galerne_model::inference::Visibility;
+use galerne_model::inference::{Abilities, RoutingPolicy, Visibility};
 use galerne_model::ledger::{EnergyMethod, UsageRecord};
 use galerne_model::money::{Amounts, BudgetLimits, BudgetSubject, TokenPrice};
 use galerne_model::snapshot::{
@@ -50,6 +50,8 @@ pub(crate) fn key_entry(n: u8) -> KeyEntry {
         may_infer: true,
         expires_at: None,
         limits: RateLimits::default(),
+        model_limits: Vec::new(),
+        service_tier: None,
     }
 }
 
@@ -60,6 +62,9 @@ pub(crate) fn endpoint(n: u8, name: &str, urls: &[&str]) -> EndpointEntry {
         id: ReplicaId::from_uuid(uuid(u128::from(n) * 100 + index as u128)),
         url: (*url).to_owned(),
         energy: ReplicaEnergy::CpuTime,
+        kv_events: None,
+        is_metered: false,
+        seats: Some(8),
     };
     EndpointEntry {
         id: EndpointId::from_uuid(id),
@@ -71,6 +76,7 @@ pub(crate) fn endpoint(n: u8, name: &str, urls: &[&str]) -> EndpointEntry {
         context_tokens: 2048,
         can_chat: true,
         can_embed: true,
+        abilities: Abilities::default(),
         paused: false,
         wakes: false,
         not_ready_because: String::new(),
@@ -82,7 +88,9 @@ pub(crate) fn endpoint(n: u8, name: &str, urls: &[&str]) -> EndpointEntry {
             completion_microjoules: 10_000,
             source: EnergyBoundSource::Ledger,
         }),
+        residency: Some("FR".to_owned()),
         upstream_model: "weights".to_owned(),
+        routing: RoutingPolicy::default(),
         replicas: urls.iter().enumerate().map(replica).collect(),
     }
 }
@@ -289,6 +297,7 @@ impl Site {
             snapshot: snapshot_rx,
             spending: spending_rx,
             wake,
+            unsettled: BTreeMap::new(),
             usage,
         };
         let (gateway, _) = Gateway::with_bounds(config, bounds).expect("the spool opens");

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use galerne_gateway::Bounds;
 use galerne_model::ledger::Outcome;
+use galerne_model::units::Tokens;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::task::TaskTracker;
@@ -28,6 +29,54 @@ async fn an_answer_that_takes_too_long_is_refused_and_the_engine_is_told() {
     engine.was_left(2).await;
     let outcomes: Vec<Outcome> = site.settled(2).await.iter().map(|record| record.outcome).collect();
     assert_eq!(outcomes, [Outcome::Failed, Outcome::Failed]);
+}
+
+/// A replica that reads a request for an answer, says `start` and then nothing, for as long as somebody listens.
+async fn staller(tasks: &TaskTracker, start: String) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    let connections = tasks.clone();
+    tasks.spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let start = start.clone();
+            connections.spawn(async move {
+                let mut asked = vec![0; 64 * 1024];
+                let count = socket.read(&mut asked).await.unwrap_or(0);
+                // What the gateway asks afterwards, how much was computed, it does not hear at all.
+                if !asked[..count].starts_with(b"POST /v1/") {
+                    return;
+                }
+                drop(socket.write_all(start.as_bytes()).await);
+                drop(socket.read_to_end(&mut asked).await);
+            });
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn a_replica_that_stalls_is_given_up_at_the_deadline_wherever_it_stalls() {
+    let tasks = TaskTracker::new();
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: ";
+    let plain = [String::new(), format!("{head}application/json\r\ncontent-length: 90\r\n\r\n{{\"id\":")];
+    for start in plain {
+        let replica = staller(&tasks, start.clone()).await;
+        let site = Site::start_hurried(snapshot(&[&replica]), Bounds { request: SHORT, ..Bounds::default() }).await;
+        let reply = site.chat(json!({})).await;
+        assert_eq!((reply.status, reply.code().as_str()), (504, "deadline_exceeded"), "after {start:?}");
+        let record = &site.settled(1).await[0];
+        assert_eq!((record.outcome, record.quantities.completion_tokens), (Outcome::Failed, Tokens(0)));
+        site.is_idle().await;
+    }
+    let events = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"},\"finish_reason\":null}]}\n\n".repeat(3);
+    let start = format!("{head}text/event-stream\r\n\r\n{events}data: {{\"choices\":[{{\"delta\":{{\"content\":\"b");
+    let replica = staller(&tasks, start).await;
+    let site = Site::start_hurried(snapshot(&[&replica]), Bounds { request: SHORT, ..Bounds::default() }).await;
+    let reply = site.chat(json!({"stream": true})).await;
+    assert!(reply.status == 200 && reply.text.contains("\"code\":\"deadline_exceeded\""), "{}", reply.text);
+    let record = &site.settled(1).await[0];
+    assert_eq!((record.outcome, record.quantities.completion_tokens), (Outcome::Failed, Tokens(3)), "up to the cut");
+    site.is_idle().await;
 }
 
 #[tokio::test]
