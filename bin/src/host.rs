@@ -1,11 +1,14 @@
 //! This host as the agent reads it, in the server's words.
 
-use galerne_agent::energy::{EnergyMeter, PowerModel};
+use std::sync::Arc;
+
+use galerne_agent::energy::{EnergyMeter, PowerModel, source};
 use galerne_agent::health::Watch;
 use galerne_agent::{Gpus, Host, facts};
 use galerne_api::error::Code;
 use galerne_cli::{Failure, hardware_line};
 use galerne_model::ledger::EnergyMethod;
+use galerne_model::power::PowerSource;
 use galerne_server::config::Config;
 use galerne_server::{Counted, EnergySample, Meter};
 
@@ -25,6 +28,8 @@ pub(crate) fn read(config: &Config) -> ThisHost {
     let active = meter.active_power();
     // Counters show nothing before their first interval has passed.
     let method = EnergyMethod::Estimated;
+    let (own, gpus) = (host.clone(), Gpus::discover());
+    let local = Arc::new(move |wanted: &PowerSource| source::read(&own, &gpus, wanted));
     let mut watch = Watch::new(host, &config.data);
     let sample = move || {
         watch.look();
@@ -46,7 +51,7 @@ pub(crate) fn read(config: &Config) -> ThisHost {
         }
     };
     ThisHost {
-        source: galerne_server::Host { facts, meter: Meter { active, method, sample: Box::new(sample) } },
+        source: galerne_server::Host { facts, meter: Meter { active, method, sample: Box::new(sample), local } },
         hardware,
     }
 }

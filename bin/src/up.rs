@@ -140,6 +140,7 @@ async fn drain(running: Running, phases: &Phases, stop: &mut Stop) {
 pub(crate) struct Stop {
     interrupt: Signal,
     terminate: Signal,
+    _file_too_large: Signal,
 }
 
 impl Stop {
@@ -147,7 +148,13 @@ impl Stop {
         let signal = |kind| {
             signal(kind).map_err(|error| Failure::new(Code::Internal, "signals cannot be received").because_of(&error))
         };
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            // Where files have a largest size (`ulimit -f`), a write beyond it would end the process and not fail; the spool
+            // waits for room when a write fails.
+            _file_too_large: signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?,
+        })
     }
 
     /// Waits until somebody asks to stop.

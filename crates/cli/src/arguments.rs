@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::commands::{
-    api, backup, budget, chat, cost, endpoint, env, event, key, ledger, model, node, price, principal, project, pull,
-    replica, role, tenant, why,
+    api, backup, batch, budget, chat, cost, endpoint, env, event, file, key, ledger, model, node, price, principal,
+    project, pull, replica, role, route, tenant, why,
 };
 use crate::failure::EXIT_CODES_HELP;
 use crate::output::Format;
@@ -88,6 +88,13 @@ pub enum Command {
     #[command(subcommand)]
     Node(node::NodeCommand),
 
+    /// Files: requests of batches, their answers, and others that are kept
+    #[command(subcommand)]
+    File(file::FileCommand),
+    /// Batches: requests that are answered when there is room, at a discount
+    #[command(subcommand)]
+    Batch(batch::BatchCommand),
+
     /// API keys
     #[command(subcommand)]
     Key(key::KeyCommand),
@@ -120,8 +127,11 @@ pub enum Command {
 
     /// Who did what to which resource, and how it was decided
     Events(event::EventArguments),
-    /// Why something is as it is: endpoint/NAME, budget/NAME, request_ID, event_ID
+    /// Why something is as it is: endpoint/NAME, budget/NAME, batch_ID, request_ID, event_ID
     Why(why::WhyArguments),
+    /// How requests find their replicas
+    #[command(subcommand)]
+    Route(route::RouteCommand),
     /// What an error code means and what to do
     Explain(why::ExplainArguments),
 
@@ -261,12 +271,30 @@ pub struct ServerArguments {
     /// Who may pull models from addresses outside the public internet: operators or everyone [default: operators]
     #[arg(long, value_name = "WHO")]
     pub private_sources: Option<String>,
+    /// Most memory of a gateway for what replicas have of prompts [default: 64]; 0 routes by load alone
+    #[arg(long, value_name = "MIB")]
+    pub prefix_index_mib: Option<String>,
     /// Where every event is sent, such as a SIEM, signed; https, or http on this machine
     #[arg(long, value_name = "URL")]
     pub events_url: Option<String>,
     /// File with the secret that signs events: whsec_ and the base64 of 24 to 64 bytes
     #[arg(long, value_name = "FILE")]
     pub events_secret_file: Option<String>,
+    /// Where uploaded files are: a folder or s3://BUCKET/PREFIX [default: objects in the data directory]
+    #[arg(long, value_name = "PLACE")]
+    pub objects: Option<String>,
+    /// Address of the S3 server [default: Amazon's]
+    #[arg(long, value_name = "URL")]
+    pub objects_endpoint: Option<String>,
+    /// Region of the S3 server [default: us-east-1]
+    #[arg(long, value_name = "REGION")]
+    pub objects_region: Option<String>,
+    /// File with aws_access_key_id and aws_secret_access_key [default: the variables AWS_…]
+    #[arg(long, value_name = "FILE")]
+    pub objects_credentials_file: Option<String>,
+    /// Most that one project keeps in files, in gigabytes [default: 100]
+    #[arg(long, value_name = "GB")]
+    pub project_files_gb: Option<String>,
     /// The worker program [default: galerne-worker beside this program]
     #[arg(long, value_name = "PROGRAM")]
     pub worker: Option<String>,
@@ -288,8 +316,14 @@ impl ServerArguments {
             ("active_watts", &self.active_watts),
             ("log", &self.log),
             ("private_sources", &self.private_sources),
+            ("prefix_index_mib", &self.prefix_index_mib),
             ("events_url", &self.events_url),
             ("events_secret_file", &self.events_secret_file),
+            ("objects", &self.objects),
+            ("objects_endpoint", &self.objects_endpoint),
+            ("objects_region", &self.objects_region),
+            ("objects_credentials_file", &self.objects_credentials_file),
+            ("project_files_gb", &self.project_files_gb),
             ("worker", &self.worker),
         ]
         .into_iter()

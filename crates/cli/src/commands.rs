@@ -12,12 +12,16 @@ pub(crate) mod key;
 pub(crate) mod principal;
 pub(crate) mod project;
 pub(crate) mod role;
+pub(crate) mod route;
 pub(crate) mod tenant;
 
 pub(crate) mod budget;
 pub(crate) mod cost;
 pub(crate) mod ledger;
 pub(crate) mod price;
+
+pub(crate) mod batch;
+pub(crate) mod file;
 
 pub(crate) mod backup;
 pub(crate) mod event;

@@ -110,6 +110,11 @@ pub(crate) fn parameters(count: i64) -> String {
     }
 }
 
+/// Thousandths as per cent with one decimal.
+pub(crate) fn thousandths(thousandths: u32) -> String {
+    format!("{}.{} %", thousandths / 10, thousandths % 10)
+}
+
 /// A duration as in `4 min`, to one unit.
 pub(crate) fn duration(duration: SignedDuration) -> String {
     let seconds = duration.as_secs().abs();

@@ -10,11 +10,12 @@ use galerne_model::ids::{NodeId, ReadingId};
 use galerne_model::ledger::{EnergyMethod, Reading, UsageRecord};
 use galerne_model::snapshot::EnergyRate;
 use galerne_model::units::{Millijoules, Milliwatts};
-use galerne_store::{Store, StoreError};
+use galerne_store::{ReplicaReading, Store, StoreError};
 use jiff::Timestamp;
 use tokio::sync::Notify;
 
 use crate::handle::lock;
+use crate::meters::MeterTable;
 
 pub(crate) use uses::Uses;
 
@@ -43,11 +44,15 @@ pub struct EnergySample {
 pub(crate) struct Bill {
     store: Store,
     source: i64,
-    node_id: NodeId,
-    zone: String,
+    pub(crate) node_id: NodeId,
+    pub(crate) zone: String,
     pue_thousandths: i64,
     grid: Grid,
     rate: Mutex<Rates>,
+    /// Replicas with meters of their own.
+    pub(crate) meters: MeterTable,
+    /// Energy of this node that the meters of its replicas have booked, and its own reading has not left out yet.
+    booked_apart: Mutex<i64>,
     /// Last uses of keys, written by themselves: no acknowledgement waits for them.
     pub(crate) uses: Arc<Uses>,
     /// The energy rate changed by more than a sample differs from the next.
@@ -84,7 +89,9 @@ impl Bill {
         let unknown = (Milliwatts::ZERO, None);
         let rate = Mutex::new(Rates { now: unknown, told: unknown });
         let uses = Arc::default();
-        Self { store, source, node_id, zone, pue_thousandths, grid, rate, uses, rate_changed: Arc::default() }
+        let (meters, booked_apart) = (MeterTable::default(), Mutex::new(0));
+        let rate_changed = Arc::default();
+        Self { store, source, node_id, zone, pue_thousandths, grid, rate, meters, booked_apart, uses, rate_changed }
     }
 
     pub(crate) async fn accept(&self, records: &[UsageRecord]) -> Result<i64, StoreError> {
@@ -97,18 +104,23 @@ impl Bill {
             tracing::warn!(count = settled.overruns, "charges exceeded their holds, the provider bears the rest");
         }
         self.uses.note(records);
+        // Those before were settled earlier.
+        self.meters.settled(&records[records.len().saturating_sub(settled.settled)..]);
         Ok(settled.through)
     }
 
     /// Books a sample as the reading `id`; the same again is not booked twice.
     pub(crate) async fn book_reading(&self, id: ReadingId, sample: &EnergySample) -> Result<(), StoreError> {
         let signal = self.intensity(sample.ended_at);
+        let apart = (*lock(&self.booked_apart)).clamp(0, sample.millijoules.0.max(0));
         let reading = Reading {
             id,
             node_id: self.node_id,
+            replica_id: None,
             started_at: sample.started_at,
             ended_at: sample.ended_at,
-            millijoules: sample.millijoules,
+            // What the meters of single replicas have booked is not booked again.
+            millijoules: Millijoules(sample.millijoules.0 - apart),
             method: sample.method,
             busy_cpu_micros: sample.busy_cpu_micros,
             zone: self.zone.clone(),
@@ -116,11 +128,21 @@ impl Bill {
             intensity_source: signal.1,
         };
         self.store.post_reading(&reading, self.pue_thousandths).await?;
+        *lock(&self.booked_apart) -= apart;
         // From now on the rate of requests. Where processors are counted, by their counters; GPUs may still be estimated,
         // and then all of the reading is.
         match sample.counted.as_ref().and_then(energy::measured_rate) {
             Some(rate) => self.set_rate(rate, of_requests(sample.method)),
             None => self.set_rate(sample.active, of_the_model(sample.method)),
+        }
+        Ok(())
+    }
+
+    /// Books what the meter of one replica said, with the corrections of requests; the same again is not booked twice.
+    pub(crate) async fn book_replica_reading(&self, reading: &ReplicaReading, is_here: bool) -> Result<(), StoreError> {
+        self.store.post_replica_reading(reading, self.pue_thousandths).await?;
+        if is_here {
+            *lock(&self.booked_apart) += reading.reading.millijoules.0;
         }
         Ok(())
     }
@@ -143,7 +165,7 @@ impl Bill {
     }
 
     /// Intensity and its source in words. An unknown zone emits nothing that could be stated, and says so.
-    fn intensity(&self, at: Timestamp) -> (i64, String) {
+    pub(crate) fn intensity(&self, at: Timestamp) -> (i64, String) {
         match self.grid.intensity(&self.zone, at, Scope::Lifecycle) {
             Ok(signal) => (signal.mg_per_kwh, signal.words()),
             Err(error) => (0, format!("unknown: {error}")),

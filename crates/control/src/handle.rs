@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use crate::bill::{Bill, EnergySample};
 use crate::clock::Clock;
+use crate::meters::{MeterTotals, ReadLocal};
 use crate::weights::Weights;
 
 /// What the gateway is doing on an endpoint.
@@ -23,6 +24,8 @@ pub struct Activity {
     pub in_flight: u32,
     /// When the last one began or ended.
     pub last_request_at: Timestamp,
+    /// None of those in flight began before this; absent when there are none.
+    pub oldest_at: Option<Timestamp>,
 }
 
 /// Asks the gateway what it is doing.
@@ -35,6 +38,7 @@ pub struct Handle {
     pub(crate) bill: Arc<Bill>,
     pub(crate) clock: Clock,
     pub(crate) weights: Weights,
+    pub(crate) local_meters: Arc<Mutex<Option<ReadLocal>>>,
 }
 
 impl Handle {
@@ -70,6 +74,16 @@ impl Handle {
         self.weights.remove_unnamed().await;
     }
 
+    /// How the counters of this host are read, for replicas whose meter they are.
+    pub fn set_local_meters(&self, read: ReadLocal) {
+        *lock(&self.local_meters) = Some(read);
+    }
+
+    /// What the meters of replicas have shown since this process began.
+    pub fn meter_totals(&self) -> Vec<MeterTotals> {
+        self.bill.meters.totals()
+    }
+
     /// What a busy CPU of this node draws above idle, and how that is known.
     pub fn set_energy_rate(&self, active: Milliwatts, method: EnergyMethod) {
         self.bill.set_rate(active, method);
@@ -100,6 +114,13 @@ impl Demand {
             *known = (activity.in_flight, known.1.max(activity.last_request_at));
         }
         all
+    }
+
+    /// When the oldest request in flight can have begun, by endpoint.
+    pub(crate) fn oldest_by_endpoint(&self) -> BTreeMap<EndpointId, Timestamp> {
+        let feed = lock(&self.feed).clone();
+        let activities = feed.map(|feed| feed()).unwrap_or_default();
+        activities.iter().filter_map(|activity| Some((activity.endpoint_id, activity.oldest_at?))).collect()
     }
 
     /// Forgets endpoints that are gone.

@@ -20,6 +20,7 @@ mod pull_loop;
 mod weights;
 
 mod bill;
+mod meters;
 mod publisher;
 mod snapshot;
 
@@ -32,4 +33,5 @@ pub mod site_lease;
 pub use bill::EnergySample;
 pub use galerne_core::energy::Counted;
 pub use handle::{Activity, ActivityFeed, Handle};
+pub use meters::{MeterTotals, ReadLocal};
 pub use start::{ControlError, Inputs, start};

@@ -122,7 +122,8 @@ impl Publisher {
         });
         if let Some(rows) = rows {
             self.last.statuses.generations = rows.budget_generations();
-            let snapshot = snapshot::build(&rows, self.bill.energy_rate(now), now);
+            self.bill.meters.set(snapshot::metered(&rows, self.bill.node_id));
+            let snapshot = snapshot::build(&rows, self.bill.energy_rate(now), &self.bill.zone, now);
             let period_end = snapshot.budgets.values().flatten().filter_map(|budget| budget.period_end).min();
             self.last.at = Some(Instant::now());
             self.last.period_end = period_end;

@@ -7,20 +7,25 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use galerne_core::authorize::{self, Action, Noun, Verb};
+use galerne_core::energy::work::{ASSUMED_WEIGHTS, Weights};
 use galerne_core::{budget, energy};
 use galerne_model::identity::{ApiKey, KeyScope, Principal, Project, RoleBinding, RoleBindingSpec, Scope};
-use galerne_model::ids::{BudgetId, EndpointId, KeyId, ModelId, PrincipalId, ProjectId};
-use galerne_model::inference::{Backend, Endpoint, EndpointState, Model, Replica, ReplicaState, ReplicaStatus};
+use galerne_model::ids::{BudgetId, EndpointId, KeyId, ModelId, NodeId, PrincipalId, ProjectId};
+use galerne_model::inference::{
+    Abilities, Backend, Endpoint, EndpointState, Model, Replica, ReplicaState, ReplicaStatus, RoutingPolicy,
+};
 use galerne_model::ledger::{EnergyMethod, Quantities};
 use galerne_model::money::{Budget, BudgetSubject, Commodity, PriceBook};
+use galerne_model::power::{Metering, PowerSource};
 use galerne_model::reason::Reason;
 use galerne_model::snapshot::{
-    BudgetEntry, EndpointEntry, EnergyBound, EnergyRate, KeyEntry, ReplicaEnergy, ReplicaEntry, Snapshot,
+    BudgetEntry, EndpointEntry, EnergyBound, EnergyRate, KeyEntry, ProjectEntry, ReplicaEnergy, ReplicaEntry, Snapshot,
 };
 use galerne_store::{CostFilter, CostGroup, Filter, Reader, StoreError};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
+use crate::meters::Metered;
 use crate::prices;
 
 /// Context assumed when neither endpoint, engine nor model says one.
@@ -79,13 +84,14 @@ pub(crate) async fn load(reader: &mut Reader, now: Timestamp) -> Result<Rows, St
     Ok(rows)
 }
 
-pub(crate) fn build(rows: &Rows, energy: EnergyRate, now: Timestamp) -> Snapshot {
+pub(crate) fn build(rows: &Rows, energy: EnergyRate, zone: &str, now: Timestamp) -> Snapshot {
     let models: BTreeMap<ModelId, &Model> = rows.models.iter().map(|model| (model.id, model)).collect();
     // The newest version is in force; ids sort by time.
     let book = rows.prices.iter().max_by_key(|book| book.id);
     let entry = |endpoint: &Endpoint| {
         let replicas: Vec<&Replica> = rows.replicas.iter().filter(|r| r.spec.endpoint_id == endpoint.id).collect();
         let mut entry = endpoint_entry(endpoint, &replicas, &models, book)?;
+        entry.residency = residency(endpoint, zone);
         entry.energy_bound = energy_bound(endpoint, energy, rows.lately.get(&endpoint.id));
         Some((endpoint.id, Arc::new(entry)))
     };
@@ -95,7 +101,7 @@ pub(crate) fn build(rows: &Rows, energy: EnergyRate, now: Timestamp) -> Snapshot
         projects: rows
             .projects
             .iter()
-            .map(|project| (project.id, project.spec.limits))
+            .map(|project| (project.id, project_entry(project)))
             .collect::<HashMap<ProjectId, _>>(),
         budgets: BTreeMap::new(),
         lines: rows.lines.clone(),
@@ -105,6 +111,11 @@ pub(crate) fn build(rows: &Rows, energy: EnergyRate, now: Timestamp) -> Snapshot
         snapshot.add_budget(budget_entry(budget, &rows.lines, now));
     }
     snapshot
+}
+
+fn project_entry(project: &Project) -> ProjectEntry {
+    let spec = &project.spec;
+    ProjectEntry { limits: spec.limits, model_limits: spec.model_limits.clone(), service_tier: spec.service_tier }
 }
 
 fn key_entries(rows: &Rows) -> HashMap<String, Arc<KeyEntry>> {
@@ -132,6 +143,8 @@ fn key_entries(rows: &Rows) -> HashMap<String, Arc<KeyEntry>> {
             may_infer: authorize::decide(roles, &[KeyScope::Inference], infer, scope).is_ok(),
             expires_at: key.spec.expires_at,
             limits: key.spec.limits,
+            model_limits: key.spec.model_limits.clone(),
+            service_tier: key.spec.service_tier,
         };
         Some((key.status.digest.clone(), Arc::new(entry)))
     };
@@ -151,7 +164,8 @@ fn endpoint_entry(
     };
     let is_embedding = model.map(|model| model.spec.facts.is_embedding);
     let (price, price_book_id) = prices::of(endpoint, model, book);
-    let mut ready: Vec<ReplicaEntry> = replicas.iter().filter_map(|replica| replica_entry(replica)).collect();
+    let mut ready: Vec<ReplicaEntry> =
+        replicas.iter().filter_map(|replica| replica_entry(replica, &spec.routing, &spec.metering)).collect();
     ready.sort_unstable_by_key(|replica| replica.id);
     Some(EndpointEntry {
         id: endpoint.id,
@@ -163,6 +177,7 @@ fn endpoint_entry(
         context_tokens: context_tokens(&spec.backend, replicas, model),
         can_chat: is_embedding != Some(true),
         can_embed: is_embedding != Some(false),
+        abilities: abilities(replicas),
         paused: spec.paused,
         wakes: wakes(endpoint, replicas),
         not_ready_because: if ready.is_empty() { why_not_ready(&endpoint.status.reason) } else { String::new() },
@@ -170,7 +185,9 @@ fn endpoint_entry(
         price,
         price_book_id,
         energy_bound: None,
+        residency: None,
         upstream_model,
+        routing: spec.routing.clone(),
         replicas: ready,
     })
 }
@@ -221,7 +238,49 @@ fn context_tokens(backend: &Backend, replicas: &[&Replica], model: Option<&Model
     }
 }
 
-fn replica_entry(replica: &Replica) -> Option<ReplicaEntry> {
+/// What every replica that said something can: a request may meet any of them.
+fn abilities(replicas: &[&Replica]) -> Abilities {
+    let said = replicas.iter().filter_map(|replica| replica.status.abilities);
+    let both = |a: Abilities, b: Abilities| Abilities {
+        fills_gaps: a.fills_gaps && b.fills_gaps,
+        calls_functions: a.calls_functions && b.calls_functions,
+    };
+    said.reduce(both).unwrap_or_default()
+}
+
+/// Replicas with a meter of their own, whatever they are doing: they use energy while they load a model too.
+pub(crate) fn metered(rows: &Rows, node_id: NodeId) -> Vec<Metered> {
+    let of = |replica: &Replica| {
+        let endpoint = rows.endpoints.iter().find(|endpoint| endpoint.id == replica.spec.endpoint_id)?;
+        let metering = &endpoint.spec.metering;
+        let source = meter_of(replica, metering)?.clone();
+        let is_running = match replica.status.state {
+            ReplicaState::Starting | ReplicaState::Ready | ReplicaState::Unready | ReplicaState::Draining => true,
+            ReplicaState::Backoff | ReplicaState::Stopped => false,
+        };
+        let weights = Weights {
+            prefill: metering.prefill_weight.unwrap_or(ASSUMED_WEIGHTS.prefill),
+            decode: metering.decode_weight.unwrap_or(ASSUMED_WEIGHTS.decode),
+        };
+        let is_stated = metering.prefill_weight.or(metering.decode_weight).is_some();
+        is_running.then(|| Metered {
+            replica_id: replica.id,
+            endpoint_id: endpoint.id,
+            source,
+            weights,
+            weighed: if is_stated { "stated for the endpoint" } else { "assumed" },
+            is_here: replica.spec.node_id == Some(node_id),
+        })
+    };
+    rows.replicas.iter().filter_map(of).collect()
+}
+
+/// The meter of the n-th replica is the n-th source.
+fn meter_of<'a>(replica: &Replica, metering: &'a Metering) -> Option<&'a PowerSource> {
+    usize::try_from(replica.spec.index).ok().and_then(|index| metering.sources.get(index))
+}
+
+fn replica_entry(replica: &Replica, routing: &RoutingPolicy, metering: &Metering) -> Option<ReplicaEntry> {
     let is_ready = replica.status.state == ReplicaState::Ready;
     let energy = match &replica.spec.backend {
         Backend::Worker { .. } => ReplicaEnergy::CpuTime,
@@ -229,14 +288,26 @@ fn replica_entry(replica: &Replica) -> Option<ReplicaEntry> {
         Backend::External { power: None, .. } => ReplicaEnergy::Unknown,
     };
     let url = replica.status.url.clone().filter(|_| is_ready)?;
-    Some(ReplicaEntry { id: replica.id, url, energy })
+    // The n-th replica of an external backend is its n-th URL.
+    let kv_events = usize::try_from(replica.spec.index).ok().and_then(|index| routing.kv_events.get(index)).cloned();
+    let seats = replica.status.sequences;
+    let is_metered = meter_of(replica, metering).is_some();
+    Some(ReplicaEntry { id: replica.id, url, energy, kv_events, is_metered, seats })
+}
+
+/// Where its replicas stand: our own in the country of the site's zone (`SE` of `SE-SE3`), others' where it was stated.
+fn residency(endpoint: &Endpoint, zone: &str) -> Option<String> {
+    match &endpoint.spec.backend {
+        Backend::Worker { .. } => zone.split('-').next().filter(|country| !country.is_empty()).map(str::to_owned),
+        Backend::External { residency, .. } => residency.clone(),
+    }
 }
 
 /// What a token may take, if the energy of the endpoint's requests will be known.
 fn energy_bound(endpoint: &Endpoint, rate: EnergyRate, lately: Option<&Quantities>) -> Option<EnergyBound> {
     let is_known = match &endpoint.spec.backend {
         Backend::Worker { .. } => rate.method.is_some_and(|method| method != EnergyMethod::Unknown),
-        Backend::External { power, .. } => power.is_some(),
+        Backend::External { power, .. } => power.is_some() || !endpoint.spec.metering.sources.is_empty(),
     };
     is_known.then(|| energy::token_bound(&lately.copied().unwrap_or_default()))
 }

@@ -1,7 +1,7 @@
 //! Starting the loops in the order in which they need each other.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use galerne_drivers::engine::Prober;
@@ -19,6 +19,7 @@ use crate::bill::{Bill, BillInputs};
 use crate::clock::Clock;
 use crate::endpoint_loop::EndpointLoop;
 use crate::handle::{Demand, Handle};
+use crate::meters::{self, MeterLoop};
 use crate::publisher::{Published, Publisher};
 use crate::pull_loop::PullLoop;
 use crate::weights::Weights;
@@ -63,6 +64,9 @@ pub enum ControlError {
     /// The folder of weights cannot be used.
     #[error("the folder of model weights cannot be used")]
     Blobs(#[source] FetchError),
+    /// The client that reads meters cannot be built.
+    #[error("meters of replicas cannot be read")]
+    Meters(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The client that probes engines cannot be built.
     #[error("engines cannot be probed")]
     Prober(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -110,12 +114,17 @@ pub async fn start(inputs: Inputs, tasks: &TaskTracker, cancel: CancellationToke
     };
     publisher.publish().await?;
 
+    let local_meters = Arc::new(Mutex::new(None));
+    let reader = meters::Reader::new(Arc::clone(&local_meters)).map_err(ControlError::Meters)?;
+    let (of_bill, of_demand) = (Arc::clone(&bill), Arc::clone(&demand));
+    let meters = MeterLoop { bill: of_bill, demand: of_demand, clock: clock.clone(), reader };
     let uses = Arc::clone(&bill.uses);
     let (noted_in, noted_by) = (store.clone(), clock.clone());
     let pulls = PullLoop::new(store, clock.clone(), fetcher, worker, data.join("logs"), tasks.clone());
     tasks.spawn(endpoints.run(cancel.clone()));
     tasks.spawn(publisher.run(cancel.clone()));
+    tasks.spawn(meters.run(cancel.clone()));
     tasks.spawn(pulls.run(cancel.clone()));
     tasks.spawn(async move { uses.run(noted_in, noted_by, cancel).await });
-    Ok(Handle { demand, bill, clock, weights })
+    Ok(Handle { demand, bill, clock, weights, local_meters })
 }

@@ -20,6 +20,8 @@ pub(crate) use directory::Directory;
 pub(crate) use fleet::{Fleet, NotIn, session_of};
 pub(crate) use secrets::{PEPPER_BYTES, Pepper};
 
+use crate::batches::engine::Bell;
+use crate::files::Files;
 use crate::start::metrics::{self, ApiMetrics};
 
 /// What every handler shares. Cheap to clone.
@@ -41,6 +43,8 @@ pub(crate) struct Parts {
     pub(crate) snapshot: watch::Receiver<Arc<Snapshot>>,
     pub(crate) metrics: ApiMetrics,
     pub(crate) registry: Mutex<Registry>,
+    pub(crate) files: Files,
+    pub(crate) batch_bell: Bell,
     /// Requests of the API, and work of theirs that outlives an answer's head; joined at shutdown.
     pub(crate) tasks: TaskTracker,
     pub(crate) draining: CancellationToken,
@@ -92,6 +96,16 @@ impl App {
 
     pub(crate) fn metrics(&self) -> &ApiMetrics {
         &self.0.metrics
+    }
+
+    /// Where files are.
+    pub(crate) fn files(&self) -> &Files {
+        &self.0.files
+    }
+
+    /// Wakes the engine of batches.
+    pub(crate) fn batch_bell(&self) -> &Bell {
+        &self.0.batch_bell
     }
 
     pub(crate) fn tasks(&self) -> &TaskTracker {

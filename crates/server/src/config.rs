@@ -14,9 +14,11 @@ mod events;
 mod keys;
 mod layers;
 mod meaning;
+mod objects;
 
 pub use keys::{KEYS, Key};
 pub use layers::{Layers, Origin, environment};
+pub use objects::ObjectsPlace;
 
 /// What is meant.
 #[derive(Debug, Clone)]
@@ -41,8 +43,12 @@ pub struct Config {
     pub log: LogFormat,
     /// What everybody's downloads may connect to; those of operators may connect to anything.
     pub reach: Reach,
+    /// Most memory of the gateway's prefix index.
+    pub prefix_index_bytes: usize,
     /// Where every event is sent; absent means nowhere.
     pub events: Option<Receiver>,
+    /// Where files are kept, and how much of them.
+    pub objects: ObjectsPlace,
     /// The worker program; absent means beside this one.
     pub worker: Option<PathBuf>,
 }

@@ -15,7 +15,7 @@ use galerne_api::client::Client;
 use galerne_api::error::{Code, Problem};
 use galerne_control::clock::Clock;
 use galerne_gateway::{
-    ControlLink, Gateway, GatewayConfig, LinkConfig, LinkEnds, LinkError, LinkSeen, Spool, SpoolLimits,
+    Bounds, ControlLink, Gateway, GatewayConfig, LinkConfig, LinkEnds, LinkError, LinkSeen, Spool, SpoolLimits,
 };
 use galerne_model::limits::DRAIN_DEADLINE_MS;
 use http::{StatusCode, header};
@@ -65,16 +65,22 @@ pub async fn start(
     let LinkEnds { pepper, snapshot, spending, wake, usage } = ends;
     let clock = Clock::system();
     let now: galerne_gateway::Clock = Arc::new(move || clock.now());
-    let (gateway, _recovered) = Gateway::new(GatewayConfig {
-        spool_dir: data.spool(),
-        spool_limits: SpoolLimits::default(),
-        pepper,
-        clock: Arc::clone(&now),
-        snapshot,
-        spending,
-        wake,
-        usage,
-    })
+    let bounds = Bounds { prefix_index_bytes: config.prefix_index_bytes, ..Bounds::default() };
+    let (gateway, _recovered) = Gateway::with_bounds(
+        GatewayConfig {
+            spool_dir: data.spool(),
+            spool_limits: SpoolLimits::default(),
+            pepper,
+            clock: Arc::clone(&now),
+            snapshot,
+            spending,
+            wake,
+            // Batches run beside the store.
+            unsettled: std::collections::BTreeMap::new(),
+            usage,
+        },
+        bounds,
+    )
     .map_err(StartError::Gateway)?;
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let link = link.start(&gateway, now, &tasks, stop.clone());
@@ -85,7 +91,7 @@ pub async fn start(
     metrics::register_link(&mut registry, link.clone());
     let pages = Arc::new(Pages { registry: Mutex::new(registry), process, link: link.clone() });
     let (address, url) = (bound.address(), bound.url());
-    let listener = bound.serve(routes(pages).merge(gateway.router()));
+    let listener = bound.serve(routes(pages).merge(gateway.router()), gateway.door());
     tracing::info!(%address, source, "serving");
     Ok(RunningGateway { url, address, gateway, link, listener, tasks, stop, data })
 }

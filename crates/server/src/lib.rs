@@ -15,6 +15,11 @@ pub(crate) mod app;
 pub(crate) mod http;
 pub(crate) mod routes;
 
+pub(crate) mod surface;
+
+pub(crate) mod batches;
+pub(crate) mod files;
+
 pub use data_dir::DataDirError;
 pub use galerne_control::{Counted, EnergySample};
 pub use galerne_gateway::LinkError;

@@ -25,6 +25,7 @@ mod keys;
 mod ledger;
 mod pages;
 mod pulls;
+mod route;
 mod usage;
 mod whoami;
 mod why;
@@ -38,6 +39,7 @@ fn described() -> (Router<App>, OpenApi) {
     let router = kinds::routes(router);
     let router = keys::routes(router);
     let router = pulls::routes(router);
+    let router = route::routes(router);
     let router = usage::routes(router);
     let router = ledger::routes(router);
     let router = events::routes(router);

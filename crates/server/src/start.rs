@@ -14,8 +14,9 @@ use galerne_control::site_lease::{Gate, SiteLease};
 use galerne_control::{Activity, EnergySample, Inputs};
 use galerne_drivers::fetch::FetchSettings;
 use galerne_drivers::grid::Grid;
+use galerne_drivers::objects::{Objects, Place};
 use galerne_drivers::webhook::Webhook;
-use galerne_gateway::{Closed, Gateway, GatewayConfig, Spool, SpoolLimits, UsageBatch, Wake};
+use galerne_gateway::{Bounds, Closed, Gateway, GatewayConfig, Spool, SpoolLimits, UsageBatch, Wake};
 use galerne_model::ids::NodeId;
 use galerne_model::ledger::EnergyMethod;
 use galerne_model::limits::{DRAIN_DEADLINE_MS, REPLICA_STOP_GRACE_MS};
@@ -30,7 +31,9 @@ use tokio_util::task::TaskTracker;
 
 mod bootstrap;
 mod certificate;
+mod descriptors;
 mod error;
+mod lanes;
 pub(crate) mod listen;
 mod loops;
 pub(crate) mod metrics;
@@ -40,10 +43,13 @@ pub use error::StartError;
 pub(crate) use loops::write_events;
 
 use crate::app::{App, Directory, Fleet, Parts, Pepper};
+use crate::batches::engine::Bell;
 use crate::config::Config;
 use crate::data_dir::DataDir;
+use crate::files::Files;
 use crate::http::refusal::chain;
 use crate::routes;
+use crate::surface;
 
 /// Endpoints that wait to be woken while the loop is busy; each is named once per request.
 const WAKES_MAX: usize = 1_024;
@@ -70,6 +76,8 @@ pub struct Meter {
     pub method: EnergyMethod,
     /// Energy since the last call.
     pub sample: Box<dyn FnMut() -> EnergySample + Send>,
+    /// The counters of this host, as meters of single replicas.
+    pub local: galerne_control::ReadLocal,
 }
 
 /// Parts of a start, for a line each.
@@ -133,6 +141,7 @@ pub async fn start(
 ) -> Result<Running, StartError> {
     progress(Progress::Begun(Phase::Claim));
     let grid = read_grid(config)?;
+    let place = config.objects.resolve(environment).map_err(|error| StartError::Objects(error.into()))?;
     let bound = listen::Bound::bind(config).await?;
     let data = DataDir::take(&config.data)?;
     let pepper = data.pepper()?;
@@ -143,10 +152,7 @@ pub async fn start(
     let holder = holder(&host.facts, &data, source);
     let State { store, lease, gate, first_key } = open_state(config, &data, &holder, &clock, &pepper, progress).await?;
 
-    progress(Progress::Begun(Phase::EnrolHost));
-    let name = node_name(&host.facts);
-    let node_id = galerne_control::node::enrol(&store, &name, &host.facts, &config.zone, clock.now()).await?;
-    progress(Progress::Done(Phase::EnrolHost, name));
+    let node_id = enrol(&store, &host.facts, &config.zone, &clock, progress).await?;
 
     progress(Progress::Begun(Phase::StartLoops));
     let (loops, stop_loops) = (TaskTracker::new(), CancellationToken::new());
@@ -157,24 +163,24 @@ pub async fn start(
     let fleet = Arc::new(Fleet::default());
     let Planes { control, gateway, snapshot, woken, used } = start_planes(ground, &fleet, &loops, &stop_loops).await?;
     control.set_energy_rate(host.meter.active, host.meter.method);
-    if let Some(gate) = gate {
-        gateway.admit_while(Arc::new(move || if gate.is_open() { Ok(()) } else { Err(Closed::LeaseLost) }));
-    }
+    control.set_local_meters(Arc::clone(&host.meter.local));
+    admit_while_held(&gateway, gate);
     let tenure = Tenure::begin(lease);
 
     let mut registry = Registry::default();
     let api_metrics = metrics::ApiMetrics::register(&mut registry);
     let loop_metrics = loops::LoopMetrics::register(&mut registry);
     metrics::register_gateways(&mut registry, &gateway, &fleet);
+    metrics::register_meters(&mut registry, control.clone());
     if let Some(webhook) = webhook(config)? {
         let seen = forward::start(store.clone(), clock.clone(), webhook, holder, &loops, stop_loops.clone());
         metrics::register_forwarding(&mut registry, seen);
     }
-    let directory = Directory::load(&store).await?;
+    let files = open_files(&place, config, bound.url())?;
     let draining = CancellationToken::new();
     let app = App::new(Parts {
+        directory: Directory::load(&store).await?,
         store,
-        directory,
         pepper,
         data: data.path().to_owned(),
         control: control.clone(),
@@ -183,6 +189,8 @@ pub async fn start(
         snapshot,
         metrics: api_metrics,
         registry: Mutex::new(registry),
+        files,
+        batch_bell: Bell::default(),
         tasks: TaskTracker::new(),
         draining: draining.clone(),
     });
@@ -198,13 +206,50 @@ pub async fn start(
     };
     loops::spawn(&loops, &stop_loops, work);
     let (address, url) = (bound.address(), bound.url());
-    let listener = bound.serve(routes::router(app.clone()).merge(gateway.router()));
+    let router = routes::router(app.clone()).merge(surface::router(&app)).merge(gateway.router());
+    let listener = bound.serve(router, gateway.door());
     progress(Progress::Done(Phase::StartLoops, url.clone()));
     tracing::info!(%address, "serving");
     Ok(Running { url, address, node_id, first_key, app, gateway, listener, loops, stop_loops, draining, tenure, data })
 }
 
 /// Where events are sent, if anywhere.
+/// Makes this machine known.
+async fn enrol(
+    store: &Store,
+    facts: &NodeFacts,
+    zone: &str,
+    clock: &Clock,
+    progress: &(dyn Fn(Progress) + Send + Sync),
+) -> Result<NodeId, StartError> {
+    progress(Progress::Begun(Phase::EnrolHost));
+    let name = node_name(facts);
+    let node_id = galerne_control::node::enrol(store, &name, facts, zone, clock.now()).await?;
+    progress(Progress::Done(Phase::EnrolHost, name));
+    Ok(node_id)
+}
+
+/// Admits nothing while another server holds the lease of the database.
+fn admit_while_held(gateway: &Gateway, gate: Option<Gate>) {
+    if let Some(gate) = gate {
+        gateway.admit_while(Arc::new(move || if gate.is_open() { Ok(()) } else { Err(Closed::LeaseLost) }));
+    }
+}
+
+fn open_files(place: &Place, config: &Config, url: String) -> Result<Files, StartError> {
+    let objects = Objects::open(place).map_err(|error| StartError::Objects(error.into()))?;
+    let country = country_of(place, &config.zone);
+    Ok(Files::new(objects, config.objects.project_bytes_max, url, country))
+}
+
+/// Where files stand: in a folder in the country of the site's zone (`SE` of `SE-SE3`); of a bucket nobody has said it.
+fn country_of(place: &Place, zone: &str) -> Option<String> {
+    match place {
+        Place::Folder(_) => zone.split('-').next().filter(|country| !country.is_empty()).map(str::to_owned),
+        Place::Bucket(_) => None,
+    }
+}
+
 fn webhook(config: &Config) -> Result<Option<Webhook>, StartError> {
     let made = config.events.clone().map(Webhook::new).transpose();
     made.map_err(|error| StartError::Webhook(error.into()))
@@ -337,16 +382,21 @@ async fn start_planes(
     let (wake, woken) = mpsc::channel::<Wake>(WAKES_MAX);
     let (usage, used) = mpsc::channel::<UsageBatch>(BATCHES_MAX);
     let told = clock.clone();
-    let (gateway, _recovered) = Gateway::new(GatewayConfig {
-        spool_dir: data.spool(),
-        spool_limits: SpoolLimits::default(),
-        pepper: pepper.bytes(),
-        clock: Arc::new(move || told.now()),
-        snapshot: snapshot_seen.clone(),
-        spending: spending_seen,
-        wake,
-        usage,
-    })
+    let bounds = Bounds { prefix_index_bytes: config.prefix_index_bytes, ..Bounds::default() };
+    let (gateway, _recovered) = Gateway::with_bounds(
+        GatewayConfig {
+            spool_dir: data.spool(),
+            spool_limits: SpoolLimits::default(),
+            pepper: pepper.bytes(),
+            clock: Arc::new(move || told.now()),
+            snapshot: snapshot_seen.clone(),
+            spending: spending_seen,
+            wake,
+            unsettled: store.records_unsettled().await?,
+            usage,
+        },
+        bounds,
+    )
     .map_err(StartError::Gateway)?;
     control.set_activity(activity_of(gateway.clone(), Arc::clone(fleet)));
     Ok(Planes { control, gateway, snapshot: snapshot_seen, woken, used })
@@ -442,10 +492,12 @@ fn activity_of(gateway: Gateway, fleet: Arc<Fleet>) -> galerne_control::Activity
             endpoint_id: activity.endpoint_id,
             in_flight: u32::try_from(activity.in_flight).unwrap_or(u32::MAX),
             last_request_at: activity.last_request_at,
+            oldest_at: activity.oldest_at,
         });
         let mut all = std::collections::BTreeMap::new();
         for activity in own.chain(fleet.activity(App::now())) {
             let sum = all.entry(activity.endpoint_id).or_insert(Activity { in_flight: 0, ..activity });
+            sum.oldest_at = [sum.oldest_at, activity.oldest_at].into_iter().flatten().min();
             sum.in_flight = sum.in_flight.saturating_add(activity.in_flight);
             sum.last_request_at = sum.last_request_at.max(activity.last_request_at);
         }

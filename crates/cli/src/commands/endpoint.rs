@@ -1,11 +1,17 @@
 //! Endpoints: models at stable names.
 
+mod meter;
+
 use clap::{Args, Subcommand, ValueEnum};
 use galerne_model::identity::RateLimits;
-use galerne_model::inference::{Backend, Endpoint, EndpointSpec, EndpointState, Model, Visibility};
+use galerne_model::inference::{
+    Backend, Endpoint, EndpointSpec, EndpointState, Model, RoutingPolicy, Share, Visibility,
+};
 use galerne_model::money::TokenPrice;
+use galerne_model::power::Metering;
 use galerne_model::units::{Micros, Milliwatts};
 
+use crate::commands::endpoint::meter::MeterArguments;
 use crate::commands::values::{self, LimitArguments, Span, limits_text};
 use crate::display;
 use crate::failure::Failure;
@@ -46,6 +52,10 @@ pub enum EndpointCommand {
         #[command(flatten)]
         change: ChangeArguments,
     },
+    /// Set where requests go besides its own replicas; a list that is given replaces the one there is
+    Route(Box<RouteArguments>),
+    /// Say where the energy of its replicas is read; requests are then corrected by what was measured
+    Meter(Box<MeterArguments>),
     /// Take no new requests
     Pause {
         /// Its name or id
@@ -110,10 +120,63 @@ pub struct ExternalArguments {
     /// Power of one replica under load, for the energy estimate; without it energy is not reported
     #[arg(long, value_name = "WATTS")]
     watts: Option<u32>,
+    /// Country they stand in, such as FR; without it requests that demand a country are not sent there
+    #[arg(long, value_name = "COUNTRY")]
+    residency: Option<String>,
     #[command(flatten)]
     settings: SettingArguments,
     #[command(flatten)]
     change: ChangeArguments,
+}
+
+/// Options of `galerne endpoint route`.
+#[derive(Debug, Args)]
+pub struct RouteArguments {
+    /// Its name or id
+    name: String,
+    /// An endpoint of the project that answers a share of the requests, such as next=5; may be given several times
+    #[arg(long, value_name = "ENDPOINT=PERCENT", value_parser = share)]
+    canary: Vec<(String, u32)>,
+    /// An endpoint of the project that gets a copy of a share of the requests; its answers are dropped
+    #[arg(long, value_name = "ENDPOINT=PERCENT", value_parser = share)]
+    shadow: Vec<(String, u32)>,
+    /// An endpoint asked when no replica can answer, at its own price; may be given several times, the first is asked first
+    #[arg(long, value_name = "ENDPOINT")]
+    fallback: Vec<String>,
+    /// Where an external server publishes its KV cache, such as tcp://10.0.0.7:5557; once for each URL, in their order
+    #[arg(long, value_name = "ADDRESS")]
+    kv_events: Vec<String>,
+    /// Empty a list; may be given several times
+    #[arg(long, value_enum, value_name = "LIST")]
+    clear: Vec<PolicyList>,
+    #[command(flatten)]
+    change: ChangeArguments,
+}
+
+/// Lists of a routing policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PolicyList {
+    /// Who answers a share
+    Canary,
+    /// Who gets copies
+    Shadow,
+    /// Who is asked when nobody can answer
+    Fallback,
+    /// Where KV caches are published
+    KvEvents,
+}
+
+/// `next=5` or `next=0.5`: a name and thousandths.
+fn share(text: &str) -> Result<(String, u32), String> {
+    let wrong = || format!("`{text}` is no share; write ENDPOINT=PERCENT, such as next=5 or next=0.5");
+    let (name, percent) = text.rsplit_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(wrong)?;
+    let percent = percent.trim_end_matches('%');
+    let (whole, tenth) = percent.split_once('.').unwrap_or((percent, "0"));
+    let number = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse::<u32>().ok());
+    match (number(whole).flatten(), number(tenth).flatten()) {
+        (Some(whole), Some(tenth)) if whole <= 100 && tenth <= 9 => Ok((name.to_owned(), whole * 10 + tenth)),
+        _ => Err(wrong()),
+    }
 }
 
 /// What may be changed about an endpoint while it serves.
@@ -189,6 +252,8 @@ impl EndpointCommand {
                 resources::edit::<Endpoint>(session, &name, change, "updated", |spec| settings.over(spec)).await
             }
             Self::Scale { name, min, max, change } => scale(session, &name, min, max, change).await,
+            Self::Route(arguments) => route(session, *arguments).await,
+            Self::Meter(arguments) => meter::run(session, *arguments).await,
             Self::Pause { name, change } => {
                 let paused = |spec| EndpointSpec { paused: true, ..spec };
                 resources::edit::<Endpoint>(session, &name, change, "paused", paused).await
@@ -228,11 +293,50 @@ async fn register(session: &mut Session, arguments: ExternalArguments) -> Result
         upstream_model: arguments.upstream_model,
         context_tokens: arguments.context,
         power: arguments.watts.map(|watts| Milliwatts(i64::from(watts) * 1000)),
+        residency: arguments.residency,
     };
     let spec = arguments.settings.over(spec(backend, count, count));
     resources::create::<Endpoint>(session, &arguments.name, spec, arguments.change).await?;
     say_next(session, &arguments.name);
     Ok(())
+}
+
+async fn route(session: &mut Session, arguments: RouteArguments) -> Result<(), Failure> {
+    let RouteArguments { name, canary, shadow, fallback, kv_events, clear, change } = arguments;
+    if canary.is_empty() && shadow.is_empty() && fallback.is_empty() && kv_events.is_empty() && clear.is_empty() {
+        return Err(Failure::usage("nothing to set was given")
+            .hint(format!("send a twentieth elsewhere: galerne endpoint route {name} --canary OTHER=5"))
+            .hint(format!("see how requests are routed: galerne route explain {name}")));
+    }
+    let canary = shares(session, canary).await?;
+    let shadow = shares(session, shadow).await?;
+    let mut others = Vec::with_capacity(fallback.len());
+    for name in fallback {
+        others.push(resources::find::<Endpoint>(session, &name).await?.id);
+    }
+    resources::edit::<Endpoint>(session, &name, change, "routed", |mut spec| {
+        let routing = &mut spec.routing;
+        set(&mut routing.canary, canary, clear.contains(&PolicyList::Canary));
+        set(&mut routing.shadow, shadow, clear.contains(&PolicyList::Shadow));
+        set(&mut routing.fallback, others, clear.contains(&PolicyList::Fallback));
+        set(&mut routing.kv_events, kv_events, clear.contains(&PolicyList::KvEvents));
+        spec
+    })
+    .await
+}
+
+async fn shares(session: &Session, named: Vec<(String, u32)>) -> Result<Vec<Share>, Failure> {
+    let mut shares = Vec::with_capacity(named.len());
+    for (name, thousandths) in named {
+        shares.push(Share { endpoint_id: resources::find::<Endpoint>(session, &name).await?.id, thousandths });
+    }
+    Ok(shares)
+}
+
+fn set<T>(list: &mut Vec<T>, given: Vec<T>, clear: bool) {
+    if clear || !given.is_empty() {
+        *list = given;
+    }
 }
 
 fn say_next(session: &mut Session, name: &str) {
@@ -251,6 +355,8 @@ pub(crate) fn spec(backend: Backend, replicas_min: u32, replicas_max: u32) -> En
         visibility: Visibility::default(),
         price: None,
         paused: false,
+        routing: RoutingPolicy::default(),
+        metering: Metering::default(),
     }
 }
 
@@ -302,12 +408,23 @@ impl Shown for Endpoint {
         }
         facts.add("limits", limits_text(spec.limits)).add("visible to", display::word(&spec.visibility));
         facts.maybe("price", spec.price.map(price));
+        let shares = |shares: &[Share]| {
+            let each =
+                |share: &Share| format!("{} {}", names.of(&share.endpoint_id), display::thousandths(share.thousandths));
+            (!shares.is_empty()).then(|| shares.iter().map(each).collect::<Vec<_>>().join(", "))
+        };
+        facts.maybe("canary", shares(&spec.routing.canary)).maybe("shadow", shares(&spec.routing.shadow));
+        let fallback: Vec<String> = spec.routing.fallback.iter().map(|id| names.of(id)).collect();
+        facts.maybe("falls back to", (!fallback.is_empty()).then(|| fallback.join(", ")));
+        let kv_events = &spec.routing.kv_events;
+        facts.maybe("KV events", (!kv_events.is_empty()).then(|| kv_events.join(", ")));
         facts.maybe("last request", status.last_request_at.map(display::instant));
         facts
     }
 
     async fn look_up(session: &Session, names: &mut Names) -> Result<(), Failure> {
-        session.names::<Model>(names).await
+        session.names::<Model>(names).await?;
+        session.names::<Endpoint>(names).await
     }
 }
 
@@ -325,4 +442,19 @@ fn serves(backend: &Backend, names: &Names) -> String {
 pub(crate) fn price(price: TokenPrice) -> String {
     let [prompt, cached, completion] = [price.prompt, price.cached, price.completion].map(Micros::euros);
     format!("{prompt} € prompt, {cached} € cached, {completion} € completion, per million tokens")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_a_name_and_a_percentage_with_one_decimal() {
+        assert_eq!(share("next=5"), Ok(("next".to_owned(), 50)));
+        assert_eq!(share("a=b=0.5%"), Ok(("a=b".to_owned(), 5)));
+        assert_eq!(share("next=100"), Ok(("next".to_owned(), 1_000)));
+        for wrong in ["next", "=5", "next=", "next=101", "next=0.55", "next=-1", "next=5.x", "next=+5"] {
+            assert!(share(wrong).is_err(), "{wrong}");
+        }
+    }
 }

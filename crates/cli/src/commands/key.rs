@@ -7,7 +7,9 @@ use galerne_api::v1::identity::{KeyCreated, RotateKey, Whoami};
 use galerne_model::identity::{ApiKey, ApiKeySpec, KeyScope, Principal, RateLimits};
 use jiff::Timestamp;
 
-use crate::commands::values::{Instant, LimitArguments, Span, limits_text};
+use crate::commands::values::{
+    Instant, LimitArguments, ModelLimitArgument, Span, TierArgument, limits_text, model_limits_text,
+};
 use crate::display;
 use crate::failure::Failure;
 use crate::resources::{self, ChangeArguments, DeleteArguments, Level, ShowArguments, Shown};
@@ -53,6 +55,12 @@ pub struct CreateArguments {
     expires: Option<Instant>,
     #[command(flatten)]
     limits: LimitArguments,
+    /// Limits for one model, such as MODEL:requests=60,tokens=20000,concurrent=4; may be given several times
+    #[arg(long = "model-limit", value_name = "LIMIT")]
+    model_limits: Vec<ModelLimitArgument>,
+    /// The highest tier it may ask for, and what it gets when it asks for none [default: its project's]
+    #[arg(long, value_enum, value_name = "TIER")]
+    tier: Option<TierArgument>,
     #[command(flatten)]
     change: ChangeArguments,
 }
@@ -107,6 +115,8 @@ async fn create(session: &mut Session, arguments: CreateArguments) -> Result<(),
         scopes: arguments.scopes.iter().map(|scope| scope.scope()).collect(),
         expires_at: arguments.expires.map(|expires| expires.after(Timestamp::now())),
         limits: arguments.limits.over(RateLimits::default()),
+        model_limits: ModelLimitArgument::over(arguments.model_limits, Vec::new()),
+        service_tier: arguments.tier.map(TierArgument::tier),
     };
     let (tenant, project) = session.owner(Level::Project);
     let body = Create { name: arguments.name, tenant, project, spec };
@@ -184,6 +194,8 @@ impl Shown for ApiKey {
         facts.add("name", &self.name).add("key", format!("{}…{}", self.status.prefix, self.status.last_four));
         facts.add("principal", names.of(&self.spec.principal_id)).add("scopes", scopes(self));
         facts.add("state", state(self, Timestamp::now())).add("limits", limits_text(self.spec.limits));
+        facts.maybe("limits by model", model_limits_text(&self.spec.model_limits));
+        facts.maybe("service tier", self.spec.service_tier.map(|tier| tier.as_str().to_owned()));
         facts.maybe("expires", self.spec.expires_at.map(display::instant));
         facts.maybe("revoked", self.status.revoked_at.map(display::instant));
         facts.maybe("replaced by", self.status.rotated_to.map(|id| id.to_string()));

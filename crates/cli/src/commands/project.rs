@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use galerne_model::identity::{Project, ProjectSpec, RateLimits, Tenant};
 
-use crate::commands::values::{LimitArguments, limits_text};
+use crate::commands::values::{LimitArguments, ModelLimitArgument, TierArgument, limits_text, model_limits_text};
 use crate::display;
 use crate::failure::Failure;
 use crate::resources::{self, ChangeArguments, DeleteArguments, Level, ShowArguments, Shown};
@@ -26,6 +26,12 @@ pub enum ProjectCommand {
         description: String,
         #[command(flatten)]
         limits: LimitArguments,
+        /// Limits for one model, such as MODEL:requests=60,tokens=20000,concurrent=4; may be given several times
+        #[arg(long = "model-limit", value_name = "LIMIT")]
+        model_limits: Vec<ModelLimitArgument>,
+        /// The highest tier its keys may ask for, and what they get when they ask for none [default: default]
+        #[arg(long, value_enum, value_name = "TIER")]
+        tier: Option<TierArgument>,
         #[command(flatten)]
         change: ChangeArguments,
     },
@@ -38,6 +44,12 @@ pub enum ProjectCommand {
         description: Option<String>,
         #[command(flatten)]
         limits: LimitArguments,
+        /// Limits for one model, such as MODEL:requests=60,tokens=20000,concurrent=4; MODEL:none takes them away
+        #[arg(long = "model-limit", value_name = "LIMIT")]
+        model_limits: Vec<ModelLimitArgument>,
+        /// The highest tier its keys may ask for, and what they get when they ask for none
+        #[arg(long, value_enum, value_name = "TIER")]
+        tier: Option<TierArgument>,
         #[command(flatten)]
         change: ChangeArguments,
     },
@@ -52,18 +64,25 @@ impl ProjectCommand {
                 resources::list::<Project>(session, "no project yet; make one: galerne project create NAME").await
             }
             Self::Show(show) => resources::show::<Project>(session, &show.name).await,
-            Self::Create { name, description, limits, change } => {
-                let spec = ProjectSpec { description, limits: limits.over(RateLimits::default()) };
+            Self::Create { name, description, limits, model_limits, tier, change } => {
+                let spec = ProjectSpec {
+                    description,
+                    limits: limits.over(RateLimits::default()),
+                    model_limits: ModelLimitArgument::over(model_limits, Vec::new()),
+                    service_tier: tier.map(TierArgument::tier),
+                };
                 resources::create::<Project>(session, &name, spec, change).await?;
                 let tenant =
                     session.place.tenant.as_ref().map_or_else(String::new, |tenant| format!(" --tenant {tenant}"));
                 session.output.note(format!("next: galerne key create NAME --project {name}{tenant}"));
                 Ok(())
             }
-            Self::Update { name, description, limits, change } => {
+            Self::Update { name, description, limits, model_limits, tier, change } => {
                 let edit = |spec: ProjectSpec| ProjectSpec {
                     description: description.unwrap_or(spec.description),
                     limits: limits.over(spec.limits),
+                    model_limits: ModelLimitArgument::over(model_limits, spec.model_limits),
+                    service_tier: tier.map(TierArgument::tier).or(spec.service_tier),
                 };
                 resources::edit::<Project>(session, &name, change, "updated", edit).await
             }
@@ -92,6 +111,8 @@ impl Shown for Project {
         facts.add("name", &self.name).add("description", &self.spec.description);
         facts.maybe("tenant", self.tenant_id.map(|id| names.of(&id)));
         facts.add("limits", limits_text(self.spec.limits));
+        facts.maybe("limits by model", model_limits_text(&self.spec.model_limits));
+        facts.maybe("service tier", self.spec.service_tier.map(|tier| tier.as_str().to_owned()));
         facts
     }
 

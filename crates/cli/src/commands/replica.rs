@@ -62,6 +62,11 @@ impl Shown for Replica {
         facts.maybe("address", status.url.as_deref());
         facts.maybe("context", status.context_tokens.map(|tokens| format!("{tokens} tokens")));
         facts.maybe("sequences", status.sequences.map(|count| count.to_string()));
+        let abilities = status.abilities.map(|can| {
+            let named = [(can.fills_gaps, "fills gaps in texts"), (can.calls_functions, "calls functions")];
+            named.iter().filter(|(can, _)| *can).map(|(_, name)| *name).collect::<Vec<_>>().join(", ")
+        });
+        facts.maybe("also", abilities.filter(|names| !names.is_empty()));
         facts.maybe("deadline", status.deadline_at.map(display::instant));
         facts
     }

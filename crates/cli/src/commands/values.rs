@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use clap::Args;
-use galerne_model::identity::RateLimits;
+use galerne_model::identity::{ModelLimits, RateLimits, ServiceTier};
 use galerne_model::units::Micros;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -21,6 +21,79 @@ pub struct LimitArguments {
     /// Requests in flight at once
     #[arg(long, value_name = "N")]
     concurrent_requests: Option<u32>,
+}
+
+/// Limits for one model, as typed: `NAME:requests=60,tokens=20000,concurrent=4`, or `NAME:none`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelLimitArgument {
+    model: String,
+    limits: RateLimits,
+}
+
+impl FromStr for ModelLimitArgument {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad =
+            || format!("`{text}` is no limit for a model; write one like MODEL:requests=60,tokens=20000 or MODEL:none");
+        // Names of models have colons of their own.
+        let (model, parts) = text.rsplit_once(':').filter(|(model, _)| !model.is_empty()).ok_or_else(bad)?;
+        let mut limits = RateLimits::default();
+        if parts != "none" {
+            for part in parts.split(',') {
+                let (name, number) = part.split_once('=').ok_or_else(bad)?;
+                let number: u32 = number.parse().map_err(|_| bad())?;
+                let limit = match name {
+                    "requests" => &mut limits.requests_per_minute,
+                    "tokens" => &mut limits.tokens_per_minute,
+                    "concurrent" => &mut limits.concurrent_requests,
+                    _ => return Err(bad()),
+                };
+                *limit = Some(number).filter(|number| *number > 0);
+            }
+        }
+        Ok(Self { model: model.to_owned(), limits })
+    }
+}
+
+impl ModelLimitArgument {
+    /// The limits named here in place of those that the same models have; without any limit a model is left out.
+    pub(crate) fn over(typed: Vec<Self>, mut now: Vec<ModelLimits>) -> Vec<ModelLimits> {
+        for Self { model, limits } in typed {
+            now.retain(|other| other.model != model);
+            if limits != RateLimits::default() {
+                now.push(ModelLimits { model, limits });
+            }
+        }
+        now
+    }
+}
+
+/// In words, model by model.
+pub(crate) fn model_limits_text(limits: &[ModelLimits]) -> Option<String> {
+    let texts: Vec<String> = limits.iter().map(|one| format!("{}: {}", one.model, limits_text(one.limits))).collect();
+    (!texts.is_empty()).then(|| texts.join("; "))
+}
+
+/// A tier of service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum TierArgument {
+    /// Served when nobody else wants the place, refused first
+    Flex,
+    /// The usual one
+    Default,
+    /// Served before the others, refused last
+    Priority,
+}
+
+impl TierArgument {
+    pub(crate) const fn tier(self) -> ServiceTier {
+        match self {
+            Self::Flex => ServiceTier::Flex,
+            Self::Default => ServiceTier::Default,
+            Self::Priority => ServiceTier::Priority,
+        }
+    }
 }
 
 impl LimitArguments {
@@ -130,6 +203,20 @@ pub(crate) fn split_reference(text: &str) -> Option<(&str, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn limits_for_a_model_are_put_in_place_of_its_own_and_taken_away() {
+        let read = |text: &str| text.parse::<ModelLimitArgument>();
+        let now = ModelLimitArgument::over(vec![read("a:8b:requests=60,concurrent=4").expect("sound")], Vec::new());
+        assert_eq!(model_limits_text(&now).as_deref(), Some("a:8b: 60 requests/min, 4 at once"));
+        let now = ModelLimitArgument::over(vec![read("b:tokens=9").expect("sound")], now);
+        assert_eq!(now.len(), 2);
+        let now = ModelLimitArgument::over(vec![read("a:8b:none").expect("sound")], now);
+        assert_eq!(model_limits_text(&now).as_deref(), Some("b: 9 tokens/min"));
+        for wrong in ["", "a", ":requests=1", "a:requests", "a:seats=1", "a:requests=x"] {
+            assert!(read(wrong).is_err(), "{wrong} was taken");
+        }
+    }
 
     #[test]
     fn spans_take_one_unit_and_nothing_else() {

@@ -16,7 +16,7 @@ use crate::{output, reason};
 /// Options of `galerne why`.
 #[derive(Debug, Args)]
 pub struct WhyArguments {
-    /// endpoint/NAME, budget/NAME, pull/NAME, or an id: request_…, event_…; kind and name may be two words
+    /// endpoint/NAME, budget/NAME, pull/NAME, or an id: batch_…, request_…, event_…; kind and name may be two words
     #[arg(required = true, num_args = 1..=2, value_name = "WHAT")]
     words: Vec<String>,
 }

@@ -91,6 +91,7 @@ impl Engines {
                 url: url.clone(),
                 context_tokens: Some(*context_tokens),
                 sequences: None,
+                abilities: None,
                 probe,
             });
         }
@@ -103,6 +104,7 @@ impl Engines {
                     url: running.url(),
                     context_tokens: Some(ready.context).filter(|tokens| *tokens > 0),
                     sequences: Some(ready.sequences).filter(|count| *count > 0),
+                    abilities: ready.abilities,
                     probe: probe.clone(),
                 })
             }

@@ -44,6 +44,8 @@ fn record(site: &Site, sequence: i64, replica_id: ReplicaId) -> UsageRecord {
         energy_method: EnergyMethod::Estimated,
         price_book_id: None,
         first_token_micros: None,
+        work: None,
+        batch: None,
     }
 }
 

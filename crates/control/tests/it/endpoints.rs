@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use galerne_control::Activity;
-use galerne_model::inference::{Backend, Endpoint, EndpointState, Replica, ReplicaState};
+use galerne_model::inference::{Abilities, Backend, Endpoint, EndpointState, Replica, ReplicaState};
 use galerne_store::Filter;
 
 use crate::site::{PATIENCE, Site, now};
@@ -33,6 +33,7 @@ async fn an_endpoint_becomes_ready_and_a_killed_worker_comes_back_with_its_reaso
     let id = site.endpoint(site.backend(), |_| {}).await;
     let entry = loops.ready(id).await;
     assert_eq!((entry.replicas[0].url.as_str(), entry.context_tokens), (site.engine.url.as_str(), 1024));
+    assert_eq!(entry.abilities, Abilities { fills_gaps: true, calls_functions: false });
     let first = site.living_worker().expect("a worker runs");
     kill(&first);
     let gone = loops.entry(id, "without replica", |entry| entry.replicas.is_empty()).await;
@@ -78,15 +79,15 @@ async fn it_sleeps_when_idle_and_wakes_for_a_waiting_request() {
     loops.handle.wake(id);
     loops.ready(id).await;
     // While something is in flight, it stays however long that takes.
-    loops
-        .handle
-        .set_activity(Arc::new(move || vec![Activity { endpoint_id: id, in_flight: 1, last_request_at: now() }]));
+    loops.handle.set_activity(Arc::new(move || {
+        vec![Activity { endpoint_id: id, in_flight: 1, last_request_at: now(), oldest_at: None }]
+    }));
     let endpoint = site.store.get::<Endpoint>(id).await.expect("a row");
     assert_eq!(endpoint.status.replicas_wanted, 1);
     let ended_at = now();
-    loops
-        .handle
-        .set_activity(Arc::new(move || vec![Activity { endpoint_id: id, in_flight: 0, last_request_at: ended_at }]));
+    loops.handle.set_activity(Arc::new(move || {
+        vec![Activity { endpoint_id: id, in_flight: 0, last_request_at: ended_at, oldest_at: None }]
+    }));
     loops.entry(id, "asleep again", |entry| entry.replicas.is_empty()).await;
     eventually("ended", async || site.living_worker().is_none()).await;
     loops.stop().await;
@@ -151,6 +152,7 @@ async fn an_external_server_is_probed_and_routed_to() {
         upstream_model: model.to_owned(),
         context_tokens: 4096,
         power: None,
+        residency: None,
     };
     let id = site.endpoint(external("upstream"), |_| {}).await;
     let entry = loops.ready(id).await;

@@ -21,7 +21,7 @@ use galerne_model::ids::{
 };
 use galerne_model::inference::{
     Backend, Endpoint, EndpointSpec, EndpointState, EndpointStatus, Model, ModelFacts, ModelSpec, ModelStatus,
-    Visibility,
+    RoutingPolicy, Visibility,
 };
 use galerne_model::node::NodeFacts;
 use galerne_model::reason::Reason;
@@ -95,7 +95,7 @@ impl Site {
         let (tenant, project) = (Some(self.tenant_id), Some(self.project_id));
         let tenant_row: Tenant = row(self.tenant_id, (None, None), "lab", TenantSpec::default(), Empty {});
         let limits = RateLimits { requests_per_minute: Some(60), ..RateLimits::default() };
-        let project_spec = ProjectSpec { description: String::new(), limits };
+        let project_spec = ProjectSpec { limits, ..ProjectSpec::default() };
         let project_row: Project = row(self.project_id, (tenant, None), "notes", project_spec, Empty {});
         let principal_spec = PrincipalSpec { kind: PrincipalKind::User, disabled: false, description: String::new() };
         let principal: Principal = row(self.principal_id, (tenant, None), "ada", principal_spec, Empty {});
@@ -108,6 +108,8 @@ impl Site {
             scopes: vec![KeyScope::Inference],
             expires_at: None,
             limits: RateLimits::default(),
+            model_limits: Vec::new(),
+            service_tier: None,
         };
         let key_status = ApiKeyStatus {
             prefix: "galerne_".into(),
@@ -169,7 +171,8 @@ impl Site {
     }
 
     fn ready_line(&self) -> String {
-        format!(r#"echo '{{"ready":true,"addr":"{}","backend":"cpu","context":1024,"sequences":4}}'"#, self.engine.addr)
+        let told = r#""context":1024,"sequences":4,"abilities":{"fills_gaps":true,"calls_functions":false}"#;
+        format!(r#"echo '{{"ready":true,"addr":"{}","backend":"cpu",{told}}}'"#, self.engine.addr)
     }
 
     pub(crate) async fn start(&self) -> Loops {
@@ -212,6 +215,8 @@ impl Site {
             visibility: Visibility::Tenant,
             price: None,
             paused: false,
+            routing: RoutingPolicy::default(),
+            metering: galerne_model::power::Metering::default(),
         };
         change(&mut spec);
         let status = EndpointStatus {

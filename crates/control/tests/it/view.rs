@@ -96,7 +96,7 @@ async fn the_price_is_the_endpoints_else_that_of_its_weights_in_the_newest_book_
         (flat(4), vec![ModelPrice { model: format!("sha256:{}", "0".repeat(64)), price: flat(7) }]),
     ] {
         let book_id = PriceBookId::from_uuid(Uuid::now_v7());
-        let spec = PriceBookSpec { default, models };
+        let spec = PriceBookSpec { default, models, batch_percent: 50 };
         let book: PriceBook = row(book_id, (None, None), &format!("v{}", books.len() + 1), spec, Empty {});
         site.insert(&book).await;
         books.push(book_id);

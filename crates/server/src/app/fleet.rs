@@ -136,11 +136,14 @@ impl Fleet {
         let lately = members.values().filter(|member| member.heard_at.elapsed() < ACTIVITY_LASTS);
         let told = |member: &Member, busy: &Busy| {
             let quiet = Duration::from_millis(busy.quiet_ms).saturating_add(member.heard_at.elapsed());
-            let quiet = SignedDuration::try_from(quiet).unwrap_or(SignedDuration::MAX);
+            let ago = |time: Duration| SignedDuration::try_from(time).unwrap_or(SignedDuration::MAX);
+            let quiet = ago(quiet);
+            let age = |ms: u64| ago(Duration::from_millis(ms).saturating_add(member.heard_at.elapsed()));
             Activity {
                 endpoint_id: busy.endpoint_id,
                 in_flight: busy.in_flight,
                 last_request_at: now.checked_sub(quiet).unwrap_or(Timestamp::MIN),
+                oldest_at: busy.oldest_ms.map(|ms| now.checked_sub(age(ms)).unwrap_or(Timestamp::MIN)),
             }
         };
         lately.flat_map(|member| member.busy.iter().map(move |busy| told(member, busy))).collect()
@@ -205,7 +208,7 @@ mod tests {
         let fleet = Fleet::default();
         let session = enter(&fleet, "a", "1").expect("in");
         let endpoint_id = galerne_model::ids::EndpointId::from_uuid(uuid::Uuid::nil());
-        let busy = |in_flight| vec![Busy { endpoint_id, in_flight, quiet_ms: 5_000 }];
+        let busy = |in_flight| vec![Busy { endpoint_id, in_flight, quiet_ms: 5_000, oldest_ms: None }];
         fleet.report(&session, 2, busy(3)).expect("heard");
         fleet.report(&session, 1, busy(9)).expect("late");
         let now = Timestamp::now();

@@ -63,6 +63,12 @@ pub const KEYS: &[Key] = &[
         "operators",
         "who may pull models from addresses outside the public internet: `operators` or `everyone`",
     ),
+    key(
+        "prefix_index_mib",
+        "GALERNE_PREFIX_INDEX_MIB",
+        "64",
+        "most memory of a gateway for what replicas have of prompts, in MiB; 0 routes by load alone",
+    ),
     Key {
         secret: true,
         ..key(
@@ -78,6 +84,21 @@ pub const KEYS: &[Key] = &[
         "",
         "file with the secret that signs events: `whsec_` and the base64 of 24 to 64 bytes",
     ),
+    key(
+        "objects",
+        "GALERNE_OBJECTS",
+        "",
+        "where files of `/v1/files` are: a folder, or `s3://BUCKET/PREFIX`; unset means `objects` in the data directory",
+    ),
+    key("objects_endpoint", "GALERNE_OBJECTS_ENDPOINT", "", "address of the S3 server; unset means Amazon's"),
+    key("objects_region", "GALERNE_OBJECTS_REGION", "us-east-1", "region of the S3 server"),
+    key(
+        "objects_credentials_file",
+        "GALERNE_OBJECTS_CREDENTIALS_FILE",
+        "",
+        "file with `aws_access_key_id` and `aws_secret_access_key`; unset means the variables of these names in capitals",
+    ),
+    key("project_files_gb", "GALERNE_PROJECT_FILES_GB", "100", "most that one project keeps in files, in gigabytes"),
     key("worker", "GALERNE_WORKER", "", "the worker program; unset means `galerne-worker` beside this one"),
 ];
 

@@ -8,8 +8,11 @@ use galerne_model::inference::Reach;
 use galerne_model::units::Milliwatts;
 use galerne_store::StoreUrl;
 
-use super::events;
 use super::{BadConfig, Config, ConfigProblem, Layers, LogFormat, Origin, StatedPower, TlsFiles};
+use super::{events, objects};
+
+/// Largest prefix index: two billion tokens.
+const PREFIX_INDEX_MIB_MAX: usize = 1_024;
 
 /// Reads one value after the other and keeps every problem.
 pub(super) struct Reader<'a> {
@@ -18,7 +21,12 @@ pub(super) struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn read<T>(&mut self, key: &'static str, hint: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+    pub(super) fn read<T>(
+        &mut self,
+        key: &'static str,
+        hint: &str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
         let (value, origin) = self.layers.get(key)?;
         match parse(value) {
             Ok(value) => Some(value),
@@ -33,7 +41,7 @@ impl Reader<'_> {
         self.problems.push(ConfigProblem { key: key.to_owned(), origin, detail, hint: hint.to_owned(), code });
     }
 
-    fn path(&mut self, key: &'static str) -> Option<PathBuf> {
+    pub(super) fn path(&mut self, key: &'static str) -> Option<PathBuf> {
         self.layers.get(key).map(|(value, _)| PathBuf::from(value))
     }
 }
@@ -51,7 +59,9 @@ pub(super) fn of(layers: &Layers) -> Result<Config, BadConfig> {
     let active = reader.read("active_watts", "write watts, such as `6.5`", watts);
     let log = reader.read("log", "one of `auto`, `json`, `text`", log);
     let reach = reader.read("private_sources", "one of `operators`, `everyone`", private_sources);
+    let index = reader.read("prefix_index_mib", "write whole MiB, such as `64`; 0 routes by load alone", mebibytes);
     let events = events::receiver(&mut reader);
+    let objects = objects::place(&mut reader, data.as_deref());
     let (worker, grid) = (reader.path("worker"), reader.path("grid"));
     if let (Some(address), None) = (listen, &tls)
         && !address.ip().is_loopback()
@@ -68,26 +78,34 @@ pub(super) fn of(layers: &Layers) -> Result<Config, BadConfig> {
             Code::PublicBindNeedsTls,
         );
     }
-    let whole = (data, listen, database, zone, pue, log, reach);
+    let whole = (data, listen, database, zone, pue, log, reach, index, objects);
     match whole {
-        (Some(data), Some(listen), Some(database), Some(zone), Some(pue_thousandths), Some(log), Some(reach))
-            if reader.problems.is_empty() =>
-        {
-            Ok(Config {
-                data,
-                listen,
-                tls,
-                database,
-                zone,
-                grid,
-                pue_thousandths,
-                power: StatedPower { idle, active },
-                log,
-                reach,
-                events,
-                worker,
-            })
-        }
+        (
+            Some(data),
+            Some(listen),
+            Some(database),
+            Some(zone),
+            Some(pue_thousandths),
+            Some(log),
+            Some(reach),
+            Some(prefix_index_bytes),
+            Some(objects),
+        ) if reader.problems.is_empty() => Ok(Config {
+            data,
+            listen,
+            tls,
+            database,
+            zone,
+            grid,
+            pue_thousandths,
+            power: StatedPower { idle, active },
+            log,
+            reach,
+            prefix_index_bytes,
+            events,
+            objects,
+            worker,
+        }),
         _ => Err(BadConfig { problems: reader.problems }),
     }
 }
@@ -141,6 +159,15 @@ fn database(reader: &mut Reader<'_>, data: Option<&Path>) -> Option<StoreUrl> {
     reader.read("database", "write `sqlite:FILE` or `postgres://USER:PASSWORD@HOST/DATABASE`", |text| {
         text.parse().map_err(|_| "this is not the address of a database".to_owned())
     })
+}
+
+fn mebibytes(text: &str) -> Result<usize, String> {
+    let most = PREFIX_INDEX_MIB_MAX;
+    match text.parse::<usize>() {
+        Ok(mebibytes) if mebibytes <= most => Ok(mebibytes * 1024 * 1024),
+        Ok(mebibytes) => Err(format!("{mebibytes} MiB are more than {most}")),
+        Err(_) => Err("this is no whole number".to_owned()),
+    }
 }
 
 /// An address, not a name: what a name means is decided elsewhere, and could be public tomorrow. `localhost` is always here.

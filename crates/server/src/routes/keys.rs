@@ -18,7 +18,7 @@ use utoipa_axum::router::OpenApiRouter;
 use uuid::Uuid;
 
 use super::create;
-use super::kinds::{check_limits, reading};
+use super::kinds::{check_limits, check_model_limits, reading};
 use super::managed::{Level, Managed, owner_scope};
 use super::place::{Place, resolve};
 use super::update;
@@ -57,6 +57,7 @@ impl Managed for ApiKey {
             ));
         }
         check_limits("spec.limits", spec.limits)?;
+        check_model_limits("spec.model_limits", &spec.model_limits)?;
         let unchanged = before.is_some_and(|before| before.expires_at == spec.expires_at);
         if !unchanged && spec.expires_at.is_some_and(|at| at <= App::now()) {
             return Err(Refusal::invalid("spec.expires_at", "this instant has passed"));

@@ -1,8 +1,8 @@
 //! The kinds that the generic routes serve, each with its rules.
 
-use galerne_model::identity::{Principal, Project, RateLimits, RoleBinding, Tenant};
+use galerne_model::identity::{ModelLimits, Principal, Project, RateLimits, RoleBinding, Tenant};
 use galerne_model::inference::{Endpoint, Model, Replica};
-use galerne_model::limits::TEXT_MAX_CHARS;
+use galerne_model::limits::{NAME_MAX_CHARS, TEXT_MAX_CHARS};
 use galerne_model::money::{Budget, PriceBook, TokenPrice};
 use galerne_model::node::Node;
 use utoipa_axum::router::OpenApiRouter;
@@ -24,6 +24,9 @@ mod tenancy;
 
 /// Largest integer that every JSON reader keeps exactly.
 const JSON_INTEGER_MAX: i64 = (1 << 53) - 1;
+
+/// Models with limits of their own, of one key or project.
+const MODEL_LIMITS_MAX: usize = 64;
 
 pub(crate) fn routes(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
     let router = changing::<Tenant>(reading::<Tenant>(router));
@@ -106,6 +109,26 @@ pub(crate) fn check_limits(path: &str, limits: RateLimits) -> Result<(), Refusal
         )),
         None => Ok(()),
     }
+}
+
+pub(crate) fn check_model_limits(path: &str, all: &[ModelLimits]) -> Result<(), Refusal> {
+    if all.len() > MODEL_LIMITS_MAX {
+        return Err(Refusal::invalid(path, format!("at most {MODEL_LIMITS_MAX} models have limits of their own here")));
+    }
+    for (index, one) in all.iter().enumerate() {
+        let path = format!("{path}[{index}]");
+        if one.model.is_empty() || one.model.chars().count() > NAME_MAX_CHARS {
+            return Err(Refusal::invalid(&format!("{path}.model"), "name an endpoint, as callers write it in `model`"));
+        }
+        if all[..index].iter().any(|other| other.model == one.model) {
+            return Err(Refusal::invalid(&format!("{path}.model"), format!("`{}` has limits already", one.model)));
+        }
+        if one.limits == RateLimits::default() {
+            return Err(Refusal::invalid(&format!("{path}.limits"), "this limits nothing: leave the model out"));
+        }
+        check_limits(&format!("{path}.limits"), one.limits)?;
+    }
+    Ok(())
 }
 
 fn check_price(path: &str, price: TokenPrice) -> Result<(), Refusal> {

@@ -325,7 +325,8 @@ impl Export {
     }
 
     async fn readings(&self) -> Result<(), StoreError> {
-        const HEADER: &str = "id,node_id,started_at,ended_at,joules,method,busy_cpu_micros,zone,intensity_mg_per_kwh\n";
+        const HEADER: &str =
+            "id,node_id,started_at,ended_at,joules,method,busy_cpu_micros,zone,intensity_mg_per_kwh,replica_id\n";
         if self.format == ExportFormat::Csv && !self.send(HEADER.to_owned()).await {
             return Ok(());
         }
@@ -391,7 +392,7 @@ fn transfer_line(row: &Transfer) -> String {
 
 fn reading_line(row: &Reading) -> String {
     format!(
-        "{},{},{},{},{},{},{},{},{}\n",
+        "{},{},{},{},{},{},{},{},{},{}\n",
         row.id,
         row.node_id,
         row.started_at,
@@ -400,6 +401,7 @@ fn reading_line(row: &Reading) -> String {
         word(&row.method),
         row.busy_cpu_micros,
         row.zone,
-        row.intensity_mg_per_kwh
+        row.intensity_mg_per_kwh,
+        row.replica_id.map(|id| id.to_string()).unwrap_or_default()
     )
 }

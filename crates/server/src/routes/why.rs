@@ -31,18 +31,22 @@ use crate::http::refusal::Refusal;
 
 /// Counted refusals are told at most this long after they happened.
 const TOLD_WITHIN: SignedDuration = SignedDuration::from_millis(2 * DENIAL_WINDOW_MS.cast_signed());
-/// Pages of counts looked at: a window ends in at most 338 (320 groups, nine codes on either side), and three ends fall
+/// Pages of counts looked at: a window ends in at most 340 (320 groups, ten codes on either side), and three ends fall
 /// into the time above.
 const SUM_PAGES_MAX: usize = 4;
 
 /// Kinds of things that can be explained.
-const KINDS: [&str; 5] = ["endpoint", "request", "budget", "pull", "event"];
+const KINDS: [&str; 6] = ["endpoint", "request", "budget", "pull", "batch", "event"];
 
 pub(crate) fn routes(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
-    op::get("/api/v1/why/{kind}/{name}", "explain_why", "why an endpoint, request, budget, pull or event is as it is")
-        .placed()
-        .answers::<Why>(200)
-        .on(router, explain)
+    op::get(
+        "/api/v1/why/{kind}/{name}",
+        "explain_why",
+        "why an endpoint, request, budget, pull, batch or event is as it is",
+    )
+    .placed()
+    .answers::<Why>(200)
+    .on(router, explain)
 }
 
 async fn explain(
@@ -61,6 +65,7 @@ async fn explain(
         }
         "budget" => budget(&app, &mut reader, &caller, place, &name).await?,
         "request" => request(&mut reader, &caller, &name).await?,
+        "batch" => batch(&mut reader, &caller, &name).await?,
         "event" => event(&mut reader, &caller, &name).await?,
         _ => {
             let refusal = Refusal::new(
@@ -155,7 +160,12 @@ async fn request(reader: &mut Reader, caller: &Caller, name: &str) -> Result<Why
             Err(StoreError::NotFound { .. }) => record.endpoint_id.to_string(),
             Err(error) => return Err(error.into()),
         };
-        return explained(why::request(&record, &endpoint));
+        let mut reason = why::request(&record, &endpoint);
+        if let Some(corrected) = reader.correction(record.source, record.sequence).await? {
+            let change = (corrected.millijoules, corrected.co2e_micrograms);
+            reason = reason.because(why::corrected(&record, change, &corrected.how));
+        }
+        return explained(reason);
     }
     if let Some(event) = reader.denial_of(id).await? {
         if !sees(event.tenant_id, event.project_id) {
@@ -167,6 +177,16 @@ async fn request(reader: &mut Reader, caller: &Caller, name: &str) -> Result<Why
     }
     let sums = counted_around(reader, id, |event| sees(event.tenant_id, event.project_id)).await?;
     if sums.is_empty() { Err(missing()) } else { explained(why::counted(&sums)) }
+}
+
+async fn batch(reader: &mut Reader, caller: &Caller, name: &str) -> Result<Why, Refusal> {
+    let missing = || Refusal::not_found("batch", name);
+    let found = reader.batch(name.parse().map_err(|_| missing())?).await?.ok_or_else(missing)?;
+    if !caller.can(Verb::Read, Noun::Usage, scope(Some(found.tenant_id), Some(found.project_id))) {
+        return Err(missing());
+    }
+    let reason = galerne_core::batch::why(&found);
+    Ok(Why { kind: "batch".to_owned(), id: found.id.to_string(), name: String::new(), reason })
 }
 
 /// Events with the counts of refusals that were not recorded one by one when a request came; its id tells when that was.

@@ -98,8 +98,14 @@ async fn key(
     now: Timestamp,
 ) -> Result<String, StartError> {
     let drawn = pepper.draw().map_err(StartError::Random)?;
-    let spec =
-        ApiKeySpec { principal_id, scopes: ALL_SCOPES.to_vec(), expires_at: None, limits: RateLimits::default() };
+    let spec = ApiKeySpec {
+        principal_id,
+        scopes: ALL_SCOPES.to_vec(),
+        expires_at: None,
+        limits: RateLimits::default(),
+        model_limits: Vec::new(),
+        service_tier: None,
+    };
     let status = ApiKeyStatus {
         prefix: drawn.prefix,
         last_four: drawn.last_four,

@@ -32,6 +32,9 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// The system gives no threads.
+    #[error("the system gives no threads to serve with")]
+    Threads(#[source] std::io::Error),
     /// The certificate or its key.
     #[error("the certificate `{}` and the key `{}` cannot be used", cert.display(), key.display())]
     Tls {
@@ -58,6 +61,9 @@ pub enum StartError {
         #[source]
         source: GridError,
     },
+    /// The place of files.
+    #[error("files cannot be kept where the configuration says")]
+    Objects(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The spool.
     #[error("the spool of usage records cannot be opened")]
     Spool(#[source] SpoolError),
@@ -93,7 +99,7 @@ impl StartError {
                 Code::DataDirUnusable
             }
             Self::AddressInUse { .. } => Code::AddressInUse,
-            Self::Bind { .. } | Self::Grid { .. } => Code::ConfigInvalid,
+            Self::Bind { .. } | Self::Grid { .. } | Self::Objects(_) => Code::ConfigInvalid,
             Self::Tls { .. } => Code::TlsInvalid,
             Self::Store(StoreError::NewerSchema { .. }) => Code::DataDirNewer,
             Self::Store(StoreError::Served { .. }) => Code::DatabaseInUse,
@@ -106,6 +112,7 @@ impl StartError {
             | Self::Webhook(_)
             | Self::Control(_)
             | Self::Gateway(_)
+            | Self::Threads(_)
             | Self::Random(_)
             | Self::NoOperator => Code::Internal,
         }
@@ -134,6 +141,10 @@ impl StartError {
                 address.ip(),
                 address.port().saturating_add(1)
             )),
+            Self::Objects(_) => Some(
+                "an S3 server needs `objects_credentials_file`, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"
+                    .to_owned(),
+            ),
             Self::Bind { .. } => Some("choose an address of this machine: `--listen 127.0.0.1:8080`".to_owned()),
             Self::Tls { .. } => Some("both are PEM files, and the key has no password".to_owned()),
             Self::Store(StoreError::NewerSchema { .. }) => {
@@ -157,6 +168,7 @@ impl StartError {
             | Self::Spool(_)
             | Self::Control(_)
             | Self::Gateway(_)
+            | Self::Threads(_)
             | Self::Random(_)
             | Self::NoOperator => None,
         }

@@ -3,31 +3,47 @@
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use axum::response::Response;
 use axum::{Router, middleware};
-use axum_server::Handle;
-use axum_server::accept::Accept;
-use axum_server::tls_rustls::RustlsAcceptor;
+use axum_server::tls_rustls::RustlsConfig;
+use galerne_gateway::Door;
 use galerne_model::limits::{CLIENT_WRITE_TIMEOUT_MS, HEAD_MAX_BYTES};
+use http::{Request, Version};
+use hyper::body::Incoming;
+use hyper::service::Service;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::Sleep;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tower::ServiceExt as _;
 
 use super::certificate::{self, Certificate};
+use super::descriptors;
 use super::error::StartError;
+use super::lanes::Lanes;
 use super::unread::{self, Watch};
 use crate::config::Config;
 
-/// Connections at once; past it the system's own queue holds new ones. Each costs a few tens of kilobytes.
-const CONNECTIONS_MAX: usize = 8_192;
+/// Connections at once; further ones are closed. An idle one costs some ten kilobytes (tests/campaign/faults.py measures it).
+const CONNECTIONS_MAX: usize = 12_288;
+/// Connections that the system keeps until they are taken; past it, a client's first packet is lost and sent again a second
+/// later. The standard library has 128, which a burst fills.
+const BACKLOG: u32 = 4_096;
 /// Time for the head of a request; a browser takes milliseconds.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// Longest time a connection takes nothing of what is written to it. An answer of megabytes would else stay in memory for
@@ -42,23 +58,31 @@ const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time for a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause after a connection could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Time for connections to end by themselves once nothing is in flight; then they are cut.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);
 /// Streams of one HTTP/2 connection; a client with more opens another connection.
 const STREAMS_MAX: u32 = 256;
 
-/// An address that is ours.
+/// An address that is ours, and who will serve there.
 pub(crate) struct Bound {
     listener: TcpListener,
     address: SocketAddr,
     tls: Option<Certificate>,
+    lanes: Lanes,
 }
 
 /// A listener that serves.
 pub(crate) struct Listener {
-    handle: Handle<SocketAddr>,
     /// Absent once it has ended and `failed` has told.
     task: Option<JoinHandle<io::Result<()>>>,
+    connections: TaskTracker,
+    lanes: Arc<Lanes>,
+    /// No new connections; those there are end with their request.
+    stop: CancellationToken,
+    /// Connections are cut.
+    cut: CancellationToken,
     /// What looks after bodies of HTTP/2, and after the certificate.
     watches: TaskTracker,
     stop_watching: DropGuard,
@@ -76,13 +100,13 @@ impl Bound {
     /// Takes the address and reads the certificate.
     pub(crate) async fn bind(config: &Config) -> Result<Self, StartError> {
         let address = config.listen;
-        let listener = TcpListener::bind(address).map_err(|source| match source.kind() {
+        let listener = listen(address).map_err(|source| match source.kind() {
             io::ErrorKind::AddrInUse => StartError::AddressInUse { address },
             _ => StartError::Bind { address, source },
         })?;
         let bind = |source| StartError::Bind { address, source };
-        listener.set_nonblocking(true).map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
+        let lanes = Lanes::start().map_err(StartError::Threads)?;
         let tls = match &config.tls {
             Some(files) => {
                 let read = Certificate::read(files).await;
@@ -94,7 +118,7 @@ impl Bound {
             }
             None => None,
         };
-        Ok(Self { listener, address, tls })
+        Ok(Self { listener, address, tls, lanes })
     }
 
     pub(crate) const fn address(&self) -> SocketAddr {
@@ -106,45 +130,85 @@ impl Bound {
         format!("{scheme}://{}", self.address)
     }
 
-    /// Serves until told to stop.
-    pub(crate) fn serve(self, router: Router) -> Listener {
-        self.serve_with(router, Patience { head: HEAD_TIMEOUT, write: WRITE_TIMEOUT, room: ROOM_TIMEOUT })
+    /// Serves until told to stop: inference by its door, where that takes a request, everything else by the router.
+    pub(crate) fn serve(self, router: Router, door: Door) -> Listener {
+        let patience = Patience { head: HEAD_TIMEOUT, write: WRITE_TIMEOUT, room: ROOM_TIMEOUT };
+        self.serve_with(router, Some(door), patience)
     }
 
     /// The same with other patience.
-    fn serve_with(self, router: Router, patience: Patience) -> Listener {
-        let handle = Handle::new();
-        let watches = TaskTracker::new();
+    fn serve_with(self, router: Router, door: Option<Door>, patience: Patience) -> Listener {
+        let Self { listener, tls, lanes, .. } = self;
+        let (watches, stop_watching) = (TaskTracker::new(), CancellationToken::new());
         let watch = Watch { patience: patience.room, tasks: watches.clone() };
         let router = router.layer(middleware::from_fn_with_state(watch, unread::watch));
-        let service = router.into_make_service_with_connect_info::<SocketAddr>();
-        let capped = Capped { permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)), write_timeout: patience.write };
-        let stop_watching = CancellationToken::new();
-        let tls = self.tls.map(|certificate| {
+        let tls = tls.map(|certificate| {
             let config = certificate.config.clone();
             watches.spawn(certificate.keep_fresh(certificate::LOOK_INTERVAL, stop_watching.clone()));
             config
         });
-        let (listener, told) = (self.listener, handle.clone());
-        let serving = async move {
-            let mut server = axum_server::from_tcp(listener)?;
-            let builder = server.http_builder();
-            builder.http1().header_read_timeout(patience.head).max_buf_size(HEAD_MAX_BYTES.max(MIN_BUFFER));
-            builder.http2().max_concurrent_streams(STREAMS_MAX).max_header_list_size(HEAD_LIMIT);
-            builder.http2().keep_alive_interval(PING_INTERVAL).keep_alive_timeout(PING_TIMEOUT);
-            let server = server.first_request_timeout(patience.head).handle(told);
-            match tls {
-                Some(tls) => {
-                    let acceptor = RustlsAcceptor::new(tls).handshake_timeout(HANDSHAKE_TIMEOUT).acceptor(capped);
-                    server.acceptor(acceptor).serve(service).await
-                }
-                None => server.acceptor(capped).serve(service).await,
-            }
+        let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
+        let (connections, lanes) = (TaskTracker::new(), Arc::new(lanes));
+        let host = Host {
+            reception: Reception { router, door, home: Handle::current(), tasks: connections.clone() },
+            protocols: protocols(patience),
+            tls,
+            patience,
+            permits: Arc::new(Semaphore::new(descriptors::make_room(CONNECTIONS_MAX))),
+            stop: stop.clone(),
+            cut: cut.clone(),
         };
-        // Not on the loops' tracker: it ends first, by its own handle, and `join` waits for it.
-        let task = TaskTracker::new().spawn(serving);
-        Listener { handle, task: Some(task), watches, stop_watching: stop_watching.drop_guard() }
+        // Not on the loops' tracker: it ends first, when told to, and `join` waits for it.
+        let task = TaskTracker::new().spawn(accept(listener, Arc::new(host), connections.clone(), Arc::clone(&lanes)));
+        let stop_watching = stop_watching.drop_guard();
+        Listener { task: Some(task), connections, lanes, stop, cut, watches, stop_watching }
     }
+}
+
+/// How HTTP is spoken.
+fn protocols(patience: Patience) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new());
+    builder.http1().header_read_timeout(patience.head).max_buf_size(HEAD_MAX_BYTES.max(MIN_BUFFER));
+    builder.http2().timer(TokioTimer::new());
+    builder.http2().max_concurrent_streams(STREAMS_MAX).max_header_list_size(HEAD_LIMIT);
+    builder.http2().keep_alive_interval(PING_INTERVAL).keep_alive_timeout(PING_TIMEOUT);
+    builder
+}
+
+/// Gives each new connection to a lane, until told to stop.
+async fn accept(listener: TcpListener, host: Arc<Host>, connections: TaskTracker, lanes: Arc<Lanes>) -> io::Result<()> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = host.stop.cancelled() => return Ok(()),
+            accepted = listener.accept() => accepted,
+        };
+        // Away from this runtime, which would else hear of its bytes.
+        let accepted = accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer)));
+        match accepted {
+            Ok((stream, peer)) => {
+                // A refused connection costs less than one that waits: the client hears it at once and comes back.
+                if let Ok(permit) = Arc::clone(&host.permits).try_acquire_owned() {
+                    lanes.run(&connections, Arc::clone(&host).connection(stream, peer, permit));
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a connection could not be accepted");
+                // Without files left, each try would fail at once.
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // As the standard library's own: a restart need not wait for the last connections of the process before.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)?.into_std()
 }
 
 /// hyper refuses buffers below this.
@@ -166,26 +230,22 @@ impl Listener {
 
     /// No new connections; those there are end with their request.
     pub(crate) fn stop_accepting(&self) {
-        self.handle.graceful_shutdown(None);
+        self.stop.cancel();
     }
 
     /// Waits for the connections, then cuts them.
     pub(crate) async fn join(self) {
         self.stop_accepting();
-        let Some(mut task) = self.task else { return };
-        let ended = match tokio::time::timeout(CLOSE_GRACE, &mut task).await {
-            Ok(ended) => ended,
-            Err(_) => {
-                // A grace given to the listener itself would not be heard: it has been told to wait without end.
-                tracing::debug!(open = self.handle.connection_count(), "connections are cut at the end of the drain");
-                self.handle.shutdown();
-                task.await
-            }
-        };
-        match ended {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "the listener ended with an error"),
-            Err(error) => tracing::error!(%error, "the listener broke"),
+        if let Some(task) = self.task
+            && let Err(error) = task.await
+        {
+            tracing::error!(%error, "the listener broke");
+        }
+        self.connections.close();
+        if tokio::time::timeout(CLOSE_GRACE, self.connections.wait()).await.is_err() {
+            tracing::debug!(open = self.connections.len(), "connections are cut at the end of the drain");
+            self.cut.cancel();
+            self.connections.wait().await;
         }
         drop(self.stop_watching);
         self.watches.close();
@@ -193,31 +253,111 @@ impl Listener {
         if tokio::time::timeout(CLOSE_GRACE, self.watches.wait()).await.is_err() {
             tracing::warn!("answers were still looked after when all connections were cut");
         }
+        self.lanes.stop();
     }
 }
 
-/// Lets a bounded number of connections in.
-#[derive(Debug, Clone)]
-struct Capped {
+/// What every connection shares.
+struct Host {
+    reception: Reception,
+    protocols: Builder<TokioExecutor>,
+    tls: Option<RustlsConfig>,
+    patience: Patience,
     permits: Arc<Semaphore>,
-    write_timeout: Duration,
+    stop: CancellationToken,
+    cut: CancellationToken,
 }
 
-impl<S: Send + 'static> Accept<TcpStream, S> for Capped {
-    type Stream = Counted;
-    type Service = S;
-    type Future = Pin<Box<dyn Future<Output = io::Result<(Counted, S)>> + Send>>;
+impl Host {
+    async fn connection(self: Arc<Self>, stream: std::net::TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
+        let ready = TcpStream::from_std(stream).and_then(|stream| stream.set_nodelay(true).map(|()| stream));
+        let stream = match ready {
+            Ok(stream) => Counted { stream, write_timeout: self.patience.write, stalled: None, _permit: permit },
+            Err(error) => return tracing::debug!(%error, "a connection could not be served"),
+        };
+        let Some(tls) = &self.tls else { return Box::pin(self.serve(stream, peer)).await };
+        let handshake = TlsAcceptor::from(tls.get_inner()).accept(stream);
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => {}
+            shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake) => match shaken {
+                Ok(Ok(stream)) => Box::pin(self.serve(stream, peer)).await,
+                Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+                Err(_) => tracing::debug!("a TLS handshake took too long"),
+            }
+        }
+    }
 
-    fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
-        // A refused connection costs less than one that waits: the client hears it at once and comes back.
-        let permit = Arc::clone(&self.permits).try_acquire_owned();
-        let write_timeout = self.write_timeout;
-        Box::pin(async move {
-            let permit = permit.map_err(|_| io::Error::other("too many connections"))?;
-            stream.set_nodelay(true)?;
-            let counted = Counted { stream, write_timeout, stalled: None, _permit: permit };
-            Ok((counted, service))
-        })
+    async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, stream: S, peer: SocketAddr) {
+        let heard = Arc::<AtomicBool>::default();
+        let caller = Caller { reception: self.reception.clone(), peer, heard: Arc::clone(&heard) };
+        let mut serving = pin!(self.protocols.serve_connection(TokioIo::new(stream), caller));
+        // Of later heads hyper says when they are late; of the first one it waits for the first bytes without end.
+        let mut late = pin!(tokio::time::sleep(self.patience.head));
+        let (mut waiting, mut stopping) = (true, false);
+        loop {
+            tokio::select! {
+                biased;
+                ended = serving.as_mut() => {
+                    if let Err(error) = ended {
+                        tracing::trace!(%error, "a connection broke");
+                    }
+                    return;
+                }
+                () = late.as_mut(), if waiting => {
+                    if !heard.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    waiting = false;
+                }
+                () = self.stop.cancelled(), if !stopping => {
+                    serving.as_mut().graceful_shutdown();
+                    stopping = true;
+                }
+                () = self.cut.cancelled(), if stopping => return,
+            }
+        }
+    }
+}
+
+/// Who answers requests.
+#[derive(Clone)]
+struct Reception {
+    router: Router,
+    door: Option<Door>,
+    /// Where the router's handlers run.
+    home: Handle,
+    tasks: TaskTracker,
+}
+
+/// One connection's way to answers.
+struct Caller {
+    reception: Reception,
+    peer: SocketAddr,
+    /// A request came.
+    heard: Arc<AtomicBool>,
+}
+
+impl Service<Request<Incoming>> for Caller {
+    type Response = Response<Body>;
+    type Error = JoinError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        self.heard.store(true, Ordering::Relaxed);
+        let Reception { router, door, home, tasks } = &self.reception;
+        // Over HTTP/2 each answer is looked after, which the router does.
+        if request.version() != Version::HTTP_2
+            && let Some(door) = door
+            && let Some(asking) = Door::asks(request.method(), request.uri().path())
+        {
+            let answer = door.answer(asking, request, self.peer.ip());
+            return Box::pin(async move { Ok(answer.await) });
+        }
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(ConnectInfo(self.peer));
+        let answer = AbortOnDropHandle::new(tasks.spawn_on(router.clone().oneshot(request), home));
+        Box::pin(async move { answer.await.map(|answer| answer.unwrap_or_else(|never| match never {})) })
     }
 }
 
@@ -285,7 +425,6 @@ impl AsyncWrite for Counted {
 
 #[cfg(test)]
 mod tests {
-    use axum::body::Body;
     use axum::routing::get;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::sync::mpsc;
@@ -302,11 +441,11 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         listener.set_nonblocking(true).expect("set");
         let address = listener.local_addr().expect("bound");
-        let bound = Bound { listener, address, tls: None };
+        let bound = Bound { listener, address, tls: None, lanes: Lanes::start().expect("threads") };
         let large = || async { vec![b'x'; LARGE] };
         let router = Router::new().route("/", get(|| async { "here" })).route("/large", get(large)).merge(more);
         let patience = Patience { head: PATIENCE, write: WRITE_PATIENCE, room: WRITE_PATIENCE };
-        (bound.serve_with(router, patience), address)
+        (bound.serve_with(router, None, patience), address)
     }
 
     /// Sends a byte of `head` at a time and says what came back by the time the connection was closed.

@@ -107,6 +107,8 @@ pub(super) fn spawn(tasks: &TaskTracker, stop: &CancellationToken, work: Work) {
     tasks.spawn(record_denials(app.store().clone(), gateway, stop.clone()));
     tasks.spawn(settle(control.clone(), used, stop.clone(), metrics.clone()));
     tasks.spawn(read_energy(control, meter, stop.clone(), metrics));
+    tasks.spawn(crate::batches::engine::run(app.clone(), tasks.clone(), stop.clone()));
+    tasks.spawn(crate::files::keep::run(app.clone(), stop.clone()));
     tasks.spawn(keep_house(app, clock, stop.clone()));
 }
 

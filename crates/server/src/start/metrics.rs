@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use galerne_control::MeterTotals;
 use galerne_control::forward::{Forwarding, ForwardingSeen};
 use galerne_gateway::{Gateway, LinkSeen};
 use prometheus_client::collector::Collector;
@@ -27,6 +28,10 @@ const FORWARD_TROUBLE: &str = "galerne_events_forward_trouble";
 const BUILD: &str = "galerne_build";
 const LINKED: &str = "galerne_gateway_control_plane_connected";
 const SILENCE: &str = "galerne_gateway_control_plane_silence";
+const METER_ENERGY: &str = "galerne_replica_energy";
+const METER_APPORTIONED: &str = "galerne_replica_apportioned_energy";
+const METER_IDLE: &str = "galerne_replica_idle_energy";
+const METER_READ: &str = "galerne_replica_meter_readable";
 const GATEWAYS: &str = "galerne_gateways_connected";
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -195,6 +200,60 @@ pub(crate) fn register_link(registry: &mut Registry, link: LinkSeen) {
 pub(crate) fn register_gateways(registry: &mut Registry, own: &Gateway, fleet: &Arc<Fleet>) {
     own.register_metrics(registry);
     registry.register_collector(Box::new(FleetSeries(Arc::clone(fleet))));
+}
+
+/// Series of replicas with meters of their own.
+pub(crate) fn register_meters(registry: &mut Registry, control: galerne_control::Handle) {
+    registry.register_collector(Box::new(MeterSeries(control)));
+}
+
+/// What meters of replicas have shown, read at each scrape.
+struct MeterSeries(galerne_control::Handle);
+
+impl std::fmt::Debug for MeterSeries {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("MeterSeries")
+    }
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfReplica {
+    replica: String,
+}
+
+impl Collector for MeterSeries {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let totals = self.0.meter_totals();
+        if totals.is_empty() {
+            return Ok(());
+        }
+        // For display: exact sums are in the ledger. Micros of a joule as a fraction are what a `Duration` does.
+        let joules = |micros: i64| Duration::from_micros(u64::try_from(micros).unwrap_or(0)).as_secs_f64();
+        type Of = fn(&MeterTotals) -> i64;
+        let families: [(&str, &str, Of); 3] = [
+            (METER_ENERGY, "Energy of a replica by its own meter, shared among requests and idle", |of| of.microjoules),
+            (METER_APPORTIONED, "Of that, what requests were given", |of| of.microjoules - of.idle_microjoules),
+            (METER_IDLE, "Of that, what no request worked in; falls when a request is told of late", |of| {
+                of.idle_microjoules
+            }),
+        ];
+        for (name, help, of) in families {
+            let kind = ConstGauge::new(0.0).metric_type();
+            let mut family = encoder.encode_descriptor(name, help, Some(&Unit::Joules), kind)?;
+            for totals in &totals {
+                let labels = OfReplica { replica: totals.replica_id.to_string() };
+                ConstGauge::new(joules(of(totals))).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let kind = ConstGauge::new(0_i64).metric_type();
+        let help = "1 while the meter of a replica can be read";
+        let mut family = encoder.encode_descriptor(METER_READ, help, None, kind)?;
+        for totals in &totals {
+            let labels = OfReplica { replica: totals.replica_id.to_string() };
+            ConstGauge::new(i64::from(totals.is_read)).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
 }
 
 /// The registry in Prometheus' text format. The library writes OpenMetrics, which names counters without their `_total`.

@@ -1,6 +1,7 @@
 //! The whole server, on SQLite where nothing else is said, over a real socket. Every answer of every test is checked against the committed document.
 
 mod document;
+mod files;
 mod site;
 
 #[path = "../../../store/tests/it/postgres.rs"]
@@ -8,6 +9,7 @@ mod site;
 mod postgres;
 
 mod bad_input;
+mod batches;
 mod changes;
 mod denials;
 mod gateways;
@@ -15,3 +17,4 @@ mod identity;
 mod lease;
 mod lifecycle;
 mod matrix;
+mod metered;

@@ -53,7 +53,12 @@ pub(crate) fn host() -> Host {
     };
     Host {
         facts,
-        meter: Meter { active: Milliwatts(5_000), method: EnergyMethod::Estimated, sample: Box::new(sample) },
+        meter: Meter {
+            active: Milliwatts(5_000),
+            method: EnergyMethod::Estimated,
+            sample: Box::new(sample),
+            local: std::sync::Arc::new(|_| None),
+        },
     }
 }
 
@@ -72,8 +77,12 @@ pub(crate) async fn start(folder: &std::path::Path, more: &[(&str, String)]) -> 
 
 impl Site {
     pub(crate) async fn new() -> Self {
+        Self::with(&[]).await
+    }
+
+    pub(crate) async fn with(more: &[(&str, String)]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let running = start(folder.path(), &[]).await.expect("it starts");
+        let running = start(folder.path(), more).await.expect("it starts");
         let key = running.first_key.clone().expect("the first start shows a key");
         let operator = Client { http: http_client(), url: running.url.clone(), key: Some(key) };
         Self { folder, running, operator }

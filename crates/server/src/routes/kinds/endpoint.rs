@@ -5,6 +5,7 @@ use galerne_model::identity::Scope;
 use galerne_model::ids::{EndpointId, ModelId};
 use galerne_model::inference::{Backend, Endpoint, EndpointSpec, EndpointState, EndpointStatus, Model, Visibility};
 use galerne_model::limits::REPLICAS_MAX;
+use galerne_model::power::Metering;
 use galerne_model::reason::Reason;
 use galerne_store::{StoreError, Tx};
 use jiff::Timestamp;
@@ -15,12 +16,16 @@ use crate::http::caller::{About, Caller};
 use crate::http::refusal::Refusal;
 use crate::routes::managed::{Level, Managed};
 
+mod policy;
+
 /// Sequences one worker decodes together; past it a batch no longer gets faster.
 const SEQUENCES_MAX: u32 = 256;
 /// Threads of one worker.
 const THREADS_MAX: u32 = 1_024;
 /// Longest context anybody trains today, with room.
 const CONTEXT_MAX: u32 = 16_777_216;
+/// Most that a token weighs: a thousand times another is more than any hardware shows.
+const WEIGHT_MAX: u32 = 1_000;
 /// Longest name of a model on an external server.
 const UPSTREAM_NAME_MAX: usize = 200;
 /// Longest address of an external server.
@@ -56,18 +61,37 @@ impl Managed for Endpoint {
         if spec.price.is_some() && before.is_none_or(|before| before.price != spec.price) {
             operators_only("set the price of an endpoint")?;
         }
+        if before.map_or_else(|| !spec.metering.is_default(), |before| before.metering != spec.metering) {
+            operators_only("say where the energy of replicas is read")?;
+        }
+        check_metering(&spec.metering)?;
         if let Some(price) = spec.price {
             check_price("spec.price", price)?;
         }
+        if spec.routing.shadow.iter().any(|share| before.is_none_or(|before| !before.routing.shadow.contains(share))) {
+            // Nobody pays for the work of a shadow, so whoever runs the site says whether it is done.
+            operators_only("have requests copied to a shadow")?;
+        }
+        if !spec.routing.kv_events.is_empty()
+            && before.is_none_or(|before| before.routing.kv_events != spec.routing.kv_events)
+        {
+            operators_only("have the gateway listen at an address")?;
+        }
+        policy::check(tx, caller, draft).await?;
         match &spec.backend {
             Backend::Worker { model_id, context_tokens, sequences, threads } => {
                 check_worker(*context_tokens, *sequences, *threads)?;
                 check_model(tx, caller, *model_id, *context_tokens).await
             }
-            Backend::External { urls, upstream_model, context_tokens, power } => {
+            Backend::External { urls, upstream_model, context_tokens, power, residency } => {
                 // The gateway will call these addresses from inside the site's network.
                 if before.is_none_or(|before| before.backend != spec.backend) {
                     operators_only("point an endpoint at an external server")?;
+                }
+                let is_country = |code: &String| code.len() == 2 && code.bytes().all(|b| b.is_ascii_uppercase());
+                if residency.as_ref().is_some_and(|code| !is_country(code)) {
+                    let text = "a country is two capital letters, such as `FR`";
+                    return Err(Refusal::invalid("spec.backend.residency", text));
                 }
                 check_external(urls, upstream_model, *context_tokens, power.map_or(0, |power| power.0))
             }
@@ -83,6 +107,19 @@ fn only_operators(caller: &Caller, draft: &Endpoint, what: &str) -> Result<(), R
     let needs = vec!["the role `operator` and a key with the scope `admin`".to_owned()];
     let denial = Denial { code: "role_missing", text: format!("only operators may {what}"), needs };
     Err(caller.forbid(&denial, draft.change_scope(), &about))
+}
+
+fn check_metering(metering: &Metering) -> Result<(), Refusal> {
+    if metering.sources.len() > REPLICAS_MAX as usize {
+        return Err(Refusal::invalid("spec.metering.sources", format!("it takes at most {REPLICAS_MAX} meters")));
+    }
+    let weights = [("prefill_weight", metering.prefill_weight), ("decode_weight", metering.decode_weight)];
+    match weights.into_iter().find(|(_, weight)| weight.is_some_and(|weight| !(1..=WEIGHT_MAX).contains(&weight))) {
+        Some((name, _)) => {
+            Err(Refusal::invalid(&format!("spec.metering.{name}"), format!("it takes 1 to {WEIGHT_MAX}")))
+        }
+        None => Ok(()),
+    }
 }
 
 fn check_numbers(spec: &EndpointSpec) -> Result<(), Refusal> {

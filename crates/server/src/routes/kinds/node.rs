@@ -53,6 +53,7 @@ impl Managed for Replica {
             url: None,
             context_tokens: None,
             sequences: None,
+            abilities: None,
             restarts: 0,
             deadline_at: None,
             since: now,

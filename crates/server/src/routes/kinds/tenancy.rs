@@ -1,8 +1,10 @@
 //! Tenants and projects.
 
 use galerne_api::error::Code;
-use galerne_core::authorize::Noun;
-use galerne_model::identity::{ApiKey, Empty, Principal, Project, ProjectSpec, RoleBinding, Scope, Tenant, TenantSpec};
+use galerne_core::authorize::{Noun, Verb};
+use galerne_model::identity::{
+    ApiKey, Empty, Principal, Project, ProjectSpec, RoleBinding, Scope, ServiceTier, Tenant, TenantSpec,
+};
 use galerne_model::ids::{ProjectId, TenantId};
 use galerne_model::inference::{Endpoint, Model, Pull, PullState};
 use galerne_model::money::Budget;
@@ -10,7 +12,7 @@ use galerne_store::{Filter, Tx};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{check_limits, check_text};
+use super::{check_limits, check_model_limits, check_text};
 use crate::http::caller::Caller;
 use crate::http::refusal::Refusal;
 use crate::routes::managed::{Level, Managed, scope};
@@ -71,9 +73,18 @@ impl Managed for Project {
         scope(self.tenant_id, Some(self.id))
     }
 
-    async fn check(_tx: &mut Tx, _caller: &Caller, draft: &Self, _before: Option<&ProjectSpec>) -> Result<(), Refusal> {
+    async fn check(_tx: &mut Tx, caller: &Caller, draft: &Self, before: Option<&ProjectSpec>) -> Result<(), Refusal> {
         check_text("spec.description", &draft.spec.description)?;
-        check_limits("spec.limits", draft.spec.limits)
+        let given = before.and_then(|before| before.service_tier).unwrap_or_default();
+        // Priority is before everybody else of the site, so that the site's people give it.
+        if draft.spec.service_tier.unwrap_or_default() > given.max(ServiceTier::Default)
+            && !caller.can(Verb::Update, Noun::Tenant, Scope::Site)
+        {
+            let text = "priority is given by the operator of the site; hint: ask for `default` or `flex`";
+            return Err(Refusal::invalid("spec.service_tier", text));
+        }
+        check_limits("spec.limits", draft.spec.limits)?;
+        check_model_limits("spec.model_limits", &draft.spec.model_limits)
     }
 
     async fn check_unused(tx: &mut Tx, _caller: &Caller, resource: &Self) -> Result<(), Refusal> {
