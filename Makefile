@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up build engine test test-full bench bench-planner bench-gateway tidy
+.PHONY: help up build engine test test-full fuzz bench bench-planner bench-gateway tidy
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
@@ -30,6 +30,7 @@ help:
 	@echo "make bench-planner  the planner against published figures and peers (DATA=folder OUT=folder ONLY=b1,b3, all optional)"
 	@echo "make bench-gateway  the gateway against its peers, in one run (ONLY=plain,killed PEERS=galerne,smg ROUNDS=5 SECONDS=3 PROMPTS=1000000 OUT=folder)"
 	@echo "make build       build the release programs without starting them"
+	@echo "make fuzz        bad input for each parser that strangers reach (SECONDS=60 for each, ONLY=chunked for one)"
 	@echo "make tidy        only the rules of structure; seconds"
 
 up: build
@@ -54,6 +55,10 @@ test:
 test-full:
 	@sh make/install.sh test
 	@cargo xtask test --full
+
+fuzz:
+	@sh make/install.sh build
+	@cargo xtask fuzz $(or $(SECONDS),60) $(ONLY)
 
 bench:
 	@sh make/install.sh build

@@ -251,7 +251,9 @@ def trouble(fleet, kills, seed, quota, total, done):
         while quota[0] > mark:
             time.sleep(0.01)
         time.sleep(rng.random() * 0.1)
-        what = ["gateway", "control", "gateway", "wire"][number % 4] if kills > 3 else ["gateway", "control", "wire"][number % 3]
+        # A partition lasts seconds, a kill tenths: of many troubles one in eight is a partition.
+        turns = ["gateway", "control", "gateway", "wire", "gateway", "control", "gateway", "control"]
+        what = turns[number % 8] if kills > 3 else ["gateway", "control", "wire"][number % 3]
         if what == "wire":
             wire = rng.choice(fleet.wires)
             wire.whole.clear()

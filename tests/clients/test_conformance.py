@@ -18,7 +18,6 @@ DOCUMENT = pathlib.Path(llm_comply.__file__).parent / "specs" / "openai_chat.jso
 # What the model or the engine of these tests cannot do, each with its reason; everything else must pass.
 NOT_SERVED = {
     "chat-image-input": "the model reads text only: refused by name",
-    "chat-tool-calling": "the engine has no tools yet: refused by name",
     "chat-reasoning-summary": "llm-comply skips it for models that do not reason",
 }
 

@@ -46,6 +46,9 @@ def test_models_are_listed_and_retrieved(site):
     assert model.id == site.endpoint
     assert model.max_context_length > 0
     assert model.capabilities.completion_chat is True
+    # SmolLM2's vocabulary marks no gaps, and its template knows no tools.
+    assert model.capabilities.completion_fim is False
+    assert model.capabilities.function_calling is False
 
 
 def test_a_wrong_key_an_unknown_model_and_an_overflow_are_errors_with_our_text(site, question):

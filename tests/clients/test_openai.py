@@ -60,6 +60,15 @@ def test_the_same_seed_gives_the_same_answer(client, site, question):
     assert once() == once()
 
 
+def test_answers_of_one_setting_have_one_fingerprint(client, site, question):
+    ask = dict(model=site.endpoint, messages=question, max_tokens=4)
+    first = client.chat.completions.create(**ask).system_fingerprint
+    assert first.startswith("fp_")
+    streamed = {chunk.system_fingerprint for chunk in client.chat.completions.create(**ask, stream=True)}
+    text = client.completions.create(model=site.endpoint, prompt="The wind", max_tokens=2).system_fingerprint
+    assert streamed | {text} == {first}
+
+
 def test_a_stop_string_ends_the_answer_and_is_not_part_of_it(client, site):
     ask = [{"role": "user", "content": "Count: one, two, three, four, five, six."}]
     answer = client.chat.completions.create(model=site.endpoint, messages=ask, max_tokens=60, temperature=0)

@@ -85,7 +85,9 @@ def test_labels_and_hints_are_taken_as_the_originals_take_them(client, site, que
         prediction={"type": "content", "content": "north"},
     )
     assert answer.service_tier == "default"
-    for asked in ({"store": True}, {"service_tier": "flex"}, {"modalities": ["text", "audio"]}, {"verbosity": "low"}):
+    patient = client.chat.completions.create(model=site.endpoint, messages=question, max_tokens=2, service_tier="flex")
+    assert patient.service_tier == "flex"
+    for asked in ({"store": True}, {"modalities": ["text", "audio"]}, {"verbosity": "low"}):
         with pytest.raises(openai.BadRequestError) as caught:
             client.chat.completions.create(model=site.endpoint, messages=question, max_tokens=2, extra_body=asked)
         assert caught.value.body["code"] == "unsupported_value", asked
@@ -139,7 +141,7 @@ def test_a_response_is_a_chat_told_as_items(exact, site):
     assert answer.output_text.strip() and answer.output[0].type == "message"
     assert 0 < answer.usage.output_tokens <= 16 and answer.usage.input_tokens_details.cached_tokens >= 0
     assert answer.store is False if hasattr(answer, "store") else True
-    assert answer.metadata == {"a": "b"} and float(answer.usage.energy_joules) > 0
+    assert answer.metadata == {"a": "b"} and not hasattr(answer.usage, "energy_joules")
     again = exact.responses.create(
         model=site.endpoint,
         input=[

@@ -1,5 +1,5 @@
-//! Project tasks that need more than a Makefile line: `tidy` (the rules of structure), `test` (all that `make test` runs)
-//! and `bench` (the promised figures).
+//! Project tasks that need more than a Makefile line: `tidy` (the rules of structure), `test` (all that `make test` runs),
+//! `fuzz` (bad input, guided by coverage) and `bench` (the promised figures).
 //!
 //! Deliberately absent: anything a user of Galerne needs. This crate is never shipped.
 
@@ -11,11 +11,12 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 
 mod bench;
+mod fuzz;
 mod neighbour;
 mod testing;
 mod tidy;
 
-const USAGE: &str = "usage: cargo xtask tidy [--warnings] | test [--full] | bench";
+const USAGE: &str = "usage: cargo xtask tidy [--warnings] | test [--full] | fuzz SECONDS [TARGET…] | bench";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -36,6 +37,7 @@ fn run(words: &[&str]) -> Result<ExitCode> {
         ["tidy", "--warnings"] => tidy::run(&root, tidy::Show::Warnings)?,
         ["test"] => testing::run(&root, testing::Extent::Change)?,
         ["test", "--full"] => testing::run(&root, testing::Extent::Full)?,
+        ["fuzz", seconds, only @ ..] => fuzz::run(&root, seconds.parse().with_context(|| USAGE)?, only)?,
         ["bench"] => bench::run(&root)?,
         _ => bail!("{USAGE}"),
     };

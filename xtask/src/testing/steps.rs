@@ -36,6 +36,8 @@ const OTHER_CLIENTS: &str = "other clients' packages";
 const CLIENTS: &str = "clients";
 const CAMPAIGN: &str = "exactly-once campaign";
 const FLEET: &str = "fleet campaign";
+const FAULTS: &str = "faults";
+const FUZZ: &str = "bad input, guided by coverage";
 const DENY: &str = "cargo-deny";
 
 /// The packages with examples in their documentation: rustdoc takes seconds for each crate, also where there is none.
@@ -62,7 +64,7 @@ const WITH_ENGINE: [&str; 6] = ["--release", "--locked", "--package", "galerne-w
 /// What is run at `extent`.
 pub(super) fn all(root: &Path, extent: Extent) -> Vec<Step> {
     let mut steps = vec![format(), tidy(), python(), other_clients(), engine(), build(), tests(extent), examples()];
-    steps.extend([clients(), campaign(extent), fleet(extent), lints()]);
+    steps.extend([clients(), campaign(extent), fleet(extent), faults(extent), fuzz(extent), lints()]);
     if extent == Extent::Full {
         steps.push(deny());
     }
@@ -158,15 +160,34 @@ fn campaign(extent: Extent) -> Step {
     step(CAMPAIGN, &[PYTHON_SETUP, ENGINE, BUILD], vec![command], Counted::BySummary(plain))
 }
 
-/// Three gateways over one control plane, killed and cut off; the ledger must hold each answer once.
+/// Three gateways over one control plane, killed and cut off; the ledger must hold each answer once. With those of the other
+/// campaign and of the gateway's own test (`crash.rs`), `make test` kills more than sixty processes.
 fn fleet(extent: Extent) -> Step {
     let (requests, kills) = match extent {
-        Extent::Change => ("400", "6"),
-        Extent::Full => ("4000", "64"),
+        Extent::Change => ("800", "50"),
+        Extent::Full => ("4000", "80"),
     };
     let script = "tests/campaign/fleet.py";
     let command = vec!["python3", script, "--bin", "target/debug/galerne", "--requests", requests, "--kills", kills];
     step(FLEET, &[BUILD], vec![command], Counted::BySummary(plain))
+}
+
+/// Slow and huge heads, many connections, few files, no room, a clock that is set.
+fn faults(extent: Extent) -> Step {
+    let mut command = vec!["python3", "tests/campaign/faults.py", "--bin", "target/debug/galerne"];
+    if extent == Extent::Full {
+        command.push("--long");
+    }
+    step(FAULTS, &[BUILD], vec![command], Counted::BySummary(plain))
+}
+
+/// Seconds for each parser that strangers reach; after the build that all share.
+fn fuzz(extent: Extent) -> Step {
+    let seconds = match extent {
+        Extent::Change => "3",
+        Extent::Full => "60",
+    };
+    step(FUZZ, &[BUILD], vec![vec!["cargo", "xtask", "fuzz", seconds]], Counted::BySummary(plain))
 }
 
 fn deny() -> Step {

@@ -17,7 +17,16 @@ struct Rules {
     licences: Vec<String>,
     /// Crate, and what only it may have.
     exceptions: Vec<(String, Vec<String>)>,
-    denied: Vec<(String, String)>,
+    denied: Vec<Denied>,
+}
+
+/// A crate that is not to be there.
+#[derive(Debug, Default)]
+struct Denied {
+    name: String,
+    reason: String,
+    /// Crates that may bring it all the same.
+    wrappers: Vec<String>,
 }
 
 /// Every package from outside that breaks a rule.
@@ -25,10 +34,12 @@ pub(crate) fn check(packages: &[Package], tree: &Tree) -> Result<Vec<Finding>> {
     let Some(text) = tree.text(PATH) else { return Ok(Vec::new()) };
     let rules = parse(text)?;
     let outside: Vec<&Package> = packages.iter().filter(|package| !package.is_local()).collect();
+    let lock = tree.text("Cargo.lock").unwrap_or_default();
+    let lock: toml::Table = lock.parse().context("parse Cargo.lock")?;
     let mut findings = Vec::new();
     for package in &outside {
         findings.extend(licence(package, &rules));
-        findings.extend(denied(package, &rules));
+        findings.extend(denied(package, &rules, &lock));
         findings.extend(source(package, &outside));
     }
     Ok(findings)
@@ -47,11 +58,30 @@ fn licence(package: &Package, rules: &Rules) -> Option<Finding> {
     Some(finding("licence", what, "what we ship is Apache-2.0 and must stay so", "choose another crate".to_owned()))
 }
 
-fn denied(package: &Package, rules: &Rules) -> Option<Finding> {
-    let (_, reason) = rules.denied.iter().find(|(name, _)| *name == package.name)?;
+fn denied(package: &Package, rules: &Rules, lock: &toml::Table) -> Option<Finding> {
+    let Denied { reason, wrappers, .. } = rules.denied.iter().find(|denied| denied.name == package.name)?;
+    let by = brought_by(&package.name, lock);
+    if !by.is_empty() && by.iter().all(|name| wrappers.iter().any(|wrapper| wrapper == name)) {
+        return None;
+    }
     let what = format!("`{}` {} is in the graph", package.name, package.version);
     let hint = format!("{reason}; `cargo tree -i {}` says who brings it", package.name);
     Some(finding("denied", what, "one crate per concern", hint))
+}
+
+/// Packages of the lock file that depend on a crate.
+fn brought_by<'a>(name: &str, lock: &'a toml::Table) -> Vec<&'a str> {
+    let depends = |package: &&toml::Value| {
+        // `name`, or `name version` where there are several of it.
+        let mut named = array(package.get("dependencies")).filter_map(toml::Value::as_str);
+        named.any(|dependency| dependency.split(' ').next() == Some(name))
+    };
+    let packages = array(lock.get("package")).filter(depends);
+    packages.filter_map(|package| package.get("name").and_then(toml::Value::as_str)).collect()
+}
+
+fn array(value: Option<&toml::Value>) -> impl Iterator<Item = &toml::Value> {
+    value.and_then(toml::Value::as_array).into_iter().flatten()
 }
 
 /// All packages come from one registry: the one most of them come from.
@@ -84,7 +114,10 @@ fn parse(text: &str) -> Result<Rules> {
         let allow = row.get("allow").and_then(toml::Value::as_array).cloned().unwrap_or_default();
         (text_of(&row, "crate"), texts(&allow))
     });
-    let denied = list("bans", "deny").into_iter().map(|row| (text_of(&row, "crate"), text_of(&row, "reason")));
+    let denied = list("bans", "deny").into_iter().map(|row| {
+        let wrappers = row.get("wrappers").and_then(toml::Value::as_array).cloned().unwrap_or_default();
+        Denied { name: text_of(&row, "crate"), reason: text_of(&row, "reason"), wrappers: texts(&wrappers) }
+    });
     Ok(Rules {
         licences: texts(&list("licenses", "allow")),
         exceptions: exceptions.collect(),

@@ -23,6 +23,7 @@ const BORDERS: &[(&str, &[&str])] = &[
     ("bench-chart", &[]),
     ("planner-bench", &["planner", "bench-chart"]),
     ("gateway-bench", &["model", "store", "gateway", "bench-chart"]),
+    ("fuzz", &["model", "core", "api", "gateway"]),
     ("xtask", &[]),
 ];
 

@@ -122,7 +122,8 @@ fn dependency_findings(deny: &str, name: &str, license: &str, source: &str) -> V
     let all = json!([usual("a"), usual("b"), from_outside(name, license, source)]);
     let document = json!({ "workspace_root": "root", "packages": all });
     let packages = metadata::parse(&document).expect("the metadata can be read");
-    let folder = workspace(&[("deny.toml", deny)]);
+    let lock = "[[package]]\nname = \"a\"\ndependencies = [\"b\", \"second-clock 1.0.0\"]\n";
+    let folder = workspace(&[("deny.toml", deny), ("Cargo.lock", lock)]);
     let tree = Tree::load(folder.path()).expect("the tree can be read");
     let findings = dependencies::check(&packages, &tree).expect("deny.toml can be read");
     findings.iter().map(|finding| finding.rule).collect()
@@ -137,6 +138,9 @@ fn licences_sources_and_forbidden_crates_follow_deny_toml() {
     assert_eq!(dependency_findings(deny, "roots", "Odd-1.0", "registry+usual"), [] as [&str; 0]);
     assert_eq!(dependency_findings(deny, "c", "Odd-1.0", "registry+usual"), ["licence"]);
     assert_eq!(dependency_findings(deny, "second-clock", "MIT", "registry+usual"), ["denied"]);
+    let but_for = |wrapper: &str| deny.replace("reason =", &format!("wrappers = [\"{wrapper}\"], reason ="));
+    assert_eq!(dependency_findings(&but_for("a"), "second-clock", "MIT", "registry+usual"), [] as [&str; 0]);
+    assert_eq!(dependency_findings(&but_for("b"), "second-clock", "MIT", "registry+usual"), ["denied"]);
     assert_eq!(dependency_findings(deny, "c", "MIT", "git+elsewhere"), ["source"]);
     assert_eq!(dependency_findings(deny, "c", "MIT", "registry+other"), ["source"]);
 }
