@@ -234,6 +234,7 @@ impl<'m> Generator<'m> {
     fn fork(&mut self, sequence: usize, logits: &[f32]) {
         let (request, from) = (Rc::clone(&self.live[sequence].request), self.live[sequence].slot);
         let choices = request.borrow().job.choices;
+        request.borrow_mut().open_others();
         for choice in 1..choices {
             let Some(slot) = self.copy(from) else {
                 for choice in (choice..choices).rev() {

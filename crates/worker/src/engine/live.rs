@@ -23,7 +23,7 @@ pub(super) type Shared = Rc<RefCell<Request>>;
 
 pub(super) struct Request {
     pub(super) job: Generate,
-    /// Choices that have not ended, those that wait for a slot included.
+    /// Choices that have begun and not ended, those that wait for a slot included. The first one computes the prompt alone.
     open: usize,
     pub(super) spent: Spent,
     /// The prompt's scores so far, if they are wanted.
@@ -64,8 +64,7 @@ pub(super) struct Ends<'m> {
 
 impl Request {
     pub(super) fn new(job: Generate) -> Shared {
-        let open = job.choices;
-        Rc::new(RefCell::new(Self { job, open, spent: Spent::default(), prompt_scores: vec![], failed: None }))
+        Rc::new(RefCell::new(Self { job, open: 1, spent: Spent::default(), prompt_scores: vec![], failed: None }))
     }
 
     pub(super) fn send(&self, event: Event) {
@@ -73,6 +72,11 @@ impl Request {
         if let Err(mpsc::error::TrySendError::Full(_)) = self.job.events.try_send(event) {
             tracing::error!(id = %self.job.id, "an event was lost: its channel is full");
         }
+    }
+
+    /// The prompt is computed: the other choices begin.
+    pub(super) fn open_others(&mut self) {
+        self.open += self.job.choices - 1;
     }
 
     /// A choice has ended; the last one ends the request.

@@ -103,7 +103,8 @@ fn tools_and_formats_are_read_or_refused_by_their_place() {
     let any = used(json!({"tool_choice": "any", "parallel_tool_calls": false})).expect("fine");
     assert_eq!(any.map(|t| (t.called, t.is_parallel)), Some((Called::Some, false)));
     let named = |name: &str| json!({"tool_choice": {"type": "function", "function": {"name": name}}});
-    assert_eq!(used(named("b")).expect("fine").map(|t| t.called), Some(Called::One(1)));
+    let once = used(named("b")).expect("fine");
+    assert_eq!(once.map(|t| (t.called, t.is_parallel)), Some((Called::One(1), false)), "a named tool is called once");
     let at = |result: Result<Option<ToolUse>, Refused>| result.expect_err("refused").param.expect("a place");
     assert_eq!(at(used(named("c"))), "tool_choice.function.name");
     assert_eq!(at(used(json!({"tool_choice": "sometimes"}))), "tool_choice");

@@ -12,7 +12,7 @@ use crate::limits;
 pub(crate) struct ToolUse {
     pub tools: Vec<Tool>,
     pub called: Called,
-    /// Whether one answer may hold several calls.
+    /// Whether one answer may hold several calls: never when a tool is named, which is called once.
     pub is_parallel: bool,
 }
 
@@ -83,7 +83,11 @@ pub(crate) fn tool_use(parameters: &Parameters) -> Result<Option<ToolUse>, Refus
     if called.is_some_and(|called| called != Called::Maybe) && tools.is_empty() {
         return Err(Refused::new("tool_choice", "invalid_value", "`tool_choice` needs `tools`"));
     }
-    Ok(called.filter(|_| !tools.is_empty()).map(|called| ToolUse { tools, called, is_parallel }))
+    Ok(called.filter(|_| !tools.is_empty()).map(|called| {
+        // A model that is inclined to would call the one tool again until its tokens are used up.
+        let is_parallel = is_parallel && !matches!(called, Called::One(_));
+        ToolUse { tools, called, is_parallel }
+    }))
 }
 
 fn read_tool(i: usize, tool: &Value) -> Result<Tool, Refused> {

@@ -155,3 +155,16 @@ fn a_client_that_leaves_stops_all_its_choices() {
     // Its places are free again.
     post(&worker, "/v1/completions", &json!({"prompt": "b", "max_tokens": 2}));
 }
+
+#[test]
+fn who_leaves_before_the_first_token_ends_the_choices_that_had_not_begun() {
+    let Some(model) = model() else { return };
+    let worker = Worker::ready(&model, &["--context", "4096"]);
+    // Several steps for the prompt; were it over before the client leaves, nothing would be cancelled.
+    let body = json!({"prompt": "word ".repeat(3_500), "max_tokens": 1, "n": 3});
+    let socket = worker.send("/v1/completions", &body);
+    worker.wait_for("a first step", |w| w.metric("galerne_worker_step_tokens_total") > 0.0);
+    drop(socket);
+    worker.wait_for("cancelled", |w| w.metric("galerne_worker_requests_cancelled_total") > 0.0);
+    assert!(worker.metric("galerne_worker_requests_running") < 0.5);
+}
