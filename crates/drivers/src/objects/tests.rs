@@ -71,7 +71,7 @@ fn a_folder_keeps_objects() {
 
 /// With a server of S3's protocol and a bucket on it, `GALERNE_TEST_S3=http://127.0.0.1:PORT/BUCKET`; says so where there is none.
 #[test]
-#[expect(clippy::disallowed_methods, clippy::print_stdout, reason = "a test's configuration is its environment")]
+#[expect(clippy::disallowed_methods, reason = "a test's configuration is its environment")]
 fn a_bucket_keeps_objects() {
     let Ok(place) = std::env::var("GALERNE_TEST_S3") else {
         println!("skipped: GALERNE_TEST_S3 names no server and bucket");

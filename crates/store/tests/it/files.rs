@@ -18,7 +18,7 @@ fn file(n: u64, bytes: u64) -> File {
         project_id: project_id(1),
         principal_id: PrincipalId::from_uuid(uuid(7)),
         filename: format!("é {n}.jsonl"),
-        purpose: if n % 2 == 0 { Purpose::Batch } else { Purpose::UserData },
+        purpose: if n.is_multiple_of(2) { Purpose::Batch } else { Purpose::UserData },
         visibility: Visibility::Principal,
         origin: Origin::Upload,
         bytes,
