@@ -4,6 +4,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use galerne_core::energy::apart::Apart;
 use galerne_core::energy::{self, Counted};
 use galerne_drivers::grid::{Grid, Scope};
 use galerne_model::ids::{NodeId, ReadingId};
@@ -52,7 +53,7 @@ pub(crate) struct Bill {
     /// Replicas with meters of their own.
     pub(crate) meters: MeterTable,
     /// Energy of this node that the meters of its replicas have booked, and its own reading has not left out yet.
-    booked_apart: Mutex<i64>,
+    booked_apart: Mutex<Apart>,
     /// Last uses of keys, written by themselves: no acknowledgement waits for them.
     pub(crate) uses: Arc<Uses>,
     /// The energy rate changed by more than a sample differs from the next.
@@ -89,7 +90,7 @@ impl Bill {
         let unknown = (Milliwatts::ZERO, None);
         let rate = Mutex::new(Rates { now: unknown, told: unknown });
         let uses = Arc::default();
-        let (meters, booked_apart) = (MeterTable::default(), Mutex::new(0));
+        let (meters, booked_apart) = (MeterTable::default(), Mutex::default());
         let rate_changed = Arc::default();
         Self { store, source, node_id, zone, pue_thousandths, grid, rate, meters, booked_apart, uses, rate_changed }
     }
@@ -112,7 +113,7 @@ impl Bill {
     /// Books a sample as the reading `id`; the same again is not booked twice.
     pub(crate) async fn book_reading(&self, id: ReadingId, sample: &EnergySample) -> Result<(), StoreError> {
         let signal = self.intensity(sample.ended_at);
-        let apart = (*lock(&self.booked_apart)).clamp(0, sample.millijoules.0.max(0));
+        let apart = lock(&self.booked_apart).leave_out(id, sample.ended_at, sample.millijoules);
         let reading = Reading {
             id,
             node_id: self.node_id,
@@ -120,7 +121,7 @@ impl Bill {
             started_at: sample.started_at,
             ended_at: sample.ended_at,
             // What the meters of single replicas have booked is not booked again.
-            millijoules: Millijoules(sample.millijoules.0 - apart),
+            millijoules: Millijoules(sample.millijoules.0 - apart.0),
             method: sample.method,
             busy_cpu_micros: sample.busy_cpu_micros,
             zone: self.zone.clone(),
@@ -128,7 +129,7 @@ impl Bill {
             intensity_source: signal.1,
         };
         self.store.post_reading(&reading, self.pue_thousandths).await?;
-        *lock(&self.booked_apart) -= apart;
+        lock(&self.booked_apart).done(id);
         // From now on the rate of requests. Where processors are counted, by their counters; GPUs may still be estimated,
         // and then all of the reading is.
         match sample.counted.as_ref().and_then(energy::measured_rate) {
@@ -142,7 +143,7 @@ impl Bill {
     pub(crate) async fn book_replica_reading(&self, reading: &ReplicaReading, is_here: bool) -> Result<(), StoreError> {
         self.store.post_replica_reading(reading, self.pue_thousandths).await?;
         if is_here {
-            *lock(&self.booked_apart) += reading.reading.millijoules.0;
+            lock(&self.booked_apart).booked(reading.reading.millijoules);
         }
         Ok(())
     }

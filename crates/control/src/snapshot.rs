@@ -266,10 +266,11 @@ pub(crate) fn metered(rows: &Rows, node_id: NodeId) -> Vec<Metered> {
         is_running.then(|| Metered {
             replica_id: replica.id,
             endpoint_id: endpoint.id,
-            source,
             weights,
             weighed: if is_stated { "stated for the endpoint" } else { "assumed" },
-            is_here: replica.spec.node_id == Some(node_id),
+            // A server that somebody else runs has no node, but counters of this host are read on this host.
+            is_here: replica.spec.node_id == Some(node_id) || source.is_of_this_host(),
+            source,
         })
     };
     rows.replicas.iter().filter_map(of).collect()

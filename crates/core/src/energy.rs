@@ -12,6 +12,7 @@ use galerne_model::units::{MILLIJOULES_PER_KWH, MicrogramsCo2e, Millijoules, Mil
 use crate::rating::{self, WorkBound};
 
 pub mod account;
+pub mod apart;
 pub mod meter;
 pub mod work;
 

@@ -106,6 +106,26 @@ impl FromStr for PowerSource {
     }
 }
 
+impl PowerSource {
+    /// Whether it reads counters of the server's own host, which the host's own readings have too.
+    pub fn is_of_this_host(&self) -> bool {
+        match self {
+            Self::Nvml(_) | Self::Rapl => true,
+            Self::File { .. } | Self::Metrics { .. } => false,
+        }
+    }
+
+    /// A meter that both would read: its energy would be booked twice.
+    pub fn shared_with(&self, other: &Self) -> Option<String> {
+        match (self, other) {
+            (Self::Nvml(ours), Self::Nvml(theirs)) => {
+                ours.iter().find(|gpu| theirs.contains(gpu)).map(|gpu| format!("nvml:{gpu}"))
+            }
+            (ours, theirs) => (ours == theirs).then(|| ours.to_string()),
+        }
+    }
+}
+
 impl fmt::Display for PowerSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -178,5 +198,19 @@ mod tests {
         ] {
             assert_eq!(text.parse::<PowerSource>(), Err(BadPowerSource), "{text}");
         }
+    }
+
+    #[test]
+    fn one_meter_in_two_sources_is_found() {
+        let shared = |a: &str, b: &str| {
+            let [a, b] = [a, b].map(|text| text.parse::<PowerSource>().expect(text));
+            a.shared_with(&b)
+        };
+        assert_eq!(shared("nvml:a,b", "nvml:c,b").as_deref(), Some("nvml:b"));
+        assert_eq!(shared("nvml:a", "nvml:b"), None);
+        assert_eq!(shared("rapl", "rapl").as_deref(), Some("rapl"));
+        assert_eq!(shared("rapl", "nvml:a"), None);
+        assert_eq!(shared("file:///m#x", "file:///m#y"), None);
+        assert_eq!(shared("file:///m#x", "file:///m#x").as_deref(), Some("file:///m#x"));
     }
 }

@@ -123,7 +123,8 @@ fn sum(readings: &[Value]) -> i64 {
 }
 
 async fn owned(operator: &Client, kind: &str) -> i64 {
-    let balances = operator.got("/api/v1/ledger/balances").await;
+    // Of the whole site: what nobody used is the operator's.
+    let balances = operator.got("/api/v1/ledger/balances?tenant=*").await;
     let all = balances["items"].as_array().expect("a list");
     all.iter().filter(|balance| balance["owner"]["kind"] == kind).map(millijoules).sum()
 }
@@ -164,17 +165,24 @@ async fn scene(site: &Site, mut source: Source) {
     let given = source.stop();
     eventually("all of the source's energy is in the ledger", async || sum(&readings(operator).await.0) >= given).await;
 
-    let (of_replica, of_node) = readings(operator).await;
+    let (of_replica, _) = readings(operator).await;
     let used: i64 = usage(operator).await.iter().map(millijoules).sum();
     assert_eq!(sum(&of_replica), given, "the replica's readings are what its source gave out, to the millijoule");
     assert!(of_replica.iter().all(|reading| reading["method"] == "measured"), "{of_replica:?}");
     assert_eq!(owned(operator, "project").await, used, "the project owns what its records say");
-    let idle = owned(operator, "idle").await - owned(operator, "apportionment").await.abs();
-    // Estimates that were settled and replaced come back from the node's next reading, as idle.
+    assert!(used > 0 && used < given, "requests have some of it and idle the rest: {used} of {given} mJ");
+    // Estimates that were settled and replaced come back with the node's next reading.
+    let mut seen = String::new();
+    eventually("requests and idle have what was read", async || {
+        let (of_replica, of_node) = readings(operator).await;
+        let (idle, owed) = (owned(operator, "idle").await, owned(operator, "apportionment").await);
+        let read = sum(&of_replica) + sum(&of_node);
+        seen = format!("requests {used} mJ + idle {idle} mJ + owed {owed} mJ of {read} mJ");
+        idle > 0 && used + idle + owed == read
+    })
+    .await;
     let check = operator.post("/api/v1/ledger/check", &json!({})).await;
-    assert_eq!((check.status, &check.json["closes"]), (200, &json!(true)), "{}", check.text);
-    let seen = format!("source {given} mJ, requests {used} mJ, idle {idle} mJ with {} node readings", of_node.len());
-    assert!(used > 0 && used < given, "requests have some of it and idle the rest: {seen}");
+    assert_eq!((check.status, &check.json["closes"]), (200, &json!(true)), "{seen}: {}", check.text);
 
     let why = operator.got(&format!("/api/v1/why/request/{first}")).await.to_string();
     assert!(why.contains("a share of what was measured") && why.contains("prompt ones weigh 1"), "{why}");
@@ -239,4 +247,16 @@ async fn meters_are_the_operators_to_name() {
     let refused = site.operator.post("/api/v1/endpoints", &bad).await;
     assert!(refused.status == 400 || refused.status == 422, "{}", refused.text);
     assert!(refused.text.contains("a meter is `nvml:UUID,UUID`"), "{}", refused.text);
+
+    let external = |name: &str, sources: &[&str]| {
+        let backend =
+            json!({"kind": "external", "urls": ["http://127.0.0.1:9"], "upstream_model": "m", "context_tokens": 1000});
+        json!({"name": name, "spec": {"backend": backend, "metering": {"sources": sources}}})
+    };
+    let twice = site.operator.post("/api/v1/endpoints", &external("a", &["nvml:x,y", "nvml:z,y"])).await;
+    assert!(twice.status != 201 && twice.text.contains("`nvml:y` is named for two replicas"), "{}", twice.text);
+    site.operator.made("/api/v1/endpoints", &external("a", &["nvml:x,y"])).await;
+    let taken = site.operator.post("/api/v1/endpoints", &external("b", &["rapl", "nvml:y"])).await;
+    assert!(taken.status != 201 && taken.text.contains("`nvml:y` is the meter of endpoint `a`"), "{}", taken.text);
+    site.operator.made("/api/v1/endpoints", &external("b", &["rapl", "nvml:z"])).await;
 }

@@ -5,9 +5,9 @@ use galerne_model::identity::Scope;
 use galerne_model::ids::{EndpointId, ModelId};
 use galerne_model::inference::{Backend, Endpoint, EndpointSpec, EndpointState, EndpointStatus, Model, Visibility};
 use galerne_model::limits::REPLICAS_MAX;
-use galerne_model::power::Metering;
+use galerne_model::power::{Metering, PowerSource};
 use galerne_model::reason::Reason;
-use galerne_store::{StoreError, Tx};
+use galerne_store::{Filter, StoreError, Tx};
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -63,6 +63,7 @@ impl Managed for Endpoint {
         }
         if before.map_or_else(|| !spec.metering.is_default(), |before| before.metering != spec.metering) {
             operators_only("say where the energy of replicas is read")?;
+            check_meters_apart(tx, draft).await?;
         }
         check_metering(&spec.metering)?;
         if let Some(price) = spec.price {
@@ -120,6 +121,34 @@ fn check_metering(metering: &Metering) -> Result<(), Refusal> {
         }
         None => Ok(()),
     }
+}
+
+/// Each meter belongs to one replica: read for two, its energy would be charged twice.
+async fn check_meters_apart(tx: &mut Tx, draft: &Endpoint) -> Result<(), Refusal> {
+    let sources = &draft.spec.metering.sources;
+    for (index, source) in sources.iter().enumerate() {
+        if let Some(meter) = sources[..index].iter().find_map(|before| source.shared_with(before)) {
+            let text = format!("`{meter}` is named for two replicas, and its energy would be charged twice");
+            return Err(Refusal::invalid(&format!("spec.metering.sources[{index}]"), text)
+                .hint("give each replica its own meter"));
+        }
+    }
+    if sources.is_empty() {
+        return Ok(());
+    }
+    let others = tx.list_all::<Endpoint>(&Filter::default()).await?;
+    for other in others.iter().filter(|other| other.id != draft.id) {
+        let named = |(index, source): (usize, &PowerSource)| {
+            Some((index, other.spec.metering.sources.iter().find_map(|theirs| source.shared_with(theirs))?))
+        };
+        if let Some((index, meter)) = sources.iter().enumerate().find_map(named) {
+            let text =
+                format!("`{meter}` is the meter of endpoint `{}`, and its energy would be charged twice", other.name);
+            return Err(Refusal::invalid(&format!("spec.metering.sources[{index}]"), text)
+                .hint(format!("galerne endpoint meter {} --none", other.name)));
+        }
+    }
+    Ok(())
 }
 
 fn check_numbers(spec: &EndpointSpec) -> Result<(), Refusal> {
