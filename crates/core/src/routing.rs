@@ -24,8 +24,10 @@ pub use share::{Drawn, draw};
 pub use siphash::Secret;
 pub use told::KvEvent;
 
-/// Attempts per request: the first and one more.
+/// Attempts per request that reach a replica: the first and one more.
 const ATTEMPTS_MAX: u32 = 2;
+/// Attempts per request that reach nobody, where each is another replica: a host that goes takes several with it.
+const UNREACHED_MAX: u32 = 4;
 
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,15 +75,29 @@ pub fn ending_of_status(status: u16) -> Ending {
     }
 }
 
-/// Whether to try again after `attempts` attempts (1 = the first has just ended).
-pub fn after_attempt(attempts: u32, progress: Progress, ending: Ending) -> Next {
+/// The attempts of a request so far, the one that has just ended included.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Attempts {
+    /// Those that reached a replica.
+    pub reached: u32,
+    /// Those that reached nobody.
+    pub unreached: u32,
+    /// Whether there is a replica that was not asked.
+    pub is_one_left: bool,
+}
+
+/// Whether to try again after these attempts.
+pub fn after_attempt(attempts: Attempts, progress: Progress, ending: Ending) -> Next {
+    let Attempts { reached, unreached, is_one_left } = attempts;
     let may_help = match ending {
-        Ending::ConnectFailed | Ending::Broken | Ending::ServerError(_) | Ending::Busy => true,
+        // Asked again where it is the only one: it may be in the middle of a restart.
+        Ending::ConnectFailed => unreached < if is_one_left { UNREACHED_MAX } else { ATTEMPTS_MAX },
+        Ending::Broken | Ending::ServerError(_) | Ending::Busy => true,
         // A request that used up its time has none left; what the caller did wrong stays wrong.
         Ending::TimedOut | Ending::Answered | Ending::Cancelled => false,
     };
     match progress {
-        Progress::BeforeFirstByte if may_help && attempts < ATTEMPTS_MAX => Next::Retry,
+        Progress::BeforeFirstByte if may_help && reached < ATTEMPTS_MAX => Next::Retry,
         Progress::BeforeFirstByte | Progress::Started => Next::Finish,
     }
 }

@@ -148,7 +148,8 @@ pub(crate) fn admit(
         return Err(spool_refusal(full));
     }
     let Room { place, seat } = room;
-    let reserved = Reserved { hold: entry, money: hold, permit, place, seat };
+    let tokens_max = u32::try_from(asked.bound(context).total_max.0).unwrap_or(u32::MAX);
+    let reserved = Reserved { hold: entry, money: hold, permit, tokens_max, place, seat };
     Ok((Ticket::new(shared, reserved, endpoint, snapshot.energy), headers))
 }
 

@@ -41,6 +41,16 @@ pub(crate) fn subjects(snapshot: &Snapshot, key: &KeyEntry, endpoint: &EndpointE
     all.into_iter().filter(|(_, limits)| *limits != RateLimits::default()).collect()
 }
 
+/// Those of them that are about this endpoint: for a request that was admitted for another one by the same key.
+pub(crate) fn subjects_on(snapshot: &Snapshot, key: &KeyEntry, endpoint: &EndpointEntry) -> Vec<(Subject, RateLimits)> {
+    let mut all = subjects(snapshot, key, endpoint);
+    all.retain(|(subject, _)| match subject {
+        Subject::Key(_) | Subject::Project(_) => false,
+        Subject::KeyOnEndpoint(..) | Subject::ProjectOnEndpoint(..) | Subject::Endpoint(_) => true,
+    });
+    all
+}
+
 pub(crate) fn refusal(refused: RateRefused, headers: Headers) -> Refusal {
     let mut refusal = Refusal::new(Code::RateLimited, refused.to_string());
     refusal.retry_after = match (refused.limit, refused.retry_after_micros) {

@@ -87,12 +87,12 @@ fn prompt_parts<'a>(fields: &Fields<'a>) -> Vec<&'a [u8]> {
     values.map(|value| value.get().trim_end_matches([']', '"']).as_bytes()).collect()
 }
 
-/// Takes a seat on the replica that costs this request least; `avoid` is the one whose attempt has just failed.
+/// Takes a seat on the replica that costs this request least; `avoid` are those whose attempts have failed.
 pub(crate) fn choose<'a>(
     shared: &Arc<Shared>,
     ticket: &Ticket,
     ready: &'a [ReplicaEntry],
-    avoid: Option<ReplicaId>,
+    avoid: &[ReplicaId],
 ) -> Option<(SeatGuard, &'a ReplicaEntry)> {
     sit(shared, ticket.endpoint_id(), ticket.prompt(), ready, avoid)
 }
@@ -102,7 +102,7 @@ fn sit<'a>(
     endpoint_id: EndpointId,
     prompt: &Prompt,
     ready: &'a [ReplicaEntry],
-    avoid: Option<ReplicaId>,
+    avoid: &[ReplicaId],
 ) -> Option<(SeatGuard, &'a ReplicaEntry)> {
     let wanted = Wanted { endpoint_id, prompt };
     let (chance, now) = (shared.draw(), shared.now());

@@ -382,6 +382,7 @@ impl Work {
                 let http_status = refusal.status().as_u16();
                 let ending = Ending { outcome: Outcome::Failed, http_status, counted: Counted::default() };
                 if worked {
+                    self.ticket.back_to_work();
                     self.ticket.wind_up(ending)
                 } else {
                     self.ticket.settle(ending)
@@ -423,7 +424,7 @@ impl Work {
         let mut told: Option<Unserved> = None;
         let mut steps = std::mem::take(&mut self.steps).into_iter().peekable();
         while let Some(step) = steps.next() {
-            if !self.ticket.serve_by(&step.endpoint, step.estimate, self.endpoint.id) {
+            if !self.ticket.serve_by(&step.endpoint, &step.limits, step.estimate, self.endpoint.id) {
                 continue;
             }
             let unserved = match self.ask_endpoint(shared, &step).await {
@@ -431,6 +432,9 @@ impl Work {
                 Err(unserved) => unserved,
             };
             let (code, worked) = (unserved.refusal.code, unserved.worked);
+            if worked {
+                self.ticket.has_worked();
+            }
             told = Some(match told.take() {
                 Some(told) if step.part == Part::Fallback => Unserved { worked: worked || told.worked, ..told },
                 before => Unserved { worked: worked || before.is_some_and(|before| before.worked), ..unserved },

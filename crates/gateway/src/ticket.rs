@@ -11,7 +11,8 @@ use galerne_core::budget::{self, Used};
 use galerne_core::energy;
 use galerne_core::rating::{self, Charge, TokenCounts};
 use galerne_core::routing::Prompt;
-use galerne_model::ids::{EndpointId, RequestId, TenantId};
+use galerne_model::identity::RateLimits;
+use galerne_model::ids::{EndpointId, PriceBookId, RequestId, TenantId};
 use galerne_model::ledger::{EnergyMethod, Operation, Outcome, Quantities, UsageRecord, WorkTimes};
 use galerne_model::snapshot::{EndpointEntry, EnergyRate, ReplicaEnergy, ReplicaEntry};
 use galerne_model::units::{MicrogramsCo2e, Millijoules, Tokens};
@@ -42,6 +43,8 @@ pub(crate) struct Reserved {
     pub(crate) hold: Hold,
     pub(crate) money: budget::Hold,
     pub(crate) permit: Permit,
+    /// The most tokens it can use, whatever its replica says.
+    pub(crate) tokens_max: u32,
     /// Its place in this process: also what is wound up behind a client that left takes one.
     pub(crate) place: Place,
     /// Its seat at the endpoint, where seats are limited; given back after the permit, or the next one would find none.
@@ -70,6 +73,16 @@ struct Open {
     ended_at: Option<Timestamp>,
     /// What was worked without an answer is not charged.
     forgiven: bool,
+    /// Who worked and failed before others were asked.
+    failed_at: Option<Failed>,
+}
+
+/// An endpoint that worked on a request and gave no answer.
+struct Failed {
+    endpoint: Arc<EndpointEntry>,
+    price_book_id: Option<PriceBookId>,
+    replica: Option<ReplicaEntry>,
+    asked: Option<Instant>,
 }
 
 /// What keeps other requests out as long as one is worked on.
@@ -77,6 +90,7 @@ struct Taken {
     permit: Permit,
     /// Under the limits of another endpoint that took it over.
     lent: Option<Permit>,
+    tokens_max: u32,
     busy: Busy,
     _place: Place,
     _seat: Option<Seat>,
@@ -85,10 +99,12 @@ struct Taken {
 impl Taken {
     /// Tells the limits what was used. What is left is given back when it is dropped, after the books are closed.
     fn finish(self, books: &mut Books, counted: Counted, now: Timestamp) -> (Busy, Place, Option<Seat>) {
-        let Self { permit, lent, mut busy, _place, _seat } = self;
-        books.rates.finish(permit, counted.rated());
+        let Self { permit, lent, tokens_max, mut busy, _place, _seat } = self;
+        // A replica that lies must not keep a key out for weeks.
+        let used = counted.rated().min(tokens_max);
+        books.rates.finish(permit, used);
         if let Some(lent) = lent {
-            books.rates.finish(lent, counted.rated());
+            books.rates.finish(lent, used);
         }
         busy.end_at(now);
         (busy, _place, _seat)
@@ -118,12 +134,12 @@ impl Ticket {
         endpoint: &Arc<EndpointEntry>,
         rate: EnergyRate,
     ) -> Self {
-        let Reserved { hold, money, permit, place, seat } = reserved;
+        let Reserved { hold, money, permit, tokens_max, place, seat } = reserved;
         let busy = shared.activity.begin(endpoint.id, hold.started_at);
         let open = Open {
             hold,
             money,
-            taken: Some(Taken { permit, lent: None, busy, _place: place, _seat: seat }),
+            taken: Some(Taken { permit, lent: None, tokens_max, busy, _place: place, _seat: seat }),
             endpoint: Arc::clone(endpoint),
             rate,
             admitted: Instant::now(),
@@ -135,6 +151,7 @@ impl Ticket {
             worked: None,
             ended_at: None,
             forgiven: false,
+            failed_at: None,
         };
         Self { shared: Arc::clone(shared), open: Some(open) }
     }
@@ -155,9 +172,15 @@ impl Ticket {
         self.open().endpoint.id
     }
 
-    /// Hands the request on to another endpoint, which is then the one that is used and paid. False when its limits forbid
-    /// it. `own` is the endpoint under whose limits it was admitted.
-    pub(crate) fn serve_by(&mut self, endpoint: &Arc<EndpointEntry>, estimate: u32, own: EndpointId) -> bool {
+    /// Hands the request on to another endpoint, which is then the one that is used and paid. False when `limits`, those that
+    /// hold there and did not hold before, forbid it. `own` is the endpoint under whose limits it was admitted.
+    pub(crate) fn serve_by(
+        &mut self,
+        endpoint: &Arc<EndpointEntry>,
+        limits: &[(Subject, RateLimits)],
+        estimate: u32,
+        own: EndpointId,
+    ) -> bool {
         if self.open().endpoint.id == endpoint.id {
             return true;
         }
@@ -167,7 +190,7 @@ impl Ticket {
         let permit = if endpoint.id == own {
             None
         } else {
-            match books.rates.admit(&[(Subject::Endpoint(endpoint.id), endpoint.limits)], estimate, now) {
+            match books.rates.admit(limits, estimate, now) {
                 Ok(permit) => Some(permit),
                 Err(_) => return false,
             }
@@ -183,6 +206,28 @@ impl Ticket {
         open.hold.price_book_id = endpoint.price_book_id;
         open.endpoint = Arc::clone(endpoint);
         true
+    }
+
+    /// The replica that was asked last may have worked before it failed: if nobody answers, that work is what is charged.
+    pub(crate) fn has_worked(&mut self) {
+        let open = self.open_mut();
+        let replica = open.replica.clone();
+        open.failed_at.get_or_insert_with(|| Failed {
+            endpoint: Arc::clone(&open.endpoint),
+            price_book_id: open.hold.price_book_id,
+            replica,
+            asked: open.asked,
+        });
+    }
+
+    /// Nobody answered: goes back to whoever worked before it failed.
+    pub(crate) fn back_to_work(&mut self) {
+        let open = self.open_mut();
+        if let Some(Failed { endpoint, price_book_id, replica, asked }) = open.failed_at.take() {
+            open.hold.endpoint_id = endpoint.id;
+            open.hold.price_book_id = price_book_id;
+            (open.endpoint, open.replica, open.asked) = (endpoint, replica, asked);
+        }
     }
 
     /// Says what is asked, as far as routing wants to know.
@@ -242,6 +287,12 @@ impl Ticket {
     pub(crate) fn whole_content(&mut self) {
         self.first_content();
         self.open_mut().is_whole = true;
+    }
+
+    /// The work is over; what follows is only asking what it was.
+    pub(crate) fn worked(&mut self) {
+        let open = self.open_mut();
+        open.worked.get_or_insert_with(|| open.admitted.elapsed());
     }
 
     /// Energy of what was counted so far.

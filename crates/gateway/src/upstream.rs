@@ -25,8 +25,8 @@ use axum::body::Bytes;
 use axum::http::StatusCode;
 use bytes::{BufMut as _, BytesMut};
 use galerne_api::error::Code;
-use galerne_core::routing::{self, Ending, Next, Progress};
-use galerne_model::ids::{RequestId, TenantId};
+use galerne_core::routing::{self, Attempts, Ending, Next, Progress};
+use galerne_model::ids::{ReplicaId, RequestId, TenantId};
 use galerne_model::ledger::Operation;
 use galerne_model::limits;
 use galerne_model::snapshot::{ReplicaEnergy, ReplicaEntry};
@@ -171,12 +171,10 @@ pub(crate) struct Unanswered {
 /// Asks a replica, and another one (or the same, when there is no other) if the first fails.
 pub(crate) async fn ask(shared: &Arc<Shared>, ticket: &mut Ticket, ask: &Ask<'_>) -> Result<Answer, Unanswered> {
     shared.upstream.earn();
-    let mut avoid = None;
-    let mut attempts = ask.reached;
+    let mut tried: Vec<ReplicaId> = Vec::new();
     let mut reached = ask.reached;
     loop {
-        attempts += 1;
-        let Some((seat, replica)) = route::choose(shared, ticket, ask.replicas, avoid) else {
+        let Some((seat, replica)) = route::choose(shared, ticket, ask.replicas, &tried) else {
             let refusal = Refusal::new(Code::NoReadyReplica, "no replica is ready").retry_after(FAILED_WAIT);
             return Err(Unanswered { refusal, unreachable: false, reached, worked: false });
         };
@@ -189,6 +187,10 @@ pub(crate) async fn ask(shared: &Arc<Shared>, ticket: &mut Ticket, ask: &Ask<'_>
         seat.release(failure.ending);
         let unreachable = failure.ending == Ending::ConnectFailed;
         reached += u32::from(!unreachable);
+        tried.push(replica.id);
+        let is_one_left = ask.replicas.iter().any(|replica| !tried.contains(&replica.id));
+        let unreached = u32::try_from(tried.len()).unwrap_or(u32::MAX).saturating_sub(reached - ask.reached);
+        let attempts = Attempts { reached, unreached, is_one_left };
         let other = ask.replicas.len() > 1;
         let again = routing::after_attempt(attempts, Progress::BeforeFirstByte, failure.ending) == Next::Retry
             && (other || failure.ending != Ending::Busy)
@@ -200,7 +202,6 @@ pub(crate) async fn ask(shared: &Arc<Shared>, ticket: &mut Ticket, ask: &Ask<'_>
         shared.metrics.retries.inc();
         let request_id = ticket.request_id();
         tracing::warn!(%request_id, replica_id = %replica.id, reason = %failure.refusal.message, "attempt failed; asked again");
-        avoid = Some(replica.id);
     }
 }
 

@@ -147,13 +147,13 @@ impl ReplicaBook {
         self.index.bytes()
     }
 
-    /// Chooses among `ready`, which is sorted by id; `avoid` is the replica whose attempt has just failed, `chance` any
+    /// Chooses among `ready`, which is sorted by id; `avoid` are the replicas whose attempts have failed, `chance` any
     /// number, another each time.
     pub fn choose(
         &mut self,
         wanted: &Wanted<'_>,
         ready: &[ReplicaEntry],
-        avoid: Option<ReplicaId>,
+        avoid: &[ReplicaId],
         chance: u64,
         now: Timestamp,
     ) -> Option<Seat> {
@@ -191,7 +191,7 @@ impl ReplicaBook {
         chance: u64,
         now: Timestamp,
     ) -> (Vec<Weighed>, Option<usize>) {
-        self.weigh(wanted, ready, Compared::All, None, chance, now)
+        self.weigh(wanted, ready, Compared::All, &[], chance, now)
     }
 
     /// The first token of an answer came: its prompt is computed.
@@ -201,6 +201,10 @@ impl ReplicaBook {
             let uncached = std::mem::take(&mut seat.uncached);
             if let Some(replica) = self.replicas.get_mut(&seat.replica_id) {
                 replica.prompt_tokens = replica.prompt_tokens.saturating_sub(uncached);
+                // Whoever answers is back: others need not wait for the end of a long answer.
+                if seat.tries && replica.breaker.answers() {
+                    replica.joined_at = now;
+                }
             }
         }
     }
@@ -429,7 +433,7 @@ impl ReplicaBook {
         wanted: &Wanted<'_>,
         ready: &[ReplicaEntry],
         compared: Compared,
-        avoid: Option<ReplicaId>,
+        avoid: &[ReplicaId],
         chance: u64,
         now: Timestamp,
     ) -> (Vec<Weighed>, Option<usize>) {
@@ -447,7 +451,7 @@ impl ReplicaBook {
             let blocks = depths.iter().find(|(known, _)| *known == id).map_or(0, |(_, blocks)| *blocks);
             let mut one = replica.weigh(id, wanted.prompt, blocks, &rates, now);
             one.compared = sample.contains(&id);
-            one.avoided = avoid == Some(id);
+            one.avoided = avoid.contains(&id);
             weighed.push(one);
         }
         let chosen = cost::pick(&weighed);

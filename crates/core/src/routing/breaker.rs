@@ -96,9 +96,7 @@ impl Breaker {
         match ending {
             Ending::Answered => {
                 self.errors.add(0);
-                let was_open = self.rests_until.take().is_some();
-                (self.failures_in_row, self.openings, self.trying) = (0, 0, false);
-                was_open
+                self.answers()
             }
             Ending::ConnectFailed | Ending::Broken | Ending::TimedOut | Ending::ServerError(_) => {
                 self.errors.add(1_000);
@@ -108,6 +106,12 @@ impl Breaker {
             // Busy is not broken, and a client that leaves says nothing about the replica.
             Ending::Busy | Ending::Cancelled => false,
         }
+    }
+
+    /// An answer has begun. True when the breaker closed: the replica is back.
+    pub(super) fn answers(&mut self) -> bool {
+        (self.failures_in_row, self.openings, self.trying) = (0, 0, false);
+        self.rests_until.take().is_some()
     }
 
     fn fail(&mut self, now: Timestamp) {

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use axum::body::Bytes;
 use galerne_api::error::Code;
+use galerne_core::admission::Subject;
 use galerne_core::routing;
+use galerne_model::identity::RateLimits;
 use galerne_model::ids::EndpointId;
 use galerne_model::ledger::Operation;
 use galerne_model::money::TokenPrice;
@@ -15,6 +17,7 @@ use galerne_model::snapshot::{EndpointEntry, EnergyBound, KeyEntry, Snapshot};
 
 use crate::admit::visible;
 use crate::config::Shared;
+use crate::rates;
 use crate::request::{Asked, Delivery};
 use crate::segments::Segments;
 use crate::voice::Voice;
@@ -39,7 +42,9 @@ pub(crate) struct Step {
     pub(crate) voice: Voice,
     /// How to ask for the prompt's tokens.
     pub(crate) tokenize_body: Option<Segments>,
-    /// Tokens, for its rate limits.
+    /// Limits on this endpoint that the request was not admitted under.
+    pub(crate) limits: Vec<(Subject, RateLimits)>,
+    /// Tokens, for those limits.
     pub(crate) estimate: u32,
 }
 
@@ -100,14 +105,16 @@ impl Chain {
         // A canary without a replica is no reason to wait.
         if let Some(canary) = canary.filter(|canary| !canary.replicas.is_empty()) {
             let voice = voice.under(&endpoint.name, &canary.upstream_model);
-            chain.steps.push(Step::new(Part::Canary, canary, asked, source, voice));
+            let limits = rates::subjects_on(snapshot, key, &canary);
+            chain.steps.push(Step { limits, ..Step::new(Part::Canary, canary, asked, source, voice) });
         }
         chain.steps.push(Step::new(Part::Named, Arc::clone(endpoint), asked, source, voice.clone()));
         for id in &routing.fallback {
             // Under the caller's own rights, as if it had been named.
             if let Some(other) = find(*id).filter(|other| visible(snapshot, key).any(|seen| seen.id == other.id)) {
                 let voice = voice.under(&other.name, &other.upstream_model);
-                chain.steps.push(Step::new(Part::Fallback, other, asked, source, voice));
+                let limits = rates::subjects_on(snapshot, key, &other);
+                chain.steps.push(Step { limits, ..Step::new(Part::Fallback, other, asked, source, voice) });
             }
         }
         let shadow = drawn.shadow.filter(|_| computes(asked.operation));
@@ -132,7 +139,7 @@ impl Step {
         };
         let body = asked.upstream_body(source, &endpoint.upstream_model);
         let estimate = asked.estimate(endpoint.context_tokens);
-        Self { part, endpoint, body, voice, tokenize_body, estimate }
+        Self { part, endpoint, body, voice, tokenize_body, limits: Vec::new(), estimate }
     }
 }
 

@@ -60,7 +60,7 @@ async fn ask(
     tenant_id: TenantId,
     prompt: &Prompt,
 ) -> (ShadowOutcome, Counted) {
-    let taken = super::sit(shared, step.endpoint.id, prompt, &step.endpoint.replicas, None);
+    let taken = super::sit(shared, step.endpoint.id, prompt, &step.endpoint.replicas, &[]);
     let Some((mut seat, replica)) = taken else { return (ShadowOutcome::failed, Counted::default()) };
     let body = &step.body;
     let answer =

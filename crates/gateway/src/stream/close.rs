@@ -54,10 +54,12 @@ impl Pump {
         let Self { mut tally, rest, .. } = *self;
         // Before the count, which may wait for the replica: a stream nobody reads stops the engine by closing.
         let rest = (end == End::Done).then_some(rest);
-        if let Some((counted, _)) = &tally.reported {
+        if let Some((counted, _)) = tally.reported.as_ref().filter(|_| !tally.failed) {
             tally.seat.counted(*counted);
         }
-        tally.seat.end(end.of_seat());
+        tally.seat.end(end.of_seat(tally.failed));
+        // Asking for what was used takes time in which nothing is worked on.
+        tally.ticket.worked();
         let shared = Arc::clone(&tally.shared);
         let known = tally.reported.as_ref().filter(|_| end == End::Done).map(|(counted, _)| *counted);
         // At the very end of the process there is no runtime left to ask in.
@@ -186,9 +188,10 @@ fn cut_refusal(end: End, shared: &Shared) -> Refusal {
 }
 
 impl End {
-    /// What the replica is credited or blamed with.
-    fn of_seat(self) -> routing::Ending {
+    /// What the replica is credited or blamed with; `failed`: it told of an error, as a reply of status 500 would have.
+    fn of_seat(self, failed: bool) -> routing::Ending {
         match self {
+            Self::Done if failed => routing::Ending::ServerError(500),
             Self::Done => routing::Ending::Answered,
             Self::ClientLeft | Self::ClientSlow | Self::ShuttingDown => routing::Ending::Cancelled,
             Self::ReplicaBroke => routing::Ending::Broken,

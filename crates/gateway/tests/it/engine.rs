@@ -212,10 +212,13 @@ fn stream_answer(tokens: i64, wants: &str, presence: Presence) -> Response {
     for n in 0..tokens {
         events.push(format!("data: {}\n\n", chunk(json!({"content": format!("t{n}")}), Value::Null)));
     }
-    if wants == "error" {
+    if wants.starts_with("error") {
         events.push("data: {\"error\":{\"message\":\"the engine could not compute\",\"type\":\"server_error\",\"code\":\"engine_failed\"}}\n\n".to_owned());
     }
-    let ends_well = !matches!(wants, "break" | "stall after" | "error");
+    if wants == "error, then done" {
+        events.push("data: [DONE]\n\n".to_owned());
+    }
+    let ends_well = !matches!(wants, "break" | "stall after" | "error" | "error, then done");
     if ends_well {
         events.push(format!("data: {}\n\n", chunk(json!({}), json!("stop"))));
         if wants != "no usage" {

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use galerne_core::routing::BreakerState;
 use galerne_gateway::Bounds;
+use galerne_model::identity::{ModelLimits, RateLimits};
 use galerne_model::ids::{EndpointId, ReplicaId, TenantId};
 use galerne_model::inference::{RoutingPolicy, Share, Visibility};
 use galerne_model::ledger::Outcome;
 use galerne_model::money::TokenPrice;
-use galerne_model::snapshot::{EndpointEntry, Snapshot};
+use galerne_model::snapshot::{EndpointEntry, KeyEntry, Snapshot};
 use galerne_model::units::Micros;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
@@ -136,6 +138,46 @@ async fn a_fallback_needs_the_callers_own_right_and_its_limits_and_never_mends_t
     let site = Site::start(two(&engine.url, &other.url, routing)).await;
     let reply = site.chat(json!({"x_do": "status 400"})).await;
     assert_eq!((reply.status, other.requests()), (400, 0), "{}", reply.text);
+    site.is_idle().await;
+}
+
+#[tokio::test]
+async fn whoever_answers_in_anothers_place_keeps_to_the_keys_limits_for_its_model() {
+    let other = Engine::start(&TaskTracker::new()).await;
+    let routing = RoutingPolicy { fallback: vec![endpoint_id(2)], ..RoutingPolicy::default() };
+    let mut snapshot = two(&nobody().await, &other.url, routing);
+    let limits = RateLimits { requests_per_minute: Some(1), ..RateLimits::default() };
+    let entry = KeyEntry { model_limits: vec![ModelLimits { model: "other".to_owned(), limits }], ..key_entry(1) };
+    add_key(&mut snapshot, 1, entry);
+    let site = Site::start(snapshot).await;
+    let statuses = [site.chat(json!({})).await.status, site.chat(json!({})).await.status];
+    assert_eq!((statuses, other.requests()), ([200, 502], 1));
+    site.is_idle().await;
+}
+
+#[tokio::test]
+async fn three_hosts_that_are_gone_do_not_hide_the_fourth() {
+    let engine = Engine::start(&TaskTracker::new()).await;
+    let gone = [nobody().await, nobody().await, nobody().await];
+    let site = Site::start(snapshot(&[&gone[0], &gone[1], &gone[2], &engine.url])).await;
+    for _ in 0..6 {
+        let reply = site.chat(json!({})).await;
+        assert_eq!(reply.status, 200, "{}", reply.text);
+    }
+    site.is_idle().await;
+}
+
+#[tokio::test]
+async fn errors_inside_of_streams_open_the_breaker_too() {
+    let engine = Engine::start(&TaskTracker::new()).await;
+    let site = Site::start(snapshot(&[&engine.url])).await;
+    for _ in 0..3 {
+        let reply = site.chat(json!({"stream": true, "x_do": "error, then done"})).await;
+        assert!(reply.text.contains("engine_failed"), "{}", reply.text);
+    }
+    let tenant_id = TenantId::from_uuid(uuid(1));
+    let view = site.gateway.explain_route(endpoint_id(1), tenant_id, "hello").expect("the endpoint is known");
+    assert_eq!(view.replicas[0].state, BreakerState::Open);
     site.is_idle().await;
 }
 

@@ -58,13 +58,13 @@ impl Desk {
     fn choose(&mut self, prompt: &Prompt, ms: i64) -> Seat {
         self.chance += 1;
         let wanted = Wanted { endpoint_id: endpoint(), prompt };
-        self.book.choose(&wanted, &self.ready, None, self.chance, at(ms)).expect("one is ready")
+        self.book.choose(&wanted, &self.ready, &[], self.chance, at(ms)).expect("one is ready")
     }
 
     fn fail(&mut self, n: u128, ms: i64) {
         let wanted = Wanted { endpoint_id: endpoint(), prompt: &Prompt::default() };
         let only: Vec<ReplicaEntry> = self.ready.iter().filter(|entry| entry.id == id(n)).cloned().collect();
-        let seat = self.book.choose(&wanted, &only, None, 0, at(ms)).expect("one is ready");
+        let seat = self.book.choose(&wanted, &only, &[], 0, at(ms)).expect("one is ready");
         self.book.release(seat, Ending::ConnectFailed, None, at(ms));
     }
 
@@ -90,7 +90,7 @@ fn equals_take_turns_and_work_counts_from_the_choice_on() {
         assert_eq!((desk.book.in_flight(id(n)), desk.book.prompt_tokens(id(n))), (0, 0));
     }
     let wanted = Wanted { endpoint_id: endpoint(), prompt: &Prompt::default() };
-    assert!(desk.book.choose(&wanted, &[], None, 0, at(LATER)).is_none());
+    assert!(desk.book.choose(&wanted, &[], &[], 0, at(LATER)).is_none());
 }
 
 #[test]
@@ -204,11 +204,11 @@ fn a_failed_replica_is_avoided_unless_it_is_the_only_one() {
     let prompt = Prompt::default();
     let wanted = Wanted { endpoint_id: endpoint(), prompt: &prompt };
     for n in 1..=2 {
-        let seat = desk.book.choose(&wanted, &desk.ready, Some(id(n)), 0, at(LATER)).expect("ready");
+        let seat = desk.book.choose(&wanted, &desk.ready, &[id(n)], 0, at(LATER)).expect("ready");
         assert_eq!(seat.replica(), id(3 - n));
         desk.book.release(seat, Ending::Cancelled, None, at(LATER));
     }
-    let seat = desk.book.choose(&wanted, &desk.ready[..1], Some(id(1)), 0, at(LATER)).expect("ready");
+    let seat = desk.book.choose(&wanted, &desk.ready[..1], &[id(1)], 0, at(LATER)).expect("ready");
     assert_eq!(seat.replica(), id(1));
     for seat in busy.into_iter().chain([seat]) {
         desk.book.release(seat, Ending::Cancelled, None, at(LATER));
@@ -238,6 +238,24 @@ fn an_open_breaker_gets_nothing_then_one_trial_and_an_answer_closes_it() {
     assert_eq!(guess.replica(), id(1), "when all rest, the one whose rest ends first is tried");
     for seat in seats.into_iter().chain([guess, other]) {
         desk.book.release(seat, Ending::Cancelled, None, at(LATER + 3_000));
+    }
+}
+
+#[test]
+fn a_trial_that_begins_to_answer_brings_its_replica_back() {
+    let mut desk = Desk::new(2);
+    for _ in 0..3 {
+        desk.fail(1, LATER);
+    }
+    let held: Vec<Seat> = (0..5).map(|n| desk.choose(&text(n, 4), LATER + 500)).collect();
+    let mut trial = desk.choose(&text(9, 4), LATER + 1_000);
+    assert_eq!((trial.replica(), desk.state(1, LATER + 1_000)), (id(1), BreakerState::Trying));
+    desk.book.first_token(&mut trial, at(LATER + 1_200));
+    assert_eq!(desk.state(1, LATER + 1_200), BreakerState::Closed, "its answer may take minutes");
+    desk.book.release(trial, Ending::Broken, None, at(LATER + 60_000));
+    assert_eq!(desk.state(1, LATER + 60_000), BreakerState::Closed, "one failure is none");
+    for seat in held {
+        desk.book.release(seat, Ending::Cancelled, None, at(LATER + 60_000));
     }
 }
 

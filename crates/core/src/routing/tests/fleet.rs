@@ -179,7 +179,7 @@ impl Fleet {
                 let wanted = Wanted { endpoint_id: endpoint(), prompt: &prompt };
                 let entries: Vec<ReplicaEntry> = ready.iter().map(|at| self.entries[*at].clone()).collect();
                 let chance = siphash::hash(SECRET, request.at, &[1]);
-                let seat = book.choose(&wanted, &entries, None, chance, now(request.at)).expect("one is ready");
+                let seat = book.choose(&wanted, &entries, &[], chance, now(request.at)).expect("one is ready");
                 let at = self.entries.iter().position(|entry| entry.id == seat.replica()).expect("known");
                 (at, Some(seat))
             }
