@@ -332,7 +332,7 @@ fn energy_of(record: &UsageRecord) -> Reason {
     let method = match record.energy_method {
         EnergyMethod::Measured => "measured",
         EnergyMethod::Apportioned => "a share of what was measured, by work",
-        EnergyMethod::Estimated => "estimated from CPU time",
+        EnergyMethod::Estimated => "estimated",
         EnergyMethod::Unknown => return Reason::holds("energy", "its energy is not known"),
     };
     Reason::holds(

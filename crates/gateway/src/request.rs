@@ -21,7 +21,7 @@ mod check;
 mod fields;
 mod messages;
 
-pub(crate) use fields::{Fields, ObjectWriter};
+pub(crate) use fields::{Fields, LIST_MAX, List, ObjectWriter};
 
 use crate::refusal::Refusal;
 use crate::segments::{SegmentWriter, Segments};
@@ -122,9 +122,10 @@ impl<'a> Asked<'a> {
         })
     }
 
-    /// Whether it is a stream that may end anywhere: the caller named no maximum.
+    /// Whether it is the stream of a chat that may end anywhere: the caller named no maximum.
     pub(crate) fn is_open_ended(&self) -> bool {
-        self.max_tokens.is_none() && self.is_written() && self.delivery != Delivery::Whole
+        // Of a text to be completed engines write 16 tokens: a cut where the budget ends would ask for more.
+        self.max_tokens.is_none() && self.operation == Operation::Chat && self.delivery != Delivery::Whole
     }
 
     /// Answers it asks for: choices of each prompt.
@@ -174,7 +175,8 @@ impl<'a> Asked<'a> {
     pub(crate) fn estimate(&self, context: u32) -> u32 {
         let prompt = u32::try_from(self.body_bytes / BYTES_PER_TOKEN_ESTIMATE).unwrap_or(u32::MAX);
         let completion = if self.is_written() {
-            self.max_tokens.unwrap_or(COMPLETION_ESTIMATE).saturating_mul(self.choices)
+            let answers = u32::try_from(self.answers()).unwrap_or(u32::MAX);
+            self.max_tokens.unwrap_or(COMPLETION_ESTIMATE).saturating_mul(answers)
         } else {
             0
         };
@@ -251,7 +253,24 @@ impl<'a> Asked<'a> {
         let mut out = SegmentWriter::new(source);
         out.text("model", upstream_model);
         match self.operation {
-            Operation::Chat => out.raw("messages", self.fields.get("messages")?.get()),
+            Operation::Chat => {
+                let messages = self.fields.get("messages")?.get();
+                if self.turn == Turn::GoesOn {
+                    out.raw("messages", &messages::without_prefix(messages));
+                    out.raw("continue_final_message", "true");
+                    out.raw("add_generation_prompt", "false");
+                } else {
+                    out.raw("messages", messages);
+                }
+                // Templates write them into the prompt.
+                for name in ["tools", "chat_template_kwargs", "add_generation_prompt", "continue_final_message"] {
+                    let is_written =
+                        self.turn == Turn::GoesOn && name.ends_with("_message") | name.ends_with("_prompt");
+                    if let Some(value) = self.fields.get(name).filter(|_| !is_written) {
+                        out.raw(name, value.get());
+                    }
+                }
+            }
             Operation::Completion | Operation::Fim if self.inputs == 1 => {
                 out.raw("prompt", self.fields.get("prompt")?.get());
             }
@@ -335,6 +354,9 @@ fn delivery(dialect: Dialect, fields: &Fields<'_>) -> Result<Delivery, Refusal> 
 fn message_list(messages: &RawValue) -> Result<i64, Refusal> {
     match serde_json::from_str::<Vec<IgnoredAny>>(messages.get()) {
         Ok(list) if list.is_empty() => Err(invalid("messages", "`messages` is empty: send at least one")),
+        Ok(list) if list.len() > LIST_MAX => {
+            Err(invalid("messages", format!("`messages` has {} entries; at most {LIST_MAX} are taken", list.len())))
+        }
         Ok(_) => Ok(1),
         Err(_) => Err(invalid("messages", "`messages` must be a list of messages")),
     }

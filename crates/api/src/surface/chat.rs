@@ -11,7 +11,13 @@ pub(super) const CHAT: &[Field] = &[
     field("allowed_token_ids", Engines, List, Engine, "the only tokens that may be answered"),
     field("audio", OpenAi, Object, Refused, "no model here speaks"),
     field("bad_words", Engines, List, Engine, "words that are not answered"),
-    field("cache_salt", Engines, Text, Refused, "cached prompts are kept apart by tenant already"),
+    field(
+        "cache_salt",
+        Engines,
+        Text,
+        Refused,
+        "the embedded engine keeps cached prompts apart by tenant; a server outside may share them among all who call it",
+    ),
     field("chat_template", Engines, Text, Refused, "the model's own template is used"),
     field("chat_template_kwargs", Engines, Object, Engine, "values for the model's template"),
     field(

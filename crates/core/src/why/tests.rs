@@ -70,7 +70,7 @@ fn a_completed_request_accounts_for_time_tokens_money_and_energy() {
             "✓ its first token came after 120 ms, its last after 2000 ms",
             "✓ 31 prompt tokens were computed, 0 reused, 9 generated",
             "✓ 0.000010 € were charged of 0.000040 € held, by the endpoint's own price, or without one",
-            "✓ 1.234 J and 0.000010 g CO₂e, estimated from CPU time",
+            "✓ 1.234 J and 0.000010 g CO₂e, estimated",
         ]
     );
 }

@@ -69,7 +69,7 @@ async fn report(
     };
     let busy = gateway.activity().iter().map(|activity| busy(activity, now)).collect();
     let reported = link.report(&Report { number, busy, woken: woken.iter().copied().collect() }).await?;
-    linked.heard();
+    // That reports are heard does not make the snapshot any newer: only its stream says that this gateway may go on.
     linked.spending.send_if_modified(|known| {
         let news = reported.settled_sequence > known.settled_sequence;
         if news {

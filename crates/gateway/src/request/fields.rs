@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::{invalid, without_place};
@@ -11,6 +11,8 @@ use crate::refusal::Refusal;
 
 /// Top-level fields of a body; OpenAI's largest request has about 40.
 pub(super) const FIELDS_MAX: usize = 256;
+/// Objects in a list, of messages or of what a replica answers: an object of two bytes takes some two hundred in memory.
+pub(crate) const LIST_MAX: usize = 32_768;
 
 /// The top level of a JSON object, values unparsed, in order.
 #[derive(Debug)]
@@ -47,7 +49,8 @@ impl<'de> Deserialize<'de> for Fields<'de> {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
-                let mut fields: Vec<(Cow<'de, str>, &'de RawValue)> = Vec::with_capacity(16);
+                // Small: a list may hold thousands of empty objects.
+                let mut fields: Vec<(Cow<'de, str>, &'de RawValue)> = Vec::new();
                 while let Some(Name(name)) = map.next_key()? {
                     if fields.iter().any(|(field, _)| *field == name) {
                         return Err(A::Error::custom(format_args!("the field `{name}` occurs twice")));
@@ -61,6 +64,35 @@ impl<'de> Deserialize<'de> for Fields<'de> {
             }
         }
         deserializer.deserialize_map(Object)
+    }
+}
+
+/// A list of JSON objects, each at its top level only; at most [`LIST_MAX`].
+#[derive(Debug)]
+pub(crate) struct List<'a>(pub(crate) Vec<Fields<'a>>);
+
+impl<'de> Deserialize<'de> for List<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Objects;
+        impl<'de> Visitor<'de> for Objects {
+            type Value = List<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of JSON objects")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<List<'de>, A::Error> {
+                let mut list = Vec::new();
+                while let Some(object) = seq.next_element()? {
+                    if list.len() == LIST_MAX {
+                        return Err(A::Error::custom(format_args!("there are more than {LIST_MAX} entries")));
+                    }
+                    list.push(object);
+                }
+                Ok(List(list))
+            }
+        }
+        deserializer.deserialize_seq(Objects)
     }
 }
 

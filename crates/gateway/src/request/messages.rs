@@ -6,7 +6,7 @@ use galerne_api::error::Code;
 use galerne_api::surface::Dialect;
 use serde_json::value::RawValue;
 
-use super::{Fields, ObjectWriter, invalid, malformed};
+use super::{List, ObjectWriter, invalid, malformed};
 use crate::refusal::Refusal;
 
 /// Whose turn follows the messages.
@@ -23,7 +23,7 @@ pub(super) fn turn(dialect: Dialect, messages: &RawValue) -> Result<Turn, Refusa
     if !messages.get().contains("\"prefix\"") {
         return Ok(Turn::New);
     }
-    let list: Vec<Fields<'_>> = serde_json::from_str(messages.get()).map_err(|error| malformed(&error))?;
+    let List(list) = serde_json::from_str(messages.get()).map_err(|error| malformed(&error))?;
     let mut turn = Turn::New;
     for (at, message) in list.iter().enumerate() {
         let Some(prefix) = message.get("prefix") else { continue };
@@ -52,14 +52,14 @@ pub(super) fn turn(dialect: Dialect, messages: &RawValue) -> Result<Turn, Refusa
 
 /// The text of the last message, as JSON; nothing where it has parts.
 pub(super) fn last_text(messages: &str) -> Option<String> {
-    let list: Vec<Fields<'_>> = serde_json::from_str(messages).ok()?;
+    let List(list) = serde_json::from_str(messages).ok()?;
     let content = list.last()?.get("content")?.get();
     content.starts_with('"').then(|| content.to_owned())
 }
 
 /// The messages as engines know them.
 pub(super) fn without_prefix(messages: &str) -> String {
-    let Ok(list) = serde_json::from_str::<Vec<Fields<'_>>>(messages) else { return messages.to_owned() };
+    let Ok(List(list)) = serde_json::from_str::<List<'_>>(messages) else { return messages.to_owned() };
     let mut out = String::with_capacity(messages.len());
     for message in &list {
         out.push(if out.is_empty() { '[' } else { ',' });

@@ -129,6 +129,39 @@ fn the_estimate_is_never_more_than_the_context_can_hold() {
     assert!((10..100).contains(&little.estimate(2048)), "{}", little.estimate(2048));
 }
 
+#[test]
+fn many_prompts_are_estimated_as_many() {
+    let prompts = vec!["a"; 100];
+    let body = serde_json::json!({"model": "m", "prompt": prompts, "max_tokens": 1000}).to_string();
+    let asked = Asked::parse(Dialect::Union, Call::Completion, &body).expect("sound");
+    assert!(asked.estimate(2048) >= 100_000, "{}", asked.estimate(2048));
+}
+
+#[test]
+fn only_chats_are_cut_at_a_budgets_end() {
+    assert!(chat(r#"{"model":"m","messages":[{}],"stream":true}"#).is_open_ended());
+    let text = Asked::parse(Dialect::Union, Call::Completion, r#"{"model":"m","prompt":"a","stream":true}"#);
+    assert!(!text.expect("sound").is_open_ended(), "engines end it after 16 tokens");
+}
+
+#[test]
+fn a_list_of_empty_messages_is_bounded() {
+    let list = |n: usize| format!(r#"{{"model":"m","messages":[{}{{"prefix":false}}]}}"#, "{},".repeat(n - 1));
+    assert!(Asked::parse(Dialect::Union, Call::Chat, &list(LIST_MAX)).is_ok());
+    let refusal = refused(Call::Chat, &list(LIST_MAX + 1));
+    assert!(refusal.message.contains("`messages` has 32769 entries; at most 32768 are taken"), "{}", refusal.message);
+}
+
+#[test]
+fn the_tokens_of_a_prompt_are_asked_with_its_tools() {
+    let body = r#"{"model":"m","messages":[{"role":"user","content":"a"}],"tools":[{"type":"function","function":{"name":"f"}}]}"#;
+    let asked = chat(body);
+    let segments = asked.tokenize_body(&Bytes::copy_from_slice(body.as_bytes()), "up").expect("a chat");
+    let text: Vec<u8> = segments.parts().iter().flat_map(|part| part.to_vec()).collect();
+    let text = String::from_utf8(text).expect("text");
+    assert!(text.contains(r#""tools":[{"type":"function""#), "{text}");
+}
+
 fn on(dialect: Dialect, body: &str) -> Result<Asked<'_>, Refusal> {
     Asked::parse(dialect, Call::Chat, body)
 }

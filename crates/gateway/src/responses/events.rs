@@ -19,6 +19,8 @@ pub(crate) struct Events {
     border: Border,
     sequence: u64,
     is_begun: bool,
+    /// The response was told to its end: engines say `[DONE]` also behind an error.
+    is_ended: bool,
     /// Items that are done.
     output: Vec<Value>,
     open: Option<Open>,
@@ -54,6 +56,7 @@ impl Events {
             border: Border::default(),
             sequence: 0,
             is_begun: false,
+            is_ended: false,
             output: Vec::new(),
             open: None,
             finish: None,
@@ -68,6 +71,7 @@ impl Events {
         let Ok(chat) = serde_json::from_slice::<Value>(chat) else { return chat.to_vec() };
         self.frame.created_at = chat["created"].clone();
         self.usage = chat.get("usage").cloned();
+        self.tier(&chat);
         let choice = &chat["choices"][0];
         self.delta(&choice["message"]);
         self.finish = choice["finish_reason"].as_str().map(str::to_owned);
@@ -84,6 +88,7 @@ impl Events {
         while let Ok(Some(length)) = self.border.find(&pending[at..]) {
             let event = &pending[at..at + length];
             match sse::data(event).as_deref() {
+                _ if self.is_ended => {}
                 Some("[DONE]") => self.end(),
                 Some(data) => self.chunk(data),
                 // Comments: the energy.
@@ -108,6 +113,7 @@ impl Events {
             self.tell_response("response.created", &Status::InProgress);
             self.tell_response("response.in_progress", &Status::InProgress);
         }
+        self.tier(&chunk);
         if chunk["usage"].is_object() {
             self.usage = Some(chunk["usage"].clone());
         }
@@ -115,6 +121,13 @@ impl Events {
         self.delta(&choice["delta"]);
         if let Some(reason) = choice["finish_reason"].as_str() {
             self.finish = Some(reason.to_owned());
+        }
+    }
+
+    /// The tier that served it, where the chat tells.
+    fn tier(&mut self, chat: &Value) {
+        if chat["service_tier"].is_string() {
+            self.frame.repeated.insert("service_tier".to_owned(), chat["service_tier"].clone());
         }
     }
 
@@ -217,6 +230,7 @@ impl Events {
     }
 
     fn end(&mut self) {
+        self.is_ended = true;
         self.close();
         let status = match self.error.take() {
             Some(error) => Status::Failed(error),

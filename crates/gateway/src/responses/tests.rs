@@ -214,6 +214,16 @@ fn a_limit_and_a_failure_end_a_stream_as_what_they_are() {
     let text = String::from_utf8(events.told(b"data: {\"error\":{\"message\":\"it broke\"}}\n\n")).expect("text");
     assert!(text.contains("event: response.failed\n") && text.contains("\"message\":\"it broke\""), "{text}");
     assert!(!text.contains("[DONE]"), "{text}");
+    // vLLM says it behind every stream.
+    assert_eq!(String::from_utf8(events.told(b"data: [DONE]\n\n")).expect("text"), "");
+}
+
+#[test]
+fn a_response_names_the_tier_that_served_it() {
+    let chat = json!({"id": "c", "object": "chat.completion", "created": 9, "model": "m", "service_tier": "flex",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "so"}, "finish_reason": "stop"}]});
+    let told: Value = serde_json::from_slice(&events().whole(chat.to_string().as_bytes())).expect("JSON");
+    assert_eq!(told["service_tier"], "flex");
 }
 
 #[test]

@@ -24,6 +24,10 @@ mod zmtp;
 
 /// Longest time from connecting to being subscribed.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest silence: a link that is dead is not noticed otherwise.
+const SILENCE_MAX: Duration = Duration::from_secs(300);
+/// Events taken over while requests wait to be routed.
+const EVENTS_AT_ONCE: usize = 256;
 /// First pause before coming back; doubles.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 /// Longest pause.
@@ -114,7 +118,9 @@ async fn listen(
     tracing::info!(%replica_id, "events of a KV cache are heard");
     let mut next: Option<u64> = None;
     loop {
-        let frames = zmtp::message(&mut socket).await?;
+        // A host that vanished says nothing, and neither does one without requests: joining again costs little.
+        let heard = timeout(SILENCE_MAX, zmtp::message(&mut socket)).await;
+        let frames = heard.map_err(std::io::Error::from)??;
         *messages += 1;
         let [.., number, payload] = frames.as_slice() else { continue };
         let number = <[u8; 8]>::try_from(number.as_slice()).ok().map(u64::from_be_bytes);
@@ -125,12 +131,16 @@ async fn listen(
             shared.replicas().told(endpoint_id, replica_id, &KvEvent::Cleared, now);
             continue;
         };
-        let mut book = shared.replicas();
         if is_missing {
-            book.told(endpoint_id, replica_id, &KvEvent::Cleared, now);
+            shared.replicas().told(endpoint_id, replica_id, &KvEvent::Cleared, now);
         }
-        for event in &events {
-            book.told(endpoint_id, replica_id, event, now);
+        // In groups, between which requests are routed.
+        for some in events.chunks(EVENTS_AT_ONCE) {
+            {
+                let mut book = shared.replicas();
+                some.iter().for_each(|event| book.told(endpoint_id, replica_id, event, now));
+            }
+            tokio::task::yield_now().await;
         }
     }
 }

@@ -34,6 +34,10 @@ fn rewritten<'a>(data: &'a str, keep: impl Fn(&str, &'a str) -> Option<&'a str>,
 /// Writes a chunk of an answer with `usage: null` at its end; these are most chunks, so it is not parsed.
 pub(super) fn with_null_usage(data: &str, out: &mut Vec<u8>) {
     match data.strip_suffix('}') {
+        // What came in several lines is one of those that are rarely sent.
+        Some(open) if open.len() > 1 && open.contains('\n') => {
+            write_data(out, [open, ",\"usage\":null}"].concat().as_bytes());
+        }
         Some(open) if open.len() > 1 => {
             out.extend_from_slice(b"data: ");
             out.extend_from_slice(open.as_bytes());

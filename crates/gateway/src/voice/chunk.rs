@@ -11,10 +11,12 @@ use galerne_model::ledger::Operation;
 
 use super::Voice;
 use super::tools::Calls;
-use crate::request::{Fields, ObjectWriter};
+use crate::request::{Fields, List, ObjectWriter};
 use crate::responses::Events;
 
 const CHOICES: &str = "\"choices\":";
+/// Choices of one answer that are remembered.
+const BEGUN_MAX: usize = 1024;
 
 /// Tells a stream's chunks.
 #[derive(Debug)]
@@ -105,7 +107,7 @@ impl Teller {
     }
 
     fn choices(&mut self, choices: &str) -> String {
-        let Ok(list) = serde_json::from_str::<Vec<Fields<'_>>>(choices) else { return choices.to_owned() };
+        let Ok(List(list)) = serde_json::from_str::<List<'_>>(choices) else { return choices.to_owned() };
         let told: Vec<String> = list.iter().map(|choice| self.choice(choice)).collect();
         format!("[{}]", told.join(","))
     }
@@ -161,7 +163,8 @@ impl Teller {
     /// Whether this is the first text of a choice.
     fn begins(&mut self, index: u32) -> bool {
         let is_first = !self.begun.contains(&index);
-        if is_first {
+        // More choices than anybody may ask for are lies, and cost no memory.
+        if is_first && self.begun.len() < BEGUN_MAX {
             self.begun.push(index);
         }
         is_first

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use uuid::Uuid;
 
-use crate::request::{Fields, ObjectWriter};
+use crate::request::{Fields, List, ObjectWriter};
 
 /// Most calls kept apart in one answer.
 const CALLS_MAX: usize = 1024;
@@ -18,7 +18,7 @@ pub(super) struct Calls(Vec<(u32, u32)>);
 impl Calls {
     /// The list of calls in a chunk of the choice, as clients join it.
     pub(super) fn told<'a>(&mut self, choice: u32, calls: &'a str) -> Cow<'a, str> {
-        let Ok(list) = serde_json::from_str::<Vec<Fields<'_>>>(calls) else { return Cow::Borrowed(calls) };
+        let Ok(List(list)) = serde_json::from_str::<List<'_>>(calls) else { return Cow::Borrowed(calls) };
         let told: Vec<String> = list.iter().map(|call| self.call(choice, call)).collect();
         Cow::Owned(format!("[{}]", told.join(",")))
     }

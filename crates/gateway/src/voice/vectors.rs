@@ -3,11 +3,11 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::request::{Fields, ObjectWriter};
+use crate::request::{Fields, List, ObjectWriter};
 
 /// The list of embeddings with every vector as little-endian `f32` in base64; what is so already stays.
 pub(super) fn as_base64(data: &str) -> String {
-    let Ok(list) = serde_json::from_str::<Vec<Fields<'_>>>(data) else { return data.to_owned() };
+    let Ok(List(list)) = serde_json::from_str::<List<'_>>(data) else { return data.to_owned() };
     let told: Vec<String> = list.iter().map(one).collect();
     format!("[{}]", told.join(","))
 }

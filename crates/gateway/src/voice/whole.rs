@@ -6,7 +6,7 @@ use galerne_model::ids::RequestId;
 use galerne_model::ledger::Operation;
 
 use super::{Voice, vectors};
-use crate::request::{Fields, ObjectWriter};
+use crate::request::{Fields, List, ObjectWriter};
 
 impl Voice {
     /// The answer for the caller; `usage` is what is shown of the engine's.
@@ -51,7 +51,7 @@ impl Voice {
         if is_whole && self.prefix.is_none() {
             return Cow::Borrowed(choices);
         }
-        let Ok(list) = serde_json::from_str::<Vec<Fields<'_>>>(choices) else { return Cow::Borrowed(choices) };
+        let Ok(List(list)) = serde_json::from_str::<List<'_>>(choices) else { return Cow::Borrowed(choices) };
         let told: Vec<String> = list.iter().map(|choice| self.choice(choice)).collect();
         Cow::Owned(format!("[{}]", told.join(",")))
     }
