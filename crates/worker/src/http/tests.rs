@@ -62,8 +62,10 @@ fn server_taking(task: Task, queue_limit: usize, script: Script, adapters: Optio
     // Ends when the app, and with it the queue, is dropped.
     std::thread::spawn(move || {
         while let Some(mut job) = jobs.blocking_recv() {
+            // Locked meanwhile: whoever looks after the answer sees what was asked.
+            let mut kept = kept.lock().expect("no panics");
             play(&mut job, script);
-            kept.lock().expect("no panics").push_back(job);
+            kept.push_back(job);
         }
     });
     Server { router: router(Arc::clone(&app)), app, asked }

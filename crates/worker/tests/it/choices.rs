@@ -159,7 +159,7 @@ fn a_client_that_leaves_stops_all_its_choices() {
 #[test]
 fn who_leaves_before_the_first_token_ends_the_choices_that_had_not_begun() {
     let Some(model) = model() else { return };
-    let worker = Worker::ready(&model, &["--context", "4096"]);
+    let worker = Worker::start(&["--model", &model, "--context", "4096", "--sequences", "4", "--threads", "1"]);
     // Several steps for the prompt; were it over before the client leaves, nothing would be cancelled.
     let body = json!({"prompt": "word ".repeat(3_500), "max_tokens": 1, "n": 3});
     let socket = worker.send("/v1/completions", &body);
