@@ -232,9 +232,9 @@ async fn run(shared: &Arc<Shared>, errand: &Errand, request_id: RequestId) -> Re
     demands.admit(&snapshot, &key, &endpoint)?;
     let room = Room { place, seat: line::take_spare(shared, &endpoint)? };
     let endpoint = priced(&endpoint, errand.batch.price_percent)?;
-    let (mut ticket, _) = admit(shared, &snapshot, &key, &endpoint, &mut asked, request_id, room)?;
     // Whatever tier its line asks for, nobody waits behind it.
     asked.serve_in(ServiceTier::Flex);
+    let (mut ticket, _) = admit(shared, &snapshot, &key, &endpoint, &mut asked, request_id, room)?;
     ticket.forgive();
     ticket.route_by(route::prompt(shared, &ticket, &asked));
     let voice = Voice::new(&asked, &endpoint, Dialect::Union, None);
@@ -250,7 +250,7 @@ async fn run(shared: &Arc<Shared>, errand: &Errand, request_id: RequestId) -> Re
     match begun {
         Ok((Answer::Plain { body, seat }, step)) => {
             route::learn_tokens(shared, &work.ticket, &step.endpoint, step.tokenize_body.as_ref());
-            let (response, mut ticket, ending) = plain::prepare(shared, work.ticket, &body, seat, &step.voice)?;
+            let (response, mut ticket, ending) = plain::prepare(shared, work.ticket, &body, seat, &step).await?;
             ticket.rest(ending.counted);
             let bytes = response.into_body().collect().await;
             let bytes = bytes.map_err(|_| Refusal::new(Code::Internal, "an answer in memory could not be read"))?;

@@ -1,9 +1,10 @@
 //! Counting: what an engine's `usage` says, and what the client is shown of it.
 //!
 //! INVARIANT: counts are never negative, and cached tokens are part of the prompt, whatever an engine reports.
+//! INVARIANT: the counts that a client is shown are those that its record has, whether an engine reported them or not.
 
 use galerne_core::rating::Charge;
-use galerne_model::ledger::EnergyMethod;
+use galerne_model::ledger::{EnergyMethod, Operation};
 use serde::Deserialize;
 
 use crate::request::{Fields, ObjectWriter};
@@ -73,15 +74,38 @@ pub(crate) fn read_usage(json: &str) -> Option<Counted> {
     })
 }
 
-/// The `usage` object for the client: without our internals, with energy where it is final.
-pub(crate) fn shown_usage(json: &str, energy: Option<Energy>) -> String {
-    let Ok(fields) = serde_json::from_str::<Fields<'_>>(json) else { return json.to_owned() };
-    let mut out = ObjectWriter::with_capacity(json.len() + 96);
-    for (name, value) in &fields.0 {
+/// The `usage` object for the client: what was counted, with whatever details the engine reported beside it, without our
+/// internals, with energy where it is final.
+pub(crate) fn shown_usage(
+    reported: Option<&str>,
+    counted: Counted,
+    operation: Operation,
+    energy: Option<Energy>,
+) -> String {
+    let fields = reported.and_then(|json| serde_json::from_str::<Fields<'_>>(json).ok());
+    let fields = fields.as_ref().map_or(&[][..], |fields| &fields.0);
+    let mut out = ObjectWriter::with_capacity(reported.map_or(0, str::len) + 128);
+    let counts = [
+        ("prompt_tokens", counted.prompt),
+        ("completion_tokens", counted.completion),
+        ("total_tokens", counted.prompt.saturating_add(counted.completion)),
+    ];
+    for (name, value) in fields {
         let ours = matches!(name.as_ref(), "galerne" | "energy_joules" | "co2e_grams" | "energy_method");
         // Details that an engine does not know are left out: OpenAI's are objects or absent.
-        if !ours && value.get() != "null" {
-            out.raw(name, value.get());
+        if ours || value.get() == "null" {
+            continue;
+        }
+        match counts.iter().find(|(count, _)| count == name) {
+            Some((_, count)) => out.raw(name, &count.to_string()),
+            None => out.raw(name, value.get()),
+        }
+    }
+    for (name, count) in counts {
+        let is_said = fields.iter().any(|(said, value)| said == name && value.get() != "null");
+        // Nothing is completed by an embedding, and OpenAI's clients know no such field of it.
+        if !is_said && (name != "completion_tokens" || operation != Operation::Embedding) {
+            out.raw(name, &count.to_string());
         }
     }
     if let Some(energy) = energy {
@@ -138,7 +162,7 @@ mod tests {
         let counted = read_usage(usage).expect("a usage object");
         assert_eq!(counted, Counted { prompt: 31, cached: 16, completion: 9, cpu_micros: Some(5100) });
         let energy = Energy { energy: Millijoules(1250), carbon: MicrogramsCo2e(42), method: EnergyMethod::Estimated };
-        let shown = shown_usage(usage, Some(energy));
+        let shown = shown_usage(Some(usage), counted, Operation::Chat, Some(energy));
         assert_eq!(
             shown,
             r#"{"prompt_tokens":31,"completion_tokens":9,"total_tokens":40,"energy_joules":1.250,"co2e_grams":0.000042,"energy_method":"estimated"}"#
@@ -148,10 +172,23 @@ mod tests {
     #[test]
     fn unknown_energy_is_null_and_not_zero() {
         let energy = Energy { energy: Millijoules(0), carbon: MicrogramsCo2e(0), method: EnergyMethod::Unknown };
-        assert_eq!(
-            shown_usage("{}", Some(energy)),
-            r#"{"energy_joules":null,"co2e_grams":null,"energy_method":"unknown"}"#
-        );
+        let shown = shown_usage(None, Counted::default(), Operation::Embedding, Some(energy));
+        let said =
+            r#"{"prompt_tokens":0,"total_tokens":0,"energy_joules":null,"co2e_grams":null,"energy_method":"unknown"}"#;
+        assert_eq!(shown, said);
+    }
+
+    #[test]
+    fn what_an_engine_leaves_out_is_shown_as_it_was_counted() {
+        let counted = Counted { prompt: 7, completion: 3, ..Counted::default() };
+        let shown = |reported| shown_usage(reported, counted, Operation::Chat, None);
+        assert_eq!(shown(None), r#"{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}"#);
+        let partly = r#"{"completion_tokens":null,"prompt_tokens":7,"prompt_tokens_details":{"cached_tokens":2}}"#;
+        let said = r#"{"prompt_tokens":7,"prompt_tokens_details":{"cached_tokens":2},"completion_tokens":3,"total_tokens":10}"#;
+        assert_eq!(shown(Some(partly)), said);
+        // Nobody is shown other counts than those that are charged.
+        let lies = r#"{"prompt_tokens":7,"completion_tokens":99999999999999999,"total_tokens":1}"#;
+        assert_eq!(shown(Some(lies)), r#"{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}"#);
     }
 
     #[test]

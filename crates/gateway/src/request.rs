@@ -274,6 +274,9 @@ impl<'a> Asked<'a> {
             Operation::Completion | Operation::Fim if self.inputs == 1 => {
                 out.raw("prompt", self.fields.get("prompt")?.get());
             }
+            Operation::Embedding if self.inputs == 1 => {
+                out.raw("prompt", self.fields.get("input").or_else(|| self.fields.get("inputs"))?.get());
+            }
             Operation::Completion
             | Operation::Fim
             | Operation::Embedding

@@ -255,10 +255,10 @@ where
     let (work, rate_headers) = {
         let Called { snapshot, key, endpoint, seat, tier } = called;
         let room = Room { place, seat };
+        asked.serve_in(tier);
         let (mut ticket, mut rate_headers) =
             admit(shared, &snapshot, &key, &endpoint, &mut asked, asker.request_id, room)?;
         rate_headers.push((SERVICE_TIER, HeaderValue::from_static(tier.as_str())));
-        asked.serve_in(tier);
         ticket.route_by(route::prompt(shared, &ticket, &asked));
         let voice = Voice::new(&asked, &endpoint, asker.dialect, repeated);
         let mut chain = Chain::draw(shared, &snapshot, &key, &endpoint, &asked, &body, voice);
@@ -377,7 +377,7 @@ impl Work {
             }
         };
         match begun {
-            Ok((answer, step)) => self.reply(shared, answer, step),
+            Ok((answer, step)) => self.reply(shared, answer, step).await,
             Err(Unserved { refusal, worked }) => {
                 let http_status = refusal.status().as_u16();
                 let ending = Ending { outcome: Outcome::Failed, http_status, counted: Counted::default() };
@@ -392,29 +392,29 @@ impl Work {
         }
     }
 
-    fn reply(self, shared: &Arc<Shared>, answer: Answer, step: Step) -> Answered {
+    async fn reply(self, shared: &Arc<Shared>, answer: Answer, step: Step) -> Answered {
         let Self { ticket, deadline, demands, delivery, .. } = self;
-        let Step { part, endpoint, voice, tokenize_body, .. } = step;
-        route::learn_tokens(shared, &ticket, &endpoint, tokenize_body.as_ref());
+        route::learn_tokens(shared, &ticket, &step.endpoint, step.tokenize_body.as_ref());
         let mut response = match answer {
-            Answer::Plain { body, seat } if voice.is_of_tokens() => plain::tokens(shared, ticket, body, seat)?,
-            Answer::Plain { body, seat } => plain::reply(shared, ticket, &body, seat, &voice)?,
+            Answer::Plain { body, seat } if step.voice.is_of_tokens() => plain::tokens(shared, ticket, body, seat)?,
+            Answer::Plain { body, seat } => plain::reply(shared, ticket, &body, seat, &step).await?,
             Answer::Stream { rest, seat } => {
                 let replica = ticket.replica();
                 let shown = match delivery {
                     Delivery::Stream(shown) => shown,
                     Delivery::Whole => UsageShown::Never,
                 };
+                let (voice, tokenize_body) = (step.voice, step.tokenize_body);
                 let opened = Opened { ticket, seat, replica, rest, deadline, shown, voice, tokenize_body };
                 stream::reply(shared, opened)
             }
         };
-        if part != Part::Named
-            && let Ok(name) = HeaderValue::from_str(&endpoint.name)
+        if step.part != Part::Named
+            && let Ok(name) = HeaderValue::from_str(&step.endpoint.name)
         {
             response.headers_mut().insert(ANSWERED_BY, name);
         }
-        response.headers_mut().extend(demands.confirmed(&endpoint));
+        response.headers_mut().extend(demands.confirmed(&step.endpoint));
         Ok(response)
     }
 

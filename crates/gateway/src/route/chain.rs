@@ -13,7 +13,7 @@ use galerne_model::identity::RateLimits;
 use galerne_model::ids::EndpointId;
 use galerne_model::ledger::Operation;
 use galerne_model::money::TokenPrice;
-use galerne_model::snapshot::{EndpointEntry, EnergyBound, KeyEntry, Snapshot};
+use galerne_model::snapshot::{EndpointEntry, EnergyBound, KeyEntry, ReplicaEnergy, Snapshot};
 
 use crate::admit::visible;
 use crate::config::Shared;
@@ -133,8 +133,10 @@ impl Chain {
 impl Step {
     fn new(part: Part, endpoint: Arc<EndpointEntry>, asked: &Asked<'_>, source: &Bytes, voice: Voice) -> Self {
         let tells = endpoint.replicas.iter().any(|replica| replica.kv_events.is_some());
+        // Workers of ours always report what they used; others may have to be asked.
+        let may_be_asked = endpoint.replicas.iter().any(|replica| replica.energy != ReplicaEnergy::CpuTime);
         let tokenize_body = match asked.delivery {
-            Delivery::Whole if !tells => None,
+            Delivery::Whole if !tells && !may_be_asked => None,
             Delivery::Whole | Delivery::Stream(_) => asked.tokenize_body(source, &endpoint.upstream_model),
         };
         let body = asked.upstream_body(source, &endpoint.upstream_model);

@@ -61,7 +61,7 @@ impl Pump {
         // Asking for what was used takes time in which nothing is worked on.
         tally.ticket.worked();
         let shared = Arc::clone(&tally.shared);
-        let known = tally.reported.as_ref().filter(|_| end == End::Done).map(|(counted, _)| *counted);
+        let known = tally.reported.as_ref().filter(|_| end == End::Done).map(|_| tally.known(end));
         // At the very end of the process there is no runtime left to ask in.
         let may_ask = tokio::runtime::Handle::try_current().is_ok();
         let words = match known {
@@ -124,7 +124,8 @@ impl Tally {
     /// behind the chunks of a stream that was cut.
     fn known(&self, end: End) -> Counted {
         match &self.reported {
-            Some((reported, _)) if end == End::Done => *reported,
+            // An engine that says nothing of what it wrote, or nothing yet, has written what passed.
+            Some((reported, _)) if end == End::Done && reported.completion > 0 => *reported,
             Some((reported, _)) => Counted { completion: reported.completion.max(self.content_chunks), ..*reported },
             None => Counted { completion: self.content_chunks, ..Counted::default() },
         }
@@ -134,16 +135,18 @@ impl Tally {
     fn settle(self, end: End, counted: Counted, unsent: &[u8]) -> Bytes {
         let Self { shared, mut ticket, shown, mut teller, reported, last, failed, .. } = self;
         let (energy, charge) = (ticket.energy(counted), ticket.charge(counted));
-        let request_id = ticket.request_id();
+        let (request_id, operation) = (ticket.request_id(), ticket.operation());
         let (outcome, http_status) = end.outcome(failed);
         ticket.settle(Ending { outcome, http_status, counted });
         shared.metrics.answered(counted);
         tracing::debug!(%request_id, ?end, "stream ended");
         // An exact surface has no other fields than the original's; the comment tells there too.
         let told = (teller.voice().dialect == Dialect::Union).then_some(energy);
-        let usage = reported.map(|(_, json)| meter::shown_usage(&json, told));
+        let said = reported.as_ref().map(|(_, json)| json.as_str());
+        let usage = (end == End::Done && shown != UsageShown::Never)
+            .then(|| meter::shown_usage(said, counted, operation, told));
         let mut words = unsent.to_vec();
-        if let Some(last) = last_chunk(end, shown, last, usage) {
+        if let Some(last) = last_chunk(shown, last, usage) {
             write_data(&mut words, last.as_bytes());
         }
         match end {
@@ -164,8 +167,7 @@ impl Tally {
 }
 
 /// The chunk that ends the answer, with the usage where the client looks for it.
-fn last_chunk(end: End, shown: UsageShown, last: Option<String>, usage: Option<String>) -> Option<String> {
-    let usage = usage.filter(|_| end == End::Done);
+fn last_chunk(shown: UsageShown, last: Option<String>, usage: Option<String>) -> Option<String> {
     match (shown, usage) {
         (UsageShown::WithLast, Some(usage)) => last.map(|last| with_usage(&last, Some(&usage))),
         (UsageShown::WithLast, None) => last,

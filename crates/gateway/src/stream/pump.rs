@@ -40,7 +40,8 @@ pub(super) struct Tally {
     pub(super) tokenize_body: Option<Segments>,
     /// The last usage the engine reported, counted and in its own words.
     pub(super) reported: Option<(Counted, String)>,
-    /// The chunk that will carry the usage: the one with the finish reason, or the engine's own for usage.
+    /// The chunk that will carry the usage: the one with the finish reason; where usage is told apart the engine's own for
+    /// it, or one that it is made of.
     pub(super) last: Option<String>,
     pub(super) content_chunks: i64,
     /// The engine put an error into the stream.
@@ -162,7 +163,12 @@ impl Tally {
             self.content_chunks += 1;
         }
         self.failed |= facts.is_error;
-        let usage = if facts.has_usage { self.note_usage(data) } else { None };
+        let usage = if facts.has_usage {
+            self.note_usage(data)
+        } else {
+            // The place of a usage that the engine does not know.
+            (facts.names_usage && is_without_choices(data)).then_some(UsagePlace::Apart)
+        };
         let shown = self.shown;
         let told = self.teller.chunk(data);
         let (passes, data) = (matches!(told, Cow::Borrowed(_)), told.as_ref());
@@ -171,6 +177,10 @@ impl Tally {
                 self.last = Some(data.to_owned());
             }
             return Fate::Replaced;
+        }
+        if shown == UsageShown::Apart && !facts.is_error && self.last.is_none() {
+            // In case the engine makes no chunk of its own for the usage: all of a stream begin alike.
+            self.last = Some(data.to_owned());
         }
         // A further choice goes on: the one that was held back was not the last.
         let held = if shown == UsageShown::WithLast { self.last.take() } else { None };
@@ -182,10 +192,7 @@ impl Tally {
                 self.last = Some(if usage.is_some() { with_usage(data, None) } else { data.to_owned() });
             }
             (UsageShown::Apart, _) if facts.finishes && !facts.is_error => {
-                let chunk = with_usage(data, Some("null"));
-                write_data(out, chunk.as_bytes());
-                // In case the engine makes no chunk of its own for the usage.
-                self.last.get_or_insert(chunk);
+                write_data(out, with_usage(data, Some("null")).as_bytes());
             }
             (UsageShown::Apart, None) if !facts.is_error && !facts.names_usage => with_null_usage(data, out),
             (UsageShown::Apart, Some(_)) => write_data(out, with_usage(data, Some("null")).as_bytes()),
@@ -209,4 +216,11 @@ impl Tally {
             fields.get("choices").is_none_or(|choices| choices.get().trim_start_matches('[').trim_start() == "]");
         Some(if is_apart { UsagePlace::Apart } else { UsagePlace::Within })
     }
+}
+
+/// Inside a JSON string the name would have escaped quotes.
+fn is_without_choices(data: &str) -> bool {
+    let after = data.split_once("\"choices\"").map(|(_, after)| after.trim_start());
+    let list = after.and_then(|after| after.strip_prefix(':')).map(str::trim_start);
+    list.and_then(|list| list.strip_prefix('[')).is_some_and(|inside| inside.trim_start().starts_with(']'))
 }

@@ -9,7 +9,7 @@ use super::{Voice, vectors};
 use crate::request::{Fields, List, ObjectWriter};
 
 impl Voice {
-    /// The answer for the caller; `usage` is what is shown of the engine's.
+    /// The answer for the caller; `usage` is what is shown, whether the engine reported any or not.
     pub(crate) fn whole(&self, fields: &Fields<'_>, usage: &str, request_id: RequestId) -> Vec<u8> {
         let bytes: usize = fields.0.iter().map(|(name, value)| name.len() + value.get().len() + 4).sum();
         let mut out = ObjectWriter::with_capacity(bytes + 160);
@@ -30,6 +30,9 @@ impl Voice {
                 "service_tier" if self.named_tier.is_some() => {}
                 _ => out.raw(name, value),
             }
+        }
+        if !fields.has("usage") {
+            out.raw("usage", usage);
         }
         if let Some(tier) = self.named_tier {
             out.text("service_tier", tier);

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use galerne_model::inference::Abilities;
 use galerne_model::ledger::{EnergyMethod, Operation, Outcome};
-use galerne_model::units::{MicrogramsCo2e, Micros, Millijoules, Picos, Tokens};
+use galerne_model::snapshot::ReplicaEnergy;
+use galerne_model::units::{MicrogramsCo2e, Micros, Millijoules, Milliwatts, Picos, Tokens};
 use serde_json::{Value, json};
 use tokio_util::task::TaskTracker;
 
@@ -106,6 +107,109 @@ async fn an_engine_without_usage_is_counted_by_chunks_and_by_asking_for_the_prom
     let record = &site.settled(1).await[0];
     assert_eq!((record.quantities.prompt_tokens, record.quantities.completion_tokens), (Tokens(77), Tokens(4)));
     assert_eq!(record.energy_method, EnergyMethod::Unknown);
+}
+
+/// A gateway in front of a server that somebody else runs.
+async fn foreign_site() -> Site {
+    let engine = Engine::start(&TaskTracker::new()).await;
+    let mut snapshot = snapshot(&[&engine.url]);
+    for entry in snapshot.endpoints.values_mut() {
+        for replica in &mut Arc::make_mut(entry).replicas {
+            replica.energy = ReplicaEnergy::StatedPower(Milliwatts(1_000));
+        }
+    }
+    Site::start(snapshot).await
+}
+
+/// Prompt and completion tokens of the record with that number.
+async fn recorded(site: &Site, number: usize) -> (i64, i64) {
+    let quantities = site.settled(number).await[number - 1].quantities;
+    (quantities.prompt_tokens.0 + quantities.cached_tokens.0, quantities.completion_tokens.0)
+}
+
+/// Counts of a usage, after checking that they add up.
+fn counts(usage: &Value) -> (i64, i64) {
+    let count = |name: &str| usage[name].as_i64().unwrap_or_else(|| panic!("`{name}` in {usage}"));
+    let (prompt, completion) = (count("prompt_tokens"), count("completion_tokens"));
+    assert_eq!(count("total_tokens"), prompt + completion, "{usage}");
+    (prompt, completion)
+}
+
+#[tokio::test]
+async fn usage_that_no_engine_reported_is_told_in_streams_as_it_was_counted() {
+    let site = foreign_site().await;
+    let mut number = 0;
+    for wants in ["no usage", "null usage", "half a usage", "no finish"] {
+        for options in [json!({}), json!({"stream_options": {"include_usage": true}})] {
+            let apart = options != json!({});
+            let mut body = json!({"stream": true, "max_tokens": 4, "x_do": wants});
+            body.as_object_mut().expect("an object").extend(options.as_object().expect("an object").clone());
+            let reply = site.chat(body).await;
+            assert!(reply.text.ends_with("data: [DONE]\n\n"), "{wants}: {}", reply.text);
+            number += 1;
+            let recorded = recorded(&site, number).await;
+            // What it reports counts: half a usage has its prompt.
+            assert_eq!(recorded, (if wants == "half a usage" { 10 } else { 77 }, 4), "{wants}");
+            let events = events(&reply.text);
+            let told: Vec<&Value> = events.iter().filter(|event| event["usage"].is_object()).collect();
+            if wants == "no finish" && !apart {
+                // There is no chunk it could be in: one without choices is for those who asked for it.
+                assert!(told.is_empty(), "{}", reply.text);
+                continue;
+            }
+            let [told] = told[..] else { panic!("{wants}, apart {apart}: one usage in {}", reply.text) };
+            assert_eq!(told, events.last().expect("chunks"), "{}", reply.text);
+            assert_eq!(counts(&told["usage"]), recorded, "{wants}");
+            assert_eq!(told["usage"]["energy_method"], "estimated", "{}", reply.text);
+            assert_eq!(told["choices"] == json!([]), apart, "{}", reply.text);
+            assert_eq!((&told["id"], &told["model"]), (&json!("c"), &json!("m")), "{}", reply.text);
+        }
+    }
+}
+
+#[tokio::test]
+async fn usage_that_no_engine_reported_is_told_on_every_surface_that_has_it() {
+    let site = foreign_site().await;
+    let messages = json!([{"role": "user", "content": "tell no usage"}]);
+    let streamed = json!({"model": "m", "messages": messages, "stream": true, "max_tokens": 4});
+    let reply = receive(site.post("/mistral/v1/chat/completions", &streamed)).await;
+    let last = events(&reply.text).pop().expect("chunks");
+    assert_eq!((counts(&last["usage"]), &last["usage"]["energy_joules"]), ((77, 4), &Value::Null), "{}", reply.text);
+    let reply = receive(site.post("/openai/v1/chat/completions", &streamed)).await;
+    assert!(!reply.text.contains("\"usage\""), "OpenAI tells those who ask: {}", reply.text);
+    let mut asking = streamed.clone();
+    asking["stream_options"] = json!({"include_usage": true});
+    let reply = receive(site.post("/openai/v1/chat/completions", &asking)).await;
+    let last = events(&reply.text).pop().expect("chunks");
+    assert_eq!((counts(&last["usage"]), &last["choices"]), ((77, 4), &json!([])), "{}", reply.text);
+    assert_eq!(recorded(&site, 3).await, (77, 4));
+    let response = json!({"model": "m", "input": "tell no usage", "max_output_tokens": 4, "stream": true});
+    let reply = receive(site.post("/v1/responses", &response)).await;
+    let last = events(&reply.text).pop().expect("events");
+    let usage = &last["response"]["usage"];
+    assert_eq!((&last["type"], &usage["input_tokens"]), (&json!("response.completed"), &json!(77)), "{}", reply.text);
+    assert_eq!((&usage["output_tokens"], &usage["total_tokens"]), (&json!(4), &json!(81)), "{}", reply.text);
+}
+
+#[tokio::test]
+async fn a_plain_answer_without_usage_is_counted_by_asking_and_told_so() {
+    let site = foreign_site().await;
+    for (number, wants) in ["no usage", "null usage"].into_iter().enumerate() {
+        let reply = site.chat(json!({"max_tokens": 4, "x_do": wants})).await;
+        assert_eq!(reply.status, 200, "{}", reply.text);
+        let usage = &reply.json()["usage"];
+        assert_eq!((counts(usage), &usage["energy_method"]), ((77, 5), &json!("estimated")), "{}", reply.text);
+        assert_eq!(recorded(&site, number + 1).await, (77, 5));
+    }
+    // One that cannot say either: each choice with content has at least one token.
+    let messages = json!([{"role": "user", "content": "do not count"}]);
+    let reply = site.chat(json!({"messages": messages, "x_do": "no usage", "x_says": "do not count"})).await;
+    assert_eq!((reply.status, counts(&reply.json()["usage"])), (200, (0, 1)), "{}", reply.text);
+    let reply = receive(site.post("/v1/embeddings", &json!({"model": "m", "input": "not counted"}))).await;
+    let usage = reply.json()["usage"].clone();
+    let told = (&usage["prompt_tokens"], &usage["total_tokens"], usage.get("completion_tokens"));
+    assert_eq!(told, (&json!(77), &json!(77), None), "{}", reply.text);
+    assert_eq!(recorded(&site, 4).await, (77, 0));
 }
 
 #[tokio::test]

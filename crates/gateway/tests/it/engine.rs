@@ -162,7 +162,9 @@ async fn chat(State(engine): State<Engine>, headers: HeaderMap, Json(asked): Jso
     engine.seen.deadline_ms.store(header("x-galerne-deadline-ms").parse().expect("a number"), Ordering::SeqCst);
     let mut presence = Presence::arrive(&engine);
     let tokens = extra["x_tokens"].as_i64().or_else(|| asked["max_tokens"].as_i64()).unwrap_or(8);
-    let wants = extra["x_do"].as_str().unwrap_or("answer").to_owned();
+    // Exact surfaces have no extra arguments.
+    let by_words = if asked["messages"].to_string().contains("tell no usage") { "no usage" } else { "answer" };
+    let wants = extra["x_do"].as_str().unwrap_or(by_words).to_owned();
     if let Some(status) = wants.strip_prefix("status ") {
         presence.ended = true;
         return refuse(status.parse().expect("a number"));
@@ -200,10 +202,21 @@ async fn chat(State(engine): State<Engine>, headers: HeaderMap, Json(asked): Jso
     presence.ended = true;
     let reply = json!({
         "id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": asked["model"], "system_fingerprint": null,
-        "choices": [{"index": 0, "message": {"role": "assistant", "content": "x".repeat(3), "refusal": null}, "logprobs": null, "finish_reason": "stop"}],
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": extra["x_says"].as_str().unwrap_or("xxx"), "refusal": null}, "logprobs": null, "finish_reason": "stop"}],
         "usage": usage(tokens),
     });
-    Json(reply).into_response()
+    Json(without_usage(reply, &wants)).into_response()
+}
+
+/// As servers answer that do not report what was used, or only the half of it.
+fn without_usage(mut reply: Value, wants: &str) -> Value {
+    match wants {
+        "no usage" => drop(reply.as_object_mut().expect("an object").remove("usage")),
+        "half a usage" => reply["usage"] = json!({"prompt_tokens": PROMPT_TOKENS}),
+        "null usage" => reply["usage"] = Value::Null,
+        _ => {}
+    }
+    reply
 }
 
 fn stream_answer(tokens: i64, wants: &str, presence: Presence) -> Response {
@@ -220,9 +233,12 @@ fn stream_answer(tokens: i64, wants: &str, presence: Presence) -> Response {
     }
     let ends_well = !matches!(wants, "break" | "stall after" | "error" | "error, then done");
     if ends_well {
-        events.push(format!("data: {}\n\n", chunk(json!({}), json!("stop"))));
-        if wants != "no usage" {
-            events.push(format!("data: {}\n\n", json!({"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "w", "choices": [], "usage": usage(tokens)})));
+        if wants != "no finish" {
+            events.push(format!("data: {}\n\n", chunk(json!({}), json!("stop"))));
+        }
+        if !matches!(wants, "no usage" | "no finish") {
+            let apart = json!({"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "w", "choices": [], "usage": usage(tokens)});
+            events.push(format!("data: {}\n\n", without_usage(apart, wants)));
         }
         events.push("data: [DONE]\n\n".to_owned());
     }
@@ -250,12 +266,13 @@ fn stream_answer(tokens: i64, wants: &str, presence: Presence) -> Response {
 
 async fn embed(State(engine): State<Engine>, Json(asked): Json<Value>) -> Response {
     Presence::arrive(&engine).ended = true;
+    let wants = if asked["input"] == "not counted" { "no usage" } else { "answer" };
     let reply = json!({
         "object": "list", "model": asked["model"],
         "data": [{"object": "embedding", "index": 0, "embedding": [0.1, 1e-7]}],
         "usage": {"prompt_tokens": PROMPT_TOKENS, "total_tokens": PROMPT_TOKENS, "galerne": {"cpu_micros": CPU_MICROS_PER_TOKEN}},
     });
-    Json(reply).into_response()
+    Json(without_usage(reply, wants)).into_response()
 }
 
 /// As the worker: known once the request has ended, by whatever.
@@ -274,7 +291,12 @@ async fn tokenize(State(engine): State<Engine>, asked: String) -> Response {
         engine.was_left(1).await;
     }
     let tokens: Vec<u32> = if asked.contains("alike") { (0..1_024).collect() } else { Vec::new() };
-    Json(json!({"tokens": tokens, "count": 77})).into_response()
+    if asked.contains("do not count") {
+        return StatusCode::NOT_FOUND.into_response();
+    }
+    // What an engine wrote has no tokens that frame a prompt.
+    let count = if asked.contains("\"add_special_tokens\":false") { 5 } else { 77 };
+    Json(json!({"tokens": tokens, "count": count})).into_response()
 }
 
 fn usage(tokens: i64) -> Value {
