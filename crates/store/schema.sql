@@ -186,10 +186,16 @@ CREATE TABLE usage (
     first_token_micros BIGINT,
     batch_no BIGINT,
     price_percent BIGINT,
+    prompt_price BIGINT,
+    cached_price BIGINT,
+    completion_price BIGINT,
+    service_tier BIGINT,
+    country BIGINT,
     PRIMARY KEY (project_no, source, sequence)
 ) /*sqlite: WITHOUT ROWID */;
 CREATE UNIQUE INDEX usage_source ON usage (source, sequence);
 CREATE INDEX usage_request ON usage (request_high, request_low);
+CREATE INDEX usage_started ON usage (started_at);
 
 CREATE TABLE transfer (
     to_no BIGINT NOT NULL,

@@ -150,7 +150,7 @@ pub(crate) fn admit(
     let Room { place, seat } = room;
     let tokens_max = u32::try_from(asked.bound(context).total_max.0).unwrap_or(u32::MAX);
     let reserved = Reserved { hold: entry, money: hold, permit, tokens_max, place, seat };
-    Ok((Ticket::new(shared, reserved, endpoint, snapshot.energy), headers))
+    Ok((Ticket::new(shared, reserved, endpoint, asked.tier.unwrap_or_default(), snapshot.energy), headers))
 }
 
 /// After how many tokens a stream is cut because a budget ends there, if the caller left its end open and enough fits.

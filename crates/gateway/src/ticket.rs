@@ -11,9 +11,11 @@ use galerne_core::budget::{self, Used};
 use galerne_core::energy;
 use galerne_core::rating::{self, Charge, TokenCounts};
 use galerne_core::routing::Prompt;
-use galerne_model::identity::RateLimits;
+use galerne_model::identity::{RateLimits, ServiceTier};
 use galerne_model::ids::{EndpointId, PriceBookId, RequestId, TenantId};
-use galerne_model::ledger::{EnergyMethod, Operation, Outcome, Quantities, UsageRecord, WorkTimes};
+use galerne_model::ledger::{
+    Country, EnergyMethod, Operation, Outcome, Quantities, UsageRecord, UsageTerms, WorkTimes,
+};
 use galerne_model::snapshot::{EndpointEntry, EnergyRate, ReplicaEnergy, ReplicaEntry};
 use galerne_model::units::{MicrogramsCo2e, Millijoules, Tokens};
 use jiff::Timestamp;
@@ -57,6 +59,7 @@ struct Open {
     /// Absent when the work is over and only the record is to come.
     taken: Option<Taken>,
     endpoint: Arc<EndpointEntry>,
+    tier: ServiceTier,
     rate: EnergyRate,
     admitted: Instant,
     first_content: Option<Instant>,
@@ -132,6 +135,7 @@ impl Ticket {
         shared: &Arc<Shared>,
         reserved: Reserved,
         endpoint: &Arc<EndpointEntry>,
+        tier: ServiceTier,
         rate: EnergyRate,
     ) -> Self {
         let Reserved { hold, money, permit, tokens_max, place, seat } = reserved;
@@ -141,6 +145,7 @@ impl Ticket {
             money,
             taken: Some(Taken { permit, lent: None, tokens_max, busy, _place: place, _seat: seat }),
             endpoint: Arc::clone(endpoint),
+            tier,
             rate,
             admitted: Instant::now(),
             first_content: None,
@@ -377,6 +382,7 @@ impl Open {
             energy_method: energy.method,
             first_token_micros: self.first_content.map(|at| micros(at.duration_since(self.admitted))),
             work: self.work_times(),
+            terms: Some(self.terms()),
             ..self.hold.unsettled(self.ended_at.unwrap_or(now).max(self.hold.started_at))
         }
     }
@@ -404,6 +410,12 @@ impl Open {
             prefilled_micros: self.first_content.filter(|_| !self.is_whole).map(after),
             ended_micros: micros(self.worked.unwrap_or_else(|| self.admitted.elapsed())),
         })
+    }
+
+    /// On whose terms it was answered: those of the endpoint that did it.
+    fn terms(&self) -> UsageTerms {
+        let country = self.endpoint.residency.as_deref().and_then(Country::of);
+        UsageTerms { price: self.endpoint.price, service_tier: self.tier, country }
     }
 
     fn charge(&self, counted: Counted) -> Charge {

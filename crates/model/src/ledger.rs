@@ -6,9 +6,11 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::identity::ServiceTier;
 use crate::ids::{
     BatchId, EndpointId, KeyId, NodeId, PriceBookId, PrincipalId, ProjectId, ReadingId, ReplicaId, RequestId, TenantId,
 };
+use crate::money::TokenPrice;
 use crate::units::{MicrogramsCo2e, Micros, Millijoules, Picos, Tokens};
 
 /// How a quantity of energy was obtained.
@@ -90,6 +92,69 @@ pub struct BatchTerms {
     pub price_percent: u8,
 }
 
+/// A country: two capital letters, as in ISO 3166-1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "schema", schema(value_type = String))]
+#[serde(try_from = "String", into = "String")]
+pub struct Country([u8; 2]);
+
+/// A text is no country.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a country is two capital letters such as `FR`")]
+pub struct BadCountry;
+
+impl Country {
+    /// The country of a code; nothing where it is none.
+    pub fn of(code: &str) -> Option<Self> {
+        let letters: [u8; 2] = code.as_bytes().try_into().ok()?;
+        letters.iter().all(u8::is_ascii_uppercase).then_some(Self(letters))
+    }
+
+    /// The country of the number that a ledger has for it.
+    pub fn of_number(number: i64) -> Option<Self> {
+        let [first, second] = u16::try_from(number).ok()?.to_be_bytes();
+        Self::of(std::str::from_utf8(&[first, second]).ok()?)
+    }
+
+    /// The number that a ledger has for it.
+    pub fn number(self) -> i64 {
+        i64::from(u16::from_be_bytes(self.0))
+    }
+
+    /// Its code.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("two letters of ASCII")
+    }
+}
+
+impl TryFrom<String> for Country {
+    type Error = BadCountry;
+
+    fn try_from(code: String) -> Result<Self, BadCountry> {
+        Self::of(&code).ok_or(BadCountry)
+    }
+}
+
+impl From<Country> for String {
+    fn from(country: Country) -> Self {
+        country.as_str().to_owned()
+    }
+}
+
+/// The terms on which a request was answered, as they were then: prices and places change, what was charged does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct UsageTerms {
+    /// What a token cost; of a batch its share of the price.
+    pub price: TokenPrice,
+    /// How early it was served.
+    pub service_tier: ServiceTier,
+    /// The country in which it was answered; absent where nobody has said where that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub country: Option<Country>,
+}
+
 /// What one request used: immutable, counted exactly once by (`source`, `sequence`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
@@ -139,6 +204,10 @@ pub struct UsageRecord {
     /// The batch it was made for, and at what share of the price; absent for a request that came in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch: Option<BatchTerms>,
+    /// The terms on which it was answered; absent where nothing was charged for an end that nobody saw, and in records of
+    /// before they were kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terms: Option<UsageTerms>,
 }
 
 /// When a replica worked for a request, in microseconds after its admission.
@@ -229,4 +298,23 @@ pub struct Balance {
     pub owner: Owner,
     /// Received minus given.
     pub quantities: Quantities,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_country_reads_back_from_its_code_and_its_number() {
+        for code in ["AA", "FR", "SE", "ZZ"] {
+            let country = Country::of(code).expect("a country");
+            assert_eq!((country.as_str(), Country::of_number(country.number())), (code, Some(country)));
+            assert_eq!(serde_json::to_string(&country).expect("serialises"), format!("\"{code}\""));
+        }
+        for wrong in ["", "F", "fr", "FRA", "F1", "É"] {
+            assert_eq!(Country::of(wrong), None, "{wrong}");
+            assert!(serde_json::from_str::<Country>(&format!("\"{wrong}\"")).is_err(), "{wrong}");
+        }
+        assert_eq!((Country::of_number(-1), Country::of_number(0), Country::of_number(1 << 16)), (None, None, None));
+    }
 }

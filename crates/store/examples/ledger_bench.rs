@@ -134,6 +134,7 @@ impl Who {
             first_token_micros: Some(40_000 + part(37, 60_000)),
             work: None,
             batch: None,
+            terms: None,
         })
     }
 }

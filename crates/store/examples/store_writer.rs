@@ -139,5 +139,6 @@ fn record(sequence: i64) -> UsageRecord {
         first_token_micros: Some(sequence),
         work: None,
         batch: None,
+        terms: None,
     }
 }

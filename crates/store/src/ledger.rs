@@ -25,8 +25,10 @@ pub(crate) mod check;
 
 use std::collections::BTreeMap;
 
+use galerne_model::identity::ServiceTier;
 use galerne_model::ids::TransferId;
-use galerne_model::ledger::{EnergyMethod, Operation, Outcome, Quantities};
+use galerne_model::ledger::{Country, EnergyMethod, Operation, Outcome, Quantities, UsageTerms};
+use galerne_model::money::TokenPrice;
 use galerne_model::units::{MicrogramsCo2e, Micros, Millijoules, Picos, Tokens};
 use sqlx::AnyConnection;
 use sqlx::Row;
@@ -239,6 +241,37 @@ pub(crate) fn outcome(code: i64) -> Result<Outcome, StoreError> {
         3 => Ok(Outcome::Interrupted),
         _ => Err(StoreError::Corrupt(format!("{code} is no outcome"))),
     }
+}
+
+pub(crate) const fn tier_code(tier: ServiceTier) -> i64 {
+    match tier {
+        ServiceTier::Flex => 0,
+        ServiceTier::Default => 1,
+        ServiceTier::Priority => 2,
+    }
+}
+
+pub(crate) fn tier(code: i64) -> Result<ServiceTier, StoreError> {
+    match code {
+        0 => Ok(ServiceTier::Flex),
+        1 => Ok(ServiceTier::Default),
+        2 => Ok(ServiceTier::Priority),
+        _ => Err(StoreError::Corrupt(format!("{code} is no service tier"))),
+    }
+}
+
+/// The terms that a row names; nothing where it is of before they were kept.
+pub(crate) fn read_terms(row: &AnyRow) -> Result<Option<UsageTerms>, StoreError> {
+    let Some(code) = row.try_get::<Option<i64>, _>("service_tier")? else { return Ok(None) };
+    let number: Option<i64> = row.try_get("country")?;
+    let wrong = || StoreError::Corrupt(format!("{number:?} is no country"));
+    let country = number.map(|number| Country::of_number(number).ok_or_else(wrong)).transpose()?;
+    let price = TokenPrice {
+        prompt: Micros(row.try_get("prompt_price")?),
+        cached: Micros(row.try_get("cached_price")?),
+        completion: Micros(row.try_get("completion_price")?),
+    };
+    Ok(Some(UsageTerms { price, service_tier: tier(code)?, country }))
 }
 
 pub(crate) const fn operation_code(operation: Operation) -> i64 {

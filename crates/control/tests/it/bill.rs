@@ -46,6 +46,7 @@ fn record(site: &Site, sequence: i64, replica_id: ReplicaId) -> UsageRecord {
         first_token_micros: None,
         work: None,
         batch: None,
+        terms: None,
     }
 }
 

@@ -82,6 +82,7 @@ mod tests {
             first_token_micros: None,
             work,
             batch: None,
+            terms: None,
         }
     }
 

@@ -58,6 +58,7 @@ fn record(outcome: Outcome) -> UsageRecord {
         first_token_micros: Some(120_000),
         work: None,
         batch: None,
+        terms: None,
     }
 }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 /// Length and checksum before each payload.
 const HEAD_BYTES: usize = 8;
-/// Longest frame; a usage record with the longest values of every field takes about 1 200 bytes.
+/// Longest frame; a usage record with the longest values of every field takes about 1 400 bytes.
 pub(super) const FRAME_MAX_BYTES: usize = 2_048;
 
 const KIND_HOLD: u8 = b'H';
@@ -69,6 +69,7 @@ impl Hold {
             first_token_micros: None,
             work: None,
             batch: self.batch,
+            terms: None,
         }
     }
 }
@@ -184,13 +185,19 @@ mod tests {
 
     #[test]
     fn the_longest_record_fits_a_frame() {
+        use galerne_model::identity::ServiceTier;
         use galerne_model::ids::ReplicaId;
+        use galerne_model::ledger::{Country, UsageTerms};
+        use galerne_model::money::TokenPrice;
         use galerne_model::units::{MicrogramsCo2e, Millijoules, Picos, Tokens};
         let mut record = hold(9).unsettled(Timestamp::MIN);
         record.source = i64::MIN;
         record.sequence = i64::MIN;
         record.replica_id = Some(ReplicaId::from_uuid(Uuid::max()));
         record.first_token_micros = Some(i64::MIN);
+        let least = Micros(i64::MIN);
+        let price = TokenPrice { prompt: least, cached: least, completion: least };
+        record.terms = Some(UsageTerms { price, service_tier: ServiceTier::Priority, country: Country::of("FR") });
         record.quantities = Quantities {
             prompt_tokens: Tokens(i64::MIN),
             cached_tokens: Tokens(i64::MIN),
@@ -203,6 +210,17 @@ mod tests {
         let frame = usage_frame(&record);
         assert!(frame.len() <= FRAME_MAX_BYTES, "{} bytes", frame.len());
         assert_eq!(Frames::new(&frame).next(), Some(Entry::Usage(Box::new(record))));
+    }
+
+    #[test]
+    fn a_record_of_before_terms_were_kept_is_read_without_them() {
+        let mut record = hold(9).unsettled(Timestamp::UNIX_EPOCH);
+        let before = serde_json::to_value(&record).expect("serialises");
+        assert!(before.get("terms").is_none(), "an older program reads it too: {before}");
+        let frame = frame(KIND_USAGE, &before);
+        assert_eq!(Frames::new(&frame).next(), Some(Entry::Usage(Box::new(record.clone()))));
+        record.first_token_micros = Some(1);
+        assert_ne!(Frames::new(&frame).next(), Some(Entry::Usage(Box::new(record))));
     }
 
     #[test]

@@ -225,5 +225,6 @@ fn stand_in(after: &UsageRecord, sequence: i64) -> UsageRecord {
         first_token_micros: None,
         work: None,
         batch: None,
+        terms: None,
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use galerne_api::error::Code;
 use galerne_gateway::{Bounds, Done, Errand};
-use galerne_model::identity::RateLimits;
+use galerne_model::identity::{RateLimits, ServiceTier};
 use galerne_model::ids::{BatchId, EndpointId};
 use galerne_model::ledger::{BatchTerms, Operation, Outcome};
 use galerne_model::snapshot::Snapshot;
@@ -68,6 +68,11 @@ async fn an_answer_costs_its_share_names_its_batch_and_is_free_when_it_is_droppe
     let picos = |record: &galerne_model::ledger::UsageRecord| {
         record.quantities.micros.0 * 1_000_000 + record.quantities.picos.0
     };
+    let of = |record: &galerne_model::ledger::UsageRecord| record.terms.map(|terms| (terms.service_tier, terms.price));
+    let price = endpoint(1, "m", &[]).price;
+    let half = galerne_core::rating::percent_of(&price, 50).expect("small");
+    let (usual, flex) = (ServiceTier::Default, ServiceTier::Flex);
+    assert_eq!((of(live), of(charged)), (Some((usual, price)), Some((flex, half))), "each on its own terms");
     assert_eq!((charged.outcome, 2 * picos(charged)), (Outcome::Completed, picos(live)), "half");
     assert_eq!(charged.request_id, kept.request_id);
 }

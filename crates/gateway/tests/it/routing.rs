@@ -104,6 +104,9 @@ async fn a_fallback_answers_in_its_own_name_and_at_its_own_price() {
         assert_eq!((record.endpoint_id, record.outcome), (endpoint_id(2), Outcome::Completed));
         // Five prompt tokens at 10, five cached at 1, five generated at 20 euros per million.
         assert_eq!(record.quantities.micros, Micros(155));
+        let euros = |euros: i64| Micros(euros * 1_000_000);
+        let price = TokenPrice { prompt: euros(10), cached: euros(1), completion: euros(20) };
+        assert_eq!(record.terms.map(|terms| terms.price), Some(price), "the terms of who answered");
         assert!(record.held_micros >= record.quantities.micros, "the hold covered the dearest");
     }
     assert_eq!(metric(&site, "galerne_gateway_fallbacks_total "), Some(2));

@@ -6,6 +6,7 @@ use galerne_gateway::Bounds;
 use galerne_model::identity::{ModelLimits, RateLimits, ServiceTier};
 use galerne_model::ids::{EndpointId, KeyId};
 use galerne_model::inference::{RoutingPolicy, Share};
+use galerne_model::ledger::Country;
 use galerne_model::money::BudgetSubject;
 use galerne_model::snapshot::{EndpointEntry, Snapshot};
 use serde_json::json;
@@ -169,6 +170,14 @@ async fn a_request_gets_the_tier_it_may_have_and_is_told_which() {
     assert_eq!(tier(3, json!({"service_tier": "auto"})).await, "priority");
     assert_eq!(tier(3, json!({"service_tier": "flex"})).await, "flex", "less may be asked for");
     assert_eq!(tier(2, json!({"service_tier": "priority"})).await, "default", "more is not given");
+    // Each record keeps the one it was served in, with the country and the price.
+    let records = site.settled(4).await;
+    let kept = records.iter().map(|record| record.terms.map(|terms| (terms.service_tier, terms.country)));
+    let (priority, france) = (ServiceTier::Priority, Country::of("FR"));
+    let expected = [priority, priority, ServiceTier::Flex, ServiceTier::Default].map(|tier| Some((tier, france)));
+    assert_eq!(kept.collect::<Vec<_>>(), expected);
+    let price = endpoint(1, "m", &[]).price;
+    assert!(records.iter().all(|record| record.terms.is_some_and(|terms| terms.price == price)), "{records:?}");
 }
 
 #[tokio::test]

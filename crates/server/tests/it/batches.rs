@@ -227,7 +227,8 @@ async fn a_batch_is_answered_once_billed_once_and_at_half_the_price() {
     let why = bed.client().got(&format!("/api/v1/why/request/{one}")).await.to_string();
     assert!(why.contains("at 50 % of it") && why.contains(&id), "{why}");
     let csv = bed.client().raw("GET", "/api/v1/ledger/export?of=usage&format=csv", &[], None).await.text;
-    assert!(csv.lines().any(|line| line.starts_with(one) && line.ends_with(&format!(",{id},50"))), "{csv}");
+    let terms = format!(",{id},50,500000,500000,1000000,flex,");
+    assert!(csv.lines().any(|line| line.starts_with(one) && line.ends_with(&terms)), "{csv}");
     let charged: i64 = records.values().map(|record| record["quantities"]["micros"].as_i64().expect("micros")).sum();
     assert_eq!(charged, 21 * 10, "what failed is free");
     let segments = bed.site.folder.path().join("objects/batches").join(&id);

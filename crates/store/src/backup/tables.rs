@@ -66,6 +66,11 @@ pub(super) fn at(schema: i64) -> Vec<Table> {
             insert: "INSERT INTO usage (project_no, source, sequence, held_micros, overrun_micros, overrun_picos, prompt_tokens, cached_tokens, completion_tokens, micros, picos, millijoules, co2e_micrograms, request_high, request_low, started_at, duration_micros, tenant_no, principal_no, key_no, endpoint_no, replica_no, price_book_no, operation, outcome, http_status, energy_method, first_token_micros) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28)",
             ..table
         },
+        "usage" if schema < 11 => Table {
+            columns: &[Number; 30],
+            insert: "INSERT INTO usage (project_no, source, sequence, held_micros, overrun_micros, overrun_picos, prompt_tokens, cached_tokens, completion_tokens, micros, picos, millijoules, co2e_micrograms, request_high, request_low, started_at, duration_micros, tenant_no, principal_no, key_no, endpoint_no, replica_no, price_book_no, operation, outcome, http_status, energy_method, first_token_micros, batch_no, price_percent) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30)",
+            ..table
+        },
         _ => table,
     };
     all().into_iter().map(as_it_was).collect()
@@ -129,13 +134,9 @@ const OTHERS: &[Table] = &[
     },
     Table {
         name: "usage",
-        columns: &[
-            Number, Number, Number, Number, Number, Number, Number, Number, Number, Number, Number, Number, Number,
-            Number, Number, Number, Number, Number, Number, Number, Number, Number, Number, Number, Number, Number,
-            Number, Number, Number, Number,
-        ],
-        select: "SELECT project_no, source, sequence, held_micros, overrun_micros, overrun_picos, prompt_tokens, cached_tokens, completion_tokens, micros, picos, millijoules, co2e_micrograms, request_high, request_low, started_at, duration_micros, tenant_no, principal_no, key_no, endpoint_no, replica_no, price_book_no, operation, outcome, http_status, energy_method, first_token_micros, batch_no, price_percent FROM usage ORDER BY source, sequence",
-        insert: "INSERT INTO usage (project_no, source, sequence, held_micros, overrun_micros, overrun_picos, prompt_tokens, cached_tokens, completion_tokens, micros, picos, millijoules, co2e_micrograms, request_high, request_low, started_at, duration_micros, tenant_no, principal_no, key_no, endpoint_no, replica_no, price_book_no, operation, outcome, http_status, energy_method, first_token_micros, batch_no, price_percent) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30)",
+        columns: &[Number; 35],
+        select: "SELECT project_no, source, sequence, held_micros, overrun_micros, overrun_picos, prompt_tokens, cached_tokens, completion_tokens, micros, picos, millijoules, co2e_micrograms, request_high, request_low, started_at, duration_micros, tenant_no, principal_no, key_no, endpoint_no, replica_no, price_book_no, operation, outcome, http_status, energy_method, first_token_micros, batch_no, price_percent, prompt_price, cached_price, completion_price, service_tier, country FROM usage ORDER BY source, sequence",
+        insert: "INSERT INTO usage (project_no, source, sequence, held_micros, overrun_micros, overrun_picos, prompt_tokens, cached_tokens, completion_tokens, micros, picos, millijoules, co2e_micrograms, request_high, request_low, started_at, duration_micros, tenant_no, principal_no, key_no, endpoint_no, replica_no, price_book_no, operation, outcome, http_status, energy_method, first_token_micros, batch_no, price_percent, prompt_price, cached_price, completion_price, service_tier, country) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35)",
     },
     Table {
         name: "transfer",

@@ -13,7 +13,7 @@ use sqlx::{Arguments, AssertSqlSafe};
 use crate::engine_sql::Engine;
 use crate::error::StoreError;
 
-/// Rows per statement, largest first. 256 rows of 30 columns stay below SQLite's 32,766 parameters.
+/// Rows per statement, largest first. 256 rows of 35 columns stay below SQLite's 32,766 parameters.
 const SIZES: [usize; 3] = [256, 16, 1];
 
 /// An insertion of rows of a fixed number of columns.
@@ -34,11 +34,12 @@ macro_rules! bulk {
 }
 
 pub(crate) static USAGE: Bulk = bulk!(
-    30,
+    35,
     "INSERT INTO usage (project_no, source, sequence, held_micros, overrun_micros, overrun_picos, prompt_tokens, cached_tokens, \
      completion_tokens, micros, picos, millijoules, co2e_micrograms, request_high, request_low, started_at, \
      duration_micros, tenant_no, principal_no, key_no, endpoint_no, replica_no, price_book_no, operation, outcome, \
-     http_status, energy_method, first_token_micros, batch_no, price_percent) VALUES ",
+     http_status, energy_method, first_token_micros, batch_no, price_percent, \
+     prompt_price, cached_price, completion_price, service_tier, country) VALUES ",
     ""
 );
 

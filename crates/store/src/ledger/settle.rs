@@ -4,14 +4,17 @@
 
 use std::collections::BTreeMap;
 
-use galerne_model::ledger::{Outcome, Quantities, UsageRecord};
+use galerne_model::ledger::{Country, Outcome, Quantities, UsageRecord};
+use galerne_model::money::TokenPrice;
 use galerne_model::units::{MicrogramsCo2e, Micros, Millijoules, Picos};
 use sqlx::AnyConnection;
 use sqlx::Row;
 
 use super::refs::{RefCache, Refs};
 use super::{METER, OVERRUN, PART_OVERRUN, PART_USAGE};
-use super::{Postings, Transfer, bulk, method_code, operation_code, outcome_code, spending, too_large, values};
+use super::{
+    Postings, Transfer, bulk, method_code, operation_code, outcome_code, spending, tier_code, too_large, values,
+};
 use crate::engine_sql::Engine;
 use crate::error::{StoreError, retry};
 use crate::store::{Reader, Store};
@@ -263,7 +266,7 @@ fn usage_columns(
     used: &Quantities,
     overrun: (Micros, Picos),
     numbers: &Numbers,
-) -> [Option<i64>; 30] {
+) -> [Option<i64>; 35] {
     let [prompt, cached, completion, micros, picos, millijoules, co2e] = values(used);
     let (high, low) = record.request_id.uuid().as_u64_pair();
     let started = record.started_at.as_microsecond();
@@ -298,6 +301,11 @@ fn usage_columns(
         record.first_token_micros,
         numbers.batch_no,
         record.batch.map(|batch| i64::from(batch.price_percent)),
+        record.terms.map(|terms| terms.price.prompt.0),
+        record.terms.map(|terms| terms.price.cached.0),
+        record.terms.map(|terms| terms.price.completion.0),
+        record.terms.map(|terms| tier_code(terms.service_tier)),
+        record.terms.and_then(|terms| terms.country).map(Country::number),
     ]
 }
 
@@ -317,6 +325,10 @@ fn check(source: i64, record: &UsageRecord) -> Result<(), StoreError> {
     }
     if record.held_micros < Micros::ZERO || values(&record.quantities).iter().any(|&value| value < 0) {
         return bad("a quantity is negative");
+    }
+    let is_negative = |price: TokenPrice| [price.prompt, price.cached, price.completion].iter().any(|part| part.0 < 0);
+    if record.terms.is_some_and(|terms| is_negative(terms.price)) {
+        return bad("a price is negative");
     }
     if record.quantities.picos.0 >= galerne_model::units::PICOS_PER_MICRO {
         return bad("the remainder is a whole micro or more");

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::refs::{self, RefCache};
 use super::spending::number_of;
-use super::{method, operation, outcome, read_quantities};
+use super::{method, operation, outcome, read_quantities, read_terms};
 use crate::error::StoreError;
 use crate::resource::instant;
 use crate::store::{Reader, Store};
@@ -24,7 +24,8 @@ macro_rules! columns {
          AND c.sequence = usage.sequence), 0) AS co2e_micrograms, request_high, request_low, started_at, duration_micros, tenant_no, \
          principal_no, key_no, endpoint_no, replica_no, price_book_no, operation, outcome, http_status, \
          COALESCE((SELECT c.method FROM energy_correction c WHERE c.source = usage.source \
-         AND c.sequence = usage.sequence), energy_method) AS energy_method, first_token_micros, batch_no, price_percent"
+         AND c.sequence = usage.sequence), energy_method) AS energy_method, first_token_micros, batch_no, price_percent, \
+         prompt_price, cached_price, completion_price, service_tier, country"
     };
 }
 
@@ -171,10 +172,11 @@ pub(super) async fn read(cache: &RefCache, reader: &mut Reader, row: &AnyRow) ->
             Some(percent) => Some(BatchTerms { batch_id: id!("batch_no"), price_percent: percent_of(percent)? }),
             None => None,
         },
+        terms: read_terms(row)?,
     })
 }
 
-fn percent_of(percent: i64) -> Result<u8, StoreError> {
+pub(super) fn percent_of(percent: i64) -> Result<u8, StoreError> {
     u8::try_from(percent).map_err(|_| StoreError::Corrupt(format!("{percent} is no share of a price")))
 }
 
@@ -182,7 +184,8 @@ fn percent_of(percent: i64) -> Result<u8, StoreError> {
 pub const fn csv_header() -> &'static str {
     "request_id,started_at,ended_at,tenant_id,project_id,principal_id,key_id,endpoint_id,replica_id,operation,\
      outcome,http_status,prompt_tokens,cached_tokens,completion_tokens,euros,picos,joules,co2e_grams,energy_method,\
-     price_book_id,first_token_micros,source,sequence,batch_id,price_percent"
+     price_book_id,first_token_micros,source,sequence,batch_id,price_percent,\
+     prompt_price_micros,cached_price_micros,completion_price_micros,service_tier,country"
 }
 
 /// One line of a CSV export. No field can hold a comma, a quote or a line end.
@@ -220,6 +223,11 @@ pub fn csv_line(r: &UsageRecord) -> String {
         r.sequence.to_string(),
         optional(r.batch.map(|batch| batch.batch_id.to_string())),
         optional(r.batch.map(|batch| batch.price_percent.to_string())),
+        optional(r.terms.map(|terms| terms.price.prompt.0.to_string())),
+        optional(r.terms.map(|terms| terms.price.cached.0.to_string())),
+        optional(r.terms.map(|terms| terms.price.completion.0.to_string())),
+        optional(r.terms.map(|terms| terms.service_tier.as_str().to_owned())),
+        optional(r.terms.and_then(|terms| terms.country).map(String::from)),
     ];
     fields.join(",")
 }

@@ -1,7 +1,10 @@
 //! Backup and restore, inside one engine and across.
 
+use std::path::Path;
+
 use galerne_model::identity::Tenant;
 use galerne_model::ids::{BackupId, KeyId, NodeId};
+use galerne_model::ledger::UsageRecord;
 use galerne_store::{EventFilter, Filter, Store, StoreError, StoreUrl, restore};
 use sha2::Digest;
 
@@ -107,29 +110,19 @@ pub(crate) async fn a_backup_of_an_older_schema_is_brought_up_to_date(bed: &Bed)
     lease.expect("asks").expect("it is free");
     let folder = bed.path("backup");
     bed.store.backup(&folder, id(), now()).await.expect("backs up");
+    // As the release before terms were kept wrote it.
+    age(&folder, 10, &[("usage", 5)]);
+    let target = StoreUrl::sqlite(bed.path("without-terms.db"));
+    restore(&folder, &target).await.expect("restores");
+    let restored = Store::open(&target).await.expect("opens");
+    same(&bed.store, &restored).await;
+    let kept = restored.usage_by_request(record(9).request_id).await.expect("reads").expect("is there");
+    assert!(record(9).terms.is_some(), "it is shown by a record that had some");
+    assert_eq!(kept, UsageRecord { terms: None, ..record(9) });
+    restored.close().await;
     // As the release before lines of keys wrote it: no such table, a lease of four columns, spending of money alone, usage without
     // batches.
-    let rows = folder.join("rows.jsonl");
-    let text = std::fs::read_to_string(&rows).expect("readable");
-    let older: String = text
-        .lines()
-        .map(|line| {
-            let gone = if line.starts_with("[\"lease\",") { 1 } else { 0 };
-            let is_longer = line.starts_with("[\"spending\",") || line.starts_with("[\"usage\",");
-            let gone = if is_longer { 2 } else { gone };
-            let kept = (0..gone).fold(line, |line, _| line.rsplit_once(',').expect("a later column").0);
-            if gone == 0 { format!("{line}\n") } else { format!("{kept}]]\n") }
-        })
-        .collect();
-    std::fs::write(&rows, &older).expect("written");
-    let path = folder.join("manifest.json");
-    let manifest = std::fs::read_to_string(&path).expect("readable");
-    let mut manifest: serde_json::Value = serde_json::from_str(&manifest).expect("JSON");
-    manifest["schema_version"] = 4.into();
-    manifest["rows"].as_object_mut().expect("counts").remove("key_line");
-    manifest["files"][0]["bytes"] = older.len().into();
-    manifest["files"][0]["sha256"] = hex::encode(sha2::Sha256::digest(older.as_bytes())).into();
-    std::fs::write(&path, manifest.to_string()).expect("written");
+    age(&folder, 4, &[("lease", 1), ("spending", 2), ("usage", 2)]);
     let second = bed.second().await;
     restore(&folder, &second).await.expect("restores");
     let restored = Store::open(&second).await.expect("opens");
@@ -138,4 +131,30 @@ pub(crate) async fn a_backup_of_an_older_schema_is_brought_up_to_date(bed: &Bed)
     assert_eq!(reader.keys_of_line(new).await.expect("reads"), [old, new]);
     drop(reader);
     restored.close().await;
+}
+
+/// Makes a backup one of an older schema: so many columns at the end of some tables came later.
+fn age(folder: &Path, schema: i64, later: &[(&str, usize)]) {
+    let rows = folder.join("rows.jsonl");
+    let text = std::fs::read_to_string(&rows).expect("readable");
+    let older: String = text
+        .lines()
+        .map(|line| {
+            let gone = later.iter().find(|(table, _)| line.starts_with(&format!("[\"{table}\",")));
+            let Some((_, gone)) = gone else { return format!("{line}\n") };
+            let kept = (0..*gone).fold(line, |line, _| line.rsplit_once(',').expect("a later column").0);
+            format!("{kept}]]\n")
+        })
+        .collect();
+    std::fs::write(&rows, &older).expect("written");
+    let path = folder.join("manifest.json");
+    let manifest = std::fs::read_to_string(&path).expect("readable");
+    let mut manifest: serde_json::Value = serde_json::from_str(&manifest).expect("JSON");
+    manifest["schema_version"] = schema.into();
+    if schema < 5 {
+        manifest["rows"].as_object_mut().expect("counts").remove("key_line");
+    }
+    manifest["files"][0]["bytes"] = older.len().into();
+    manifest["files"][0]["sha256"] = hex::encode(sha2::Sha256::digest(older.as_bytes())).into();
+    std::fs::write(&path, manifest.to_string()).expect("written");
 }

@@ -67,6 +67,9 @@ pub(crate) async fn a_newer_schema_is_refused(bed: &Bed) {
     assert!(matches!(Store::open(&bed.url).await, Err(StoreError::Corrupt(_))), "another text was applied");
 }
 
+const UNDO_TERMS: &str = "DROP INDEX usage_started; ALTER TABLE usage DROP COLUMN prompt_price; \
+    ALTER TABLE usage DROP COLUMN cached_price; ALTER TABLE usage DROP COLUMN completion_price; \
+    ALTER TABLE usage DROP COLUMN service_tier; ALTER TABLE usage DROP COLUMN country";
 const UNDO_FILES: &str = "DROP TABLE file; DROP TABLE file_storage; DROP TABLE batch; DROP TABLE batch_segment; \
     ALTER TABLE usage DROP COLUMN batch_no; ALTER TABLE usage DROP COLUMN price_percent";
 const UNDO_SPENDING: &str =
@@ -80,6 +83,7 @@ pub(crate) async fn energy_spent_before_budgets_could_limit_it_is_added_up(bed: 
     let before = bed.store.spent(&project, BudgetPeriod::Month, sample::now()).await.expect("reads");
     assert!(before.spent.millijoules.0 > 0 && before.spent.co2e_micrograms.0 > 0, "{before:?}");
     bed.store.close().await;
+    bed.damage(UNDO_TERMS).await;
     bed.damage(UNDO_FILES).await;
     bed.damage(UNDO_SPENDING).await;
     bed.damage(UNDO_CORRECTION).await;
@@ -94,6 +98,7 @@ pub(crate) async fn energy_spent_before_budgets_could_limit_it_is_added_up(bed: 
 /// Back to the schema that ended with the ledger.
 async fn undo_after_the_ledger(bed: &Bed) {
     let undo = [
+        UNDO_TERMS,
         UNDO_FILES,
         UNDO_CORRECTION,
         UNDO_SPENDING,

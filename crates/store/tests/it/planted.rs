@@ -38,7 +38,8 @@ pub(crate) async fn a_copied_usage_record_is_found_by_name(bed: &Bed) {
             "INSERT INTO usage SELECT project_no, source, 41, held_micros, overrun_micros, overrun_picos, \
              prompt_tokens, cached_tokens, completion_tokens, micros, picos, millijoules, co2e_micrograms, request_high, request_low, \
              started_at, duration_micros, tenant_no, principal_no, key_no, endpoint_no, replica_no, price_book_no, \
-             operation, outcome, http_status, energy_method, first_token_micros, batch_no, price_percent FROM usage WHERE sequence = 40",
+             operation, outcome, http_status, energy_method, first_token_micros, batch_no, price_percent, \
+             prompt_price, cached_price, completion_price, service_tier, country FROM usage WHERE sequence = 40",
         )
         .await;
     assert_eq!(copied, 1);

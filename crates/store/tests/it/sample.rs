@@ -3,12 +3,16 @@
 use galerne_model::event::{Actor, Decision, Event};
 use galerne_model::identity::{
     ApiKey, ApiKeySpec, ApiKeyStatus, Empty, KeyScope, Principal, PrincipalKind, PrincipalSpec, Project, ProjectSpec,
-    RateLimits, Role, RoleBinding, RoleBindingSpec, Scope, Tenant, TenantSpec,
+    RateLimits, Role, RoleBinding, RoleBindingSpec, Scope, ServiceTier, Tenant, TenantSpec,
 };
 use galerne_model::ids::*;
 use galerne_model::inference::*;
-use galerne_model::ledger::{BatchTerms, EnergyMethod, Operation, Outcome, Quantities, Reading, UsageRecord};
-use galerne_model::money::{Budget, BudgetPeriod, BudgetSpec, BudgetStatus, BudgetSubject, PriceBook, PriceBookSpec};
+use galerne_model::ledger::{
+    BatchTerms, Country, EnergyMethod, Operation, Outcome, Quantities, Reading, UsageRecord, UsageTerms,
+};
+use galerne_model::money::{
+    Budget, BudgetPeriod, BudgetSpec, BudgetStatus, BudgetSubject, PriceBook, PriceBookSpec, TokenPrice,
+};
 use galerne_model::node::{Node, NodeFacts, NodeSpec, NodeStatus};
 use galerne_model::reason::Reason;
 use galerne_model::resource::Resource;
@@ -232,6 +236,13 @@ pub(crate) fn record(sequence: i64) -> UsageRecord {
         first_token_micros: Some(90_000),
         work: None,
         batch: n.is_multiple_of(5).then(|| BatchTerms { batch_id: BatchId::from_uuid(uuid(n)), price_percent: 50 }),
+        // As a gateway of before sent them: every seventh has none.
+        terms: (!n.is_multiple_of(7)).then(|| UsageTerms {
+            price: TokenPrice { prompt: Micros(1_500_000), cached: Micros(250_000), completion: Micros(3_000_000) },
+            service_tier: [ServiceTier::Flex, ServiceTier::Default, ServiceTier::Priority]
+                [usize::from(n % 3 > 0) + usize::from(n % 3 > 1)],
+            country: (!n.is_multiple_of(4)).then(|| Country::of("FR").expect("a country")),
+        }),
     }
 }
 
