@@ -14,6 +14,7 @@ pub mod rating;
 pub mod routing;
 
 pub mod energy;
+pub mod focus;
 
 pub mod endpoint;
 pub mod why;

@@ -20,13 +20,14 @@ mod kinds;
 
 mod backups;
 mod events;
+mod focus;
 mod gateways;
 mod keys;
 mod ledger;
 mod pages;
 mod pulls;
 mod route;
-mod usage;
+pub(crate) mod usage;
 mod whoami;
 mod why;
 
@@ -41,6 +42,7 @@ fn described() -> (Router<App>, OpenApi) {
     let router = pulls::routes(router);
     let router = route::routes(router);
     let router = usage::routes(router);
+    let router = focus::routes(router);
     let router = ledger::routes(router);
     let router = events::routes(router);
     let router = why::routes(router);

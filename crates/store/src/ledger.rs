@@ -19,6 +19,7 @@ mod reversal;
 
 pub(crate) mod cost;
 pub(crate) mod listing;
+pub(crate) mod report;
 pub(crate) mod usage;
 
 pub(crate) mod check;

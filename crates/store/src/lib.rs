@@ -39,6 +39,7 @@ pub use ledger::correct::{Corrected, Correction, ReplicaReading};
 pub use ledger::cost::{CostFilter, CostGroup, CostRow};
 pub use ledger::listing::{ListedTransfer, TransferKey};
 pub use ledger::reading::Posted;
+pub use ledger::report::UsageGroup;
 pub use ledger::settle::Settled;
 pub use ledger::usage::{UsageCursor, UsageFilter, csv_header, csv_line};
 pub use migration::{Migrated, SCHEMA_VERSION};

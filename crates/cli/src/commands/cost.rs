@@ -1,15 +1,19 @@
 //! What was used and what it cost: euros, tokens, energy, carbon, with a total that the rows add up to.
 
-use clap::{Args, ValueEnum};
-use galerne_api::client::ListOptions;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use galerne_api::client::{Call, ListOptions};
 use galerne_api::v1::Page;
-use galerne_api::v1::usage::{CostRow, Costs, GroupBy};
+use galerne_api::v1::usage::{CostFormat, CostRow, Costs, GroupBy};
 use galerne_model::inference::Endpoint;
 use galerne_model::ledger::{Quantities, UsageRecord};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use reqwest::Method;
 use serde_json::json;
 
+use crate::commands::ledger;
 use crate::commands::values::Instant;
 use crate::display::{self, EnergyUnit};
 use crate::failure::Failure;
@@ -18,12 +22,60 @@ use crate::table::{Column, Table};
 
 /// Options of `galerne cost`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct CostArguments {
+    #[command(subcommand)]
+    command: Option<CostCommand>,
     /// What the rows are
     #[arg(long, value_enum, default_value_t = GroupArgument::Project, value_name = "GROUP")]
     by: GroupArgument,
     #[command(flatten)]
     days: DayArguments,
+}
+
+/// Verbs of `galerne cost`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CostCommand {
+    /// Write costs as a report that other programs read, a row for each day, key and price
+    Export(ExportArguments),
+}
+
+/// Options of `galerne cost export`.
+#[derive(Debug, Args)]
+pub(crate) struct ExportArguments {
+    /// How it is written
+    #[arg(long, value_enum, default_value_t = FormatArgument::Focus, value_name = "FORMAT")]
+    format: FormatArgument,
+    /// From this day on, in UTC: a date, or a length before now such as 7d [default: the first of this month]
+    #[arg(long, alias = "from", value_name = "WHEN")]
+    since: Option<Instant>,
+    /// Until and with this day, in UTC [default: today]
+    #[arg(long, value_name = "WHEN")]
+    until: Option<Instant>,
+    /// File to write [default: stdout]
+    #[arg(long, value_name = "FILE")]
+    to: Option<PathBuf>,
+}
+
+/// How a cost report is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FormatArgument {
+    /// FOCUS 1.2 as CSV, with energy, carbon and residency
+    Focus,
+}
+
+impl ExportArguments {
+    async fn run(self, session: &mut Session) -> Result<(), Failure> {
+        let format = match self.format {
+            FormatArgument::Focus => CostFormat::Focus,
+        };
+        let mut call = Call::new(Method::GET, "/api/v1/costs/export").query("format", format.as_str());
+        let days = DayArguments { since: self.since, until: self.until };
+        for (name, value) in days.pairs(Timestamp::now()) {
+            call = call.query(&name, value);
+        }
+        ledger::download(session, call, self.to, "costs").await
+    }
 }
 
 /// What the rows of a cost table are.
@@ -85,6 +137,9 @@ pub struct UsageArguments {
 
 impl CostArguments {
     pub(crate) async fn run(self, session: &mut Session) -> Result<(), Failure> {
+        if let Some(CostCommand::Export(arguments)) = self.command {
+            return arguments.run(session).await;
+        }
         let mut query = vec![("group_by".to_owned(), self.by.group().as_str().to_owned())];
         query.extend(self.days.pairs(Timestamp::now()));
         query.extend(session.reach().await?.pairs());

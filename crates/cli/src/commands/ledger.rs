@@ -217,12 +217,22 @@ async fn export(session: &mut Session, arguments: ExportArguments) -> Result<(),
         FormatArgument::Csv => "csv",
         FormatArgument::Json => "json",
     };
+    let call = Call::new(Method::GET, "/api/v1/ledger/export").query("of", of).query("format", format);
+    download(session, call, arguments.to, of).await
+}
+
+/// Writes what the server streams to a file, or to stdout.
+pub(super) async fn download(
+    session: &mut Session,
+    mut call: Call,
+    to: Option<PathBuf>,
+    what: &str,
+) -> Result<(), Failure> {
     let client = session.client()?;
-    let mut call = Call::new(Method::GET, "/api/v1/ledger/export").query("of", of).query("format", format);
     for (name, value) in session.reach().await?.pairs() {
         call = call.query(&name, value);
     }
-    let Some(path) = arguments.to else {
+    let Some(path) = to else {
         client.download(call, &mut |bytes| session.output.raw(bytes)).await?;
         return session.output.flush();
     };
@@ -233,7 +243,7 @@ async fn export(session: &mut Session, arguments: ExportArguments) -> Result<(),
     let written = client.download(call, &mut |bytes| std::io::Write::write_all(&mut file, bytes)).await?;
     file.sync_all().map_err(cannot)?;
     let size = display::bytes(galerne_model::units::Bytes(i64::try_from(written).unwrap_or(i64::MAX)));
-    session.output.done(format!("{of} written to {} ({size})", path.display()));
+    session.output.done(format!("{what} written to {} ({size})", path.display()));
     Ok(())
 }
 

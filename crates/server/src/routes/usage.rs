@@ -235,16 +235,16 @@ const fn group(by: GroupBy) -> CostGroup {
 
 async fn name_of(reader: &mut Reader, by: GroupBy, group: &str) -> Result<String, Refusal> {
     match by {
-        GroupBy::Project => name::<Project>(reader, group).await,
-        GroupBy::Endpoint => name::<Endpoint>(reader, group).await,
-        GroupBy::Key => name::<ApiKey>(reader, group).await,
-        GroupBy::Principal => name::<Principal>(reader, group).await,
+        GroupBy::Project => Ok(name::<Project>(reader, group).await?),
+        GroupBy::Endpoint => Ok(name::<Endpoint>(reader, group).await?),
+        GroupBy::Key => Ok(name::<ApiKey>(reader, group).await?),
+        GroupBy::Principal => Ok(name::<Principal>(reader, group).await?),
         GroupBy::Model | GroupBy::Day => Ok(group.to_owned()),
     }
 }
 
 /// The name, also of what was deleted since: the charge stays.
-async fn name<K: Managed>(reader: &mut Reader, id: &str) -> Result<String, Refusal> {
+pub(crate) async fn name<K: Managed>(reader: &mut Reader, id: &str) -> Result<String, StoreError> {
     let Ok(id) = id.parse::<<K as StoreKind>::Id>() else { return Ok(String::new()) };
     let found = match reader.get::<K>(id).await {
         Err(StoreError::NotFound { .. }) => reader.get_deleted::<K>(id).await,
@@ -253,7 +253,7 @@ async fn name<K: Managed>(reader: &mut Reader, id: &str) -> Result<String, Refus
     match found {
         Ok(found) => Ok(found.resource().name.clone()),
         Err(StoreError::NotFound { .. }) => Ok(String::new()),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     }
 }
 

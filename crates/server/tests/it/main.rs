@@ -12,6 +12,7 @@ mod bad_input;
 mod batches;
 mod changes;
 mod denials;
+mod exports;
 mod gateways;
 mod identity;
 mod lease;

@@ -48,7 +48,7 @@ fn table(operation: &str) -> ([Expected; 4], Expected) {
         // Resources and usage: everybody inside.
         "list_projects" | "get_project" | "list_models" | "get_model" | "list_endpoints" | "get_endpoint"
         | "list_replicas" | "get_replica" | "list_pulls" | "get_pull" | "list_budgets" | "get_budget"
-        | "list_usage" | "get_costs" | "explain_why" | "explain_route" => ([Allowed; 4], Hidden),
+        | "list_usage" | "get_costs" | "export_costs" | "explain_why" | "explain_route" => ([Allowed; 4], Hidden),
         "get_tenant" => ([Allowed; 4], Hidden),
         // The list of tenants holds what the caller may see; another tenant cannot be named in it.
         "list_tenants" => ([Allowed; 4], Hidden),

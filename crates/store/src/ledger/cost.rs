@@ -123,7 +123,9 @@ impl Reader {
     async fn by_model(&mut self, by_endpoint: Vec<CostRow>) -> Result<Vec<CostRow>, StoreError> {
         let mut by_model: BTreeMap<String, (i64, Quantities)> = BTreeMap::new();
         for row in by_endpoint {
-            let model = self.model_of(&row.group).await?;
+            let id = row.group.parse();
+            let id = id.map_err(|_| StoreError::Corrupt(format!("`{}` is no endpoint", row.group)))?;
+            let model = self.model_of(id).await?;
             let (requests, sum) = by_model.entry(model).or_default();
             *requests += row.requests;
             add(sum, &row.quantities)?;
@@ -132,9 +134,9 @@ impl Reader {
         Ok(by_model.into_iter().map(row).collect())
     }
 
-    async fn model_of(&mut self, endpoint: &str) -> Result<String, StoreError> {
-        let id = endpoint.parse().map_err(|_| StoreError::Corrupt(format!("`{endpoint}` is no endpoint")))?;
-        let Some(endpoint) = self.even_deleted::<Endpoint>(id).await? else { return Ok(endpoint.to_owned()) };
+    /// The model behind an endpoint, as its specification names it today; its id where nothing is known of it.
+    pub async fn model_of(&mut self, id: EndpointId) -> Result<String, StoreError> {
+        let Some(endpoint) = self.even_deleted::<Endpoint>(id).await? else { return Ok(id.to_string()) };
         match endpoint.spec.backend {
             Backend::External { upstream_model, .. } => Ok(upstream_model),
             Backend::Worker { model_id, .. } => {

@@ -17,6 +17,7 @@ mod ledger;
 mod migration;
 mod planted;
 mod properties;
+mod reports;
 mod resources;
 
 use bed::Bed;
@@ -94,6 +95,8 @@ contract! {
     ledger::a_record_reads_back_by_request_and_in_the_export;
     ledger::pages_of_the_ledger_show_each_row_once;
     ledger::two_shippers_of_one_spool_count_each_record_once;
+    reports::groups_add_up_to_what_was_charged_however_wide_they_are;
+    reports::a_group_is_only_of_the_time_and_the_place_that_is_asked_for;
     planted::a_copied_usage_record_is_found_by_name;
     planted::a_copied_transfer_is_found_by_name;
     planted::a_request_settled_under_two_numbers_is_found;
