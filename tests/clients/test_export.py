@@ -1,6 +1,7 @@
 """Costs as other programs read them: FOCUS by its own validator, OpenAI's organization routes by its own client."""
 
 import csv
+import datetime
 import decimal
 import io
 import os
@@ -8,6 +9,8 @@ import pathlib
 import re
 import subprocess
 import time
+
+import openai
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -94,3 +97,26 @@ def test_the_validator_sees_what_is_wrong(site, tmp_path):
             writer.writerows({**row, **change} for row in rows)
         failed, _ = failures(path)
         assert rule in failed, (rule, failed)
+
+
+def test_openais_client_reads_usage_and_costs_as_of_an_organization(site):
+    used(site)
+    admin = openai.OpenAI(
+        base_url=site.url + "/v1", admin_api_key=site.api_key, api_key=site.api_key, max_retries=0, timeout=60
+    )
+    usage = admin.admin.organization.usage
+    start = int((datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days=1)).timestamp())
+    for width in ("1d", "1h"):
+        page = usage.completions(start_time=start, bucket_width=width, group_by=["model", "project_id"], limit=31)
+        results = [result for bucket in page.data for result in bucket.results]
+        assert results and {result.object for result in results} == {"organization.usage.completions.result"}
+        assert site.endpoint in {result.model for result in results}
+        assert all(result.project_id.startswith("project_") for result in results)
+        assert sum(result.output_tokens for result in results) > 0
+    embeddings = usage.embeddings(start_time=start)
+    assert embeddings.object == "page" and not embeddings.has_more
+    costs = usage.costs(start_time=start, group_by=["line_item"])
+    items = {result.line_item: result for bucket in costs.data for result in bucket.results}
+    assert f"{site.endpoint}, output_tokens" in items, items
+    output = items[f"{site.endpoint}, output_tokens"]
+    assert (output.amount.currency, output.quantity_unit) == ("eur", "tokens") and output.amount.value > 0

@@ -44,6 +44,11 @@ impl Gateway {
         body::read(headers, body, self.shared.bounds.client).await
     }
 
+    /// The id of a request inside [`Gateway::around`].
+    pub fn request_id(&self, parts: &Parts) -> RequestId {
+        parts.extensions.get::<Asker>().expect("`around` is around every such route").request_id
+    }
+
     /// Who calls a route inside [`Gateway::around`].
     pub fn visitor(&self, parts: &mut Parts) -> Result<Visitor, Refusal> {
         let asker = parts.extensions.get_mut::<Asker>().expect("`around` is around every such route");

@@ -19,6 +19,7 @@ pub(crate) mod surface;
 
 pub(crate) mod batches;
 pub(crate) mod files;
+pub(crate) mod organization;
 
 pub use data_dir::DataDirError;
 pub use galerne_control::{Counted, EnergySample};

@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use crate::app::App;
 use crate::http::refusal::chain;
-use crate::{batches, files};
+use crate::{batches, files, organization};
 
 /// Somebody with a key, on a surface.
 #[derive(Debug, Clone)]
@@ -82,10 +82,10 @@ pub(crate) fn countries(app: &App, headers: &HeaderMap, what: &str) -> Result<Ve
     app.gateway().countries(headers, what, app.files().country.as_deref())
 }
 
-/// Files and batches on every surface.
+/// Files, batches and reports on every surface that has them.
 pub(crate) fn router(app: &App) -> Router {
     let on = |surface| {
-        let routes = files::routes(surface).merge(batches::routes(surface));
+        let routes = files::routes(surface).merge(batches::routes(surface)).merge(organization::routes(surface));
         routes.layer(Extension(surface))
     };
     let all = Router::new()

@@ -95,6 +95,15 @@ pub const BESIDE: &[Route] = &[
     route("GET", "/v1/batch/jobs/{id}", Of::Mistral, State::Plain, "`inline=true` with its answers"),
     route("DELETE", "/v1/batch/jobs/{id}", Of::Mistral, State::Plain, "one that has ended; its files stay"),
     route("POST", "/v1/batch/jobs/{id}/cancel", Of::Mistral, State::Plain, "what was answered is kept"),
+    route(
+        "GET",
+        "/v1/organization/usage/completions",
+        Of::OpenAi,
+        State::Plain,
+        "of the key's tenant, or of its project where that is all it may read; a key needs the scope `read`; no `api_source`",
+    ),
+    route("GET", "/v1/organization/usage/embeddings", Of::OpenAi, State::Plain, "likewise"),
+    route("GET", "/v1/organization/costs", Of::OpenAi, State::Plain, "likewise, in euros; `bucket_width` `1d`"),
 ];
 
 /// A documented route.

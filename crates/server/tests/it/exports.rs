@@ -224,3 +224,120 @@ async fn a_report_is_of_its_tenant_and_of_days_that_can_be() {
         assert_eq!((reply.status, reply.code()), (400, "invalid_query"), "{wrong}: {}", reply.text);
     }
 }
+
+/// All buckets of a report, page by page.
+async fn buckets(client: &Client, path: &str) -> Vec<Value> {
+    let (mut all, mut next) = (Vec::new(), String::new());
+    loop {
+        let reply = client.get(&format!("{path}{next}")).await;
+        assert_eq!(reply.status, 200, "{path}{next}: {}", reply.text);
+        assert_eq!(reply.json["object"], "page");
+        all.extend(reply.json["data"].as_array().expect("a list").clone());
+        let Some(page) = reply.json["next_page"].as_str() else {
+            assert_eq!(reply.json["has_more"], false);
+            return all;
+        };
+        next = format!("&page={page}");
+    }
+}
+
+fn results(buckets: &[Value]) -> Vec<Value> {
+    buckets.iter().flat_map(|bucket| bucket["results"].as_array().expect("a list").clone()).collect()
+}
+
+fn total(results: &[Value], field: &str) -> i64 {
+    results.iter().map(|result| result[field].as_i64().unwrap_or_else(|| panic!("`{field}` in {result}"))).sum()
+}
+
+#[tokio::test]
+async fn openais_usage_routes_say_what_the_ledger_says_in_buckets_of_any_width() {
+    let books = books().await;
+    let times = format!("start_time={}&end_time={}", start().as_second(), start().as_second() + 5 * 86_400);
+    let mut by_width = Vec::new();
+    for (width, count) in [("1d", 5), ("1h", 120)] {
+        let path = format!("/v1/organization/usage/completions?{times}&bucket_width={width}&limit=3");
+        let all = buckets(&books.owner, &path).await;
+        assert_eq!(all.len(), count, "{width}: an empty interval is a bucket too");
+        let sums = ["input_tokens", "input_cached_tokens", "output_tokens", "num_model_requests"];
+        by_width.push(sums.map(|field| total(&results(&all), field)));
+    }
+    assert_eq!(by_width[0], by_width[1]);
+    let embedded = results(&buckets(&books.owner, &format!("/openai/v1/organization/usage/embeddings?{times}")).await);
+    let (mut prompt, mut completion) = (0, 0);
+    for project in &books.projects {
+        let ledger = books.balance(project).await;
+        prompt += number(&ledger, "prompt_tokens") + number(&ledger, "cached_tokens");
+        completion += number(&ledger, "completion_tokens");
+    }
+    assert_eq!(i128::from(by_width[0][0] + total(&embedded, "input_tokens")), prompt);
+    assert!(i128::from(by_width[0][2]) < completion, "drawn embeddings have answers, which nobody is told");
+    let grouped =
+        format!("/v1/organization/usage/completions?{times}&group_by[]=model&group_by[]=batch&group_by=service_tier");
+    let grouped = results(&buckets(&books.owner, &grouped).await);
+    assert_eq!(total(&grouped, "input_tokens"), by_width[0][0]);
+    assert!(grouped.iter().all(|result| result["model"] == "answers" && result["project_id"] == Value::Null));
+    assert!(grouped.iter().any(|result| result["batch"] == true && result["service_tier"] == "flex"));
+    let one =
+        format!("/v1/organization/usage/completions?{times}&group_by=project_id&project_ids={}", books.projects[1]);
+    let one = results(&buckets(&books.owner, &one).await);
+    assert!(!one.is_empty() && one.iter().all(|result| result["project_id"] == books.projects[1].as_str()));
+}
+
+#[tokio::test]
+async fn openais_costs_are_the_ledgers_euros() {
+    let books = books().await;
+    let times = format!("start_time={}&end_time={}", start().as_second(), start().as_second() + 5 * 86_400);
+    let path = format!("/v1/organization/costs?{times}&limit=2&group_by=project_id");
+    // The text of the answer: a program that reads its numbers may make floats of them.
+    let first = books.owner.get(&path).await;
+    let exact = first.text.split("\"value\":").nth(1).and_then(|rest| rest.split(',').next()).expect("an amount");
+    assert_eq!(exact.split_once('.').map(|(_, decimals)| decimals.len()), Some(12), "{}", first.text);
+    let all = results(&buckets(&books.owner, &path).await);
+    for project in &books.projects {
+        let own: f64 = all.iter().filter(|result| result["project_id"] == project.as_str()).map(euros).sum();
+        let ledger = books.balance(project).await;
+        let charged = number(&ledger, "micros") as f64 / 1e6 + number(&ledger, "picos") as f64 / 1e12;
+        assert!((own - charged).abs() < 1e-9, "{own} and {charged}");
+    }
+    assert!(all.iter().all(|result| result["amount"]["currency"] == "eur"));
+    let items = results(&buckets(&books.owner, &format!("/v1/organization/costs?{times}&group_by=line_item")).await);
+    let names: std::collections::BTreeSet<&str> = items.iter().filter_map(|item| item["line_item"].as_str()).collect();
+    let expected =
+        ["answers, cached_input_tokens", "answers, input_tokens", "answers, output_tokens", "answers, tokens"];
+    assert_eq!(names.into_iter().collect::<Vec<_>>(), expected);
+    let (by_item, by_project): (f64, f64) = (items.iter().map(euros).sum(), all.iter().map(euros).sum());
+    assert!((by_item - by_project).abs() < 1e-9, "{by_item} and {by_project}");
+}
+
+fn euros(result: &Value) -> f64 {
+    result["amount"]["value"].as_f64().expect("a number")
+}
+
+#[tokio::test]
+async fn an_organization_is_read_by_who_may_read_it_and_nobody_else() {
+    let books = books().await;
+    let path = format!("/v1/organization/costs?start_time={}", start().as_second());
+    let refused = |client: Client| {
+        let path = path.clone();
+        async move {
+            let reply = client.get(&path).await;
+            (reply.status, reply.json["error"]["code"].as_str().unwrap_or("").to_owned())
+        }
+    };
+    assert_eq!(refused(books.site.client(None)).await, (401, "unauthenticated".to_owned()));
+    let who = books.owner.got("/api/v1/whoami").await;
+    let principal = who["principal"]["id"].as_str().expect("an id");
+    let inferring = books.site.key("acme", principal, &["inference"]).await;
+    assert_eq!(refused(books.site.client(Some(&inferring))).await, (403, "scope_missing".to_owned()));
+    let reading = books.site.key("acme", principal, &["read"]).await;
+    assert_eq!(books.site.client(Some(&reading)).get(&path).await.status, 200, "no right to infer is needed");
+    books.site.tenant("globex").await;
+    let other = books.site.person("globex", "viewer").await;
+    let days = 31 * 86_400;
+    let path =
+        format!("/v1/organization/costs?start_time={}&end_time={}", start().as_second(), start().as_second() + days);
+    assert_eq!(results(&buckets(&other, &path).await), Vec::<Value>::new(), "nothing of another tenant");
+    let wrong = other.get(&format!("{path}&bucket_width=1h")).await;
+    assert_eq!((wrong.status, wrong.json["error"]["param"].as_str()), (400, Some("bucket_width")), "{}", wrong.text);
+    assert_eq!(other.get("/mistral/v1/organization/costs").await.status, 404, "it is no route of Mistral's");
+}
