@@ -36,7 +36,7 @@ pub struct SiteLease {
     store: Store,
     clock: Clock,
     holder: String,
-    epoch: i64,
+    epoch: Epoch,
     /// A retake was asked for and not answered: it may have been made.
     is_in_doubt: bool,
     gate: Gate,
@@ -51,6 +51,26 @@ pub struct Gate {
     open_micros: Arc<AtomicU64>,
     /// Microseconds since the epoch, by the wall clock, until which it is open.
     wall_micros: Arc<AtomicI64>,
+}
+
+/// The epoch at which the lease is held, as far as it is known here. Cheap to clone; what is written under it is refused
+/// once somebody else had the lease.
+#[derive(Debug, Clone)]
+pub struct Epoch(Arc<AtomicI64>);
+
+impl Epoch {
+    fn new(epoch: i64) -> Self {
+        Self(Arc::new(AtomicI64::new(epoch)))
+    }
+
+    /// It now: a lease that ended and that nobody else had since is taken again at the next one.
+    pub fn get(&self) -> i64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn set(&self, epoch: i64) {
+        self.0.store(epoch, Ordering::Release);
+    }
 }
 
 /// A moment by both clocks.
@@ -103,7 +123,7 @@ impl SiteLease {
             if let Some(lease) = store.lease_acquire(SERVER_LEASE, &holder, TTL, asked.wall).await? {
                 let gate = Gate::closed(clock);
                 gate.open_for(asked);
-                let (store, clock, epoch) = (store.clone(), clock.clone(), lease.epoch);
+                let (store, clock, epoch) = (store.clone(), clock.clone(), Epoch::new(lease.epoch));
                 return Ok(Self { store, clock, holder, epoch, is_in_doubt: false, gate });
             }
             if let Some(lease) = store.lease(SERVER_LEASE, clock.now()).await? {
@@ -123,6 +143,11 @@ impl SiteLease {
     /// Whether the lease is held, for whoever admits.
     pub fn gate(&self) -> Gate {
         self.gate.clone()
+    }
+
+    /// The epoch at which it is held, for whoever writes.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch.clone()
     }
 
     /// Renews until cancelled, then gives the lease back. Ends with who has it when somebody else took it.
@@ -156,7 +181,7 @@ impl SiteLease {
             was_open = false;
         }
         self.gate.close();
-        if let Err(error) = self.store.lease_release(SERVER_LEASE, self.epoch).await {
+        if let Err(error) = self.store.lease_release(SERVER_LEASE, self.epoch.get()).await {
             tracing::warn!(error = %error, "the lease of the database was not given back: it ends by itself");
         }
         None
@@ -165,17 +190,18 @@ impl SiteLease {
     /// Renews the lease, or takes it again when it ended and nobody took it; else says who did.
     async fn renew(&mut self) -> Result<Option<Lease>, StoreError> {
         let asked = Moment::now(&self.clock);
-        if !self.store.lease_renew(SERVER_LEASE, self.epoch, TTL, asked.wall).await? {
+        if !self.store.lease_renew(SERVER_LEASE, self.epoch.get(), TTL, asked.wall).await? {
             // A machine that slept, a database that was away: the lease ended. By its epoch nobody else was there.
             let was_in_doubt = std::mem::replace(&mut self.is_in_doubt, true);
-            let retaken = self.store.lease_retake(SERVER_LEASE, &self.holder, self.epoch, TTL, asked.wall).await?;
+            let epoch = self.epoch.get();
+            let retaken = self.store.lease_retake(SERVER_LEASE, &self.holder, epoch, TTL, asked.wall).await?;
             let epoch = match retaken {
                 Some(lease) => Some(lease.epoch),
                 None if was_in_doubt => self.taken_unheard(asked.wall).await?,
                 None => None,
             };
             let Some(epoch) = epoch else { return Ok(Some(self.other().await?)) };
-            self.epoch = epoch;
+            self.epoch.set(epoch);
         }
         self.is_in_doubt = false;
         self.gate.open_for(asked);
@@ -185,7 +211,7 @@ impl SiteLease {
     /// The epoch of a retake of ours that was made although its answer was lost. Only after such a retake is one that
     /// names this holder taken for our own: a copied directory on a host of the same name would name it too.
     async fn taken_unheard(&self, now: Timestamp) -> Result<Option<i64>, StoreError> {
-        let next = self.epoch + 1;
+        let next = self.epoch.get() + 1;
         let seen = self.store.lease(SERVER_LEASE, now).await?;
         let stands = seen.is_some_and(|lease| lease.holder == self.holder && lease.epoch == next);
         if stands && self.store.lease_renew(SERVER_LEASE, next, TTL, now).await? {
@@ -201,7 +227,7 @@ impl SiteLease {
         Ok(seen.unwrap_or_else(|| Lease {
             name: SERVER_LEASE.to_owned(),
             holder: "a server that has stopped since".to_owned(),
-            epoch: self.epoch + 1,
+            epoch: self.epoch.get() + 1,
             expires_at: self.clock.now(),
             since: self.clock.now(),
         }))
@@ -230,13 +256,13 @@ mod tests {
         unheard(1).await;
         lease.is_in_doubt = true;
         assert_eq!(lease.renew().await.expect("asks"), None);
-        assert_eq!((lease.epoch, lease.is_in_doubt, lease.gate.is_open()), (2, false, true));
+        assert_eq!((lease.epoch.get(), lease.is_in_doubt, lease.gate.is_open()), (2, false, true));
         // The same, and it ended again before it was seen.
         unheard(2).await;
         later(10);
         lease.is_in_doubt = true;
         assert_eq!(lease.renew().await.expect("asks"), None);
-        assert_eq!((lease.epoch, lease.gate.is_open()), (4, true));
+        assert_eq!((lease.epoch.get(), lease.gate.is_open()), (4, true));
         // Nobody was in doubt: somebody else goes by our name.
         unheard(4).await;
         let other = lease.renew().await.expect("asks").expect("it is not ours");

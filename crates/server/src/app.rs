@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use galerne_control::site_lease::Epoch;
 use galerne_gateway::Gateway;
 use galerne_model::snapshot::Snapshot;
-use galerne_store::Store;
+use galerne_store::{SERVER_LEASE, Store, StoreError, Tx};
 use jiff::Timestamp;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
@@ -31,6 +32,8 @@ pub(crate) struct App(Arc<Parts>);
 /// What an `App` is made of.
 pub(crate) struct Parts {
     pub(crate) store: Store,
+    /// At which the lease of the database is held.
+    pub(crate) epoch: Epoch,
     pub(crate) directory: Directory,
     pub(crate) pepper: Pepper,
     pub(crate) data: PathBuf,
@@ -57,6 +60,13 @@ impl App {
 
     pub(crate) fn store(&self) -> &Store {
         &self.0.store
+    }
+
+    /// Begins a transaction that nobody can commit who lost the lease of the database: for what one server does alone.
+    pub(crate) async fn begin_alone(&self) -> Result<Tx, StoreError> {
+        let mut tx = self.0.store.begin().await?;
+        tx.require_epoch(SERVER_LEASE, self.0.epoch.get()).await?;
+        Ok(tx)
     }
 
     /// Keys, principals and roles in memory.

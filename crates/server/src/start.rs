@@ -165,6 +165,7 @@ pub async fn start(
     control.set_energy_rate(host.meter.active, host.meter.method);
     control.set_local_meters(Arc::clone(&host.meter.local));
     admit_while_held(&gateway, gate);
+    let epoch = lease.epoch();
     let tenure = Tenure::begin(lease);
 
     let mut registry = Registry::default();
@@ -181,6 +182,7 @@ pub async fn start(
     let app = App::new(Parts {
         directory: Directory::load(&store).await?,
         store,
+        epoch,
         pepper,
         data: data.path().to_owned(),
         control: control.clone(),

@@ -17,7 +17,7 @@ use crate::resource::instant;
 use crate::store::{Reader, Store, Tx};
 
 const INSERT: &str = "INSERT INTO batch (id, project_id, ended, cancel_at, body) VALUES ($1, $2, $3, NULL, $4)";
-const UPDATE: &str = "UPDATE batch SET ended = $2, body = $3 WHERE id = $1";
+const UPDATE: &str = "UPDATE batch SET ended = $2, body = $3 WHERE id = $1 AND ended = 0";
 const CANCEL: &str = "UPDATE batch SET cancel_at = $2 WHERE id = $1 AND ended = 0 AND cancel_at IS NULL";
 const DELETE: &str = "DELETE FROM batch WHERE id = $1 AND ended = 1";
 const GET: &str = "SELECT cancel_at, body FROM batch WHERE id = $1";
@@ -84,15 +84,16 @@ impl Tx {
         Ok(())
     }
 
-    /// Writes what the engine made of a batch.
+    /// Writes what the engine made of a batch that has not ended; one that has is never changed.
     pub async fn batch_update(&mut self, batch: &Batch) -> Result<(), StoreError> {
-        sqlx::query(UPDATE)
+        let done = sqlx::query(UPDATE)
             .bind(batch.id.to_string())
             .bind(i64::from(batch.has_ended()))
             .bind(json(batch)?)
             .execute(self.conn())
             .await?;
-        Ok(())
+        let missing = || StoreError::NotFound { kind: "batch that has not ended", id: batch.id.to_string() };
+        if done.rows_affected() == 1 { Ok(()) } else { Err(missing()) }
     }
 
     /// Asks for a batch to be cancelled; false when it has ended or was asked before.
@@ -172,6 +173,17 @@ impl Reader {
         rows.iter().map(read).collect()
     }
 
+    /// The segments of a batch, in order.
+    pub async fn segments(&mut self, batch_id: BatchId) -> Result<Vec<Segment>, StoreError> {
+        let rows = sqlx::query(SEGMENTS).bind(batch_id.to_string()).fetch_all(self.conn()).await?;
+        rows.iter()
+            .map(|row| {
+                let lines = from_json("segment of a batch", &row.try_get::<String, _>("lines")?)?;
+                Ok(Segment { number: row.try_get("number")?, object: row.try_get("object")?, lines })
+            })
+            .collect()
+    }
+
     /// A batch that has not ended and reads this file.
     pub async fn batch_reading(&mut self, file: FileId) -> Result<Option<BatchId>, StoreError> {
         let open = self.batches_open().await?;
@@ -195,16 +207,9 @@ impl Store {
         self.read_once().await?.batches_open().await
     }
 
-    /// The segments of a batch, in order.
+    /// See [`Reader::segments`].
     pub async fn segments(&self, batch_id: BatchId) -> Result<Vec<Segment>, StoreError> {
-        let mut reader = self.read_once().await?;
-        let rows = sqlx::query(SEGMENTS).bind(batch_id.to_string()).fetch_all(reader.conn()).await?;
-        rows.iter()
-            .map(|row| {
-                let lines = from_json("segment of a batch", &row.try_get::<String, _>("lines")?)?;
-                Ok(Segment { number: row.try_get("number")?, object: row.try_get("object")?, lines })
-            })
-            .collect()
+        self.read_once().await?.segments(batch_id).await
     }
 
     /// Usage records of answers that are durable, which the gateway may not have written: by their request.

@@ -4,7 +4,8 @@
 //! and usage records before any of them is settled. An answer is in the output once and billed once: one whose segment is
 //! not written is not settled and its request is made again; one whose segment is written is settled by the next start
 //! if it was not by this one.
-//! INVARIANT: one engine runs batches of a database: the server that holds its lease.
+//! INVARIANT: one engine runs batches of a database: the server that holds its lease. Each of its transactions takes the
+//! lease's row first, so that none is committed by a server that lost it, and none while an earlier one is undecided.
 //! Deliberately absent: the decisions (`galerne_core::batch`), the words of surfaces (`shape`).
 
 use std::collections::BTreeMap;
@@ -97,8 +98,11 @@ pub(crate) async fn run(app: App, tasks: TaskTracker, stop: CancellationToken) {
         }
     }
     for live in engine.live.values_mut() {
-        if let Err(error) = live.flush(&engine.app).await {
-            tracing::warn!(error = %error, batch_id = %live.batch.id, "answers of a batch are not kept, and will be made again");
+        while live.has_unkept() {
+            if let Err(error) = live.flush(&engine.app).await {
+                tracing::warn!(error = %error, batch_id = %live.batch.id, "answers of a batch are not kept, and will be made again");
+                break;
+            }
         }
     }
 }

@@ -74,7 +74,7 @@ pub(super) async fn write(app: &App, live: &mut Live) -> Result<(), NotKept> {
     };
     let text =
         format!("batch {how}: {} of {} requests answered, {} not", counts.completed, counts.total, counts.failed);
-    let mut tx = app.store().begin().await?;
+    let mut tx = app.begin_alone().await?;
     for file in &made {
         // What was paid for is kept, also where it brings the project above its limit: then nothing more is taken.
         if tx.file_insert(file, Kept { bytes: u64::MAX >> 1, files: u64::MAX >> 1 }).await?.is_err() {

@@ -86,6 +86,8 @@ pub(super) struct Live {
     unkept: Vec<Unkept>,
     unkept_since: Option<Instant>,
     segment: i64,
+    /// The segment of which it is not known whether it is recorded: it has the first of the lines in `unkept`.
+    tried: Option<Segment>,
     /// Lines of segments that an earlier process wrote.
     recalled: Vec<u64>,
     paused_until: Option<Instant>,
@@ -112,6 +114,7 @@ impl Live {
             unkept: Vec::new(),
             unkept_since: None,
             segment: 0,
+            tried: None,
             recalled: Vec::new(),
             paused_until: None,
             written_reason,
@@ -175,7 +178,7 @@ impl Live {
             status.faults.push(super::engine::fault("key_refused", reason.clone()));
         }
         status.reason = reason;
-        let mut tx = app.store().begin().await?;
+        let mut tx = app.begin_alone().await?;
         tx.batch_update(&batch).await?;
         tx.commit().await?;
         self.batch = batch;
@@ -191,7 +194,7 @@ impl Live {
         }
         let mut batch = self.batch.clone();
         batch.status.reason = reason;
-        let mut tx = app.store().begin().await?;
+        let mut tx = app.begin_alone().await?;
         tx.batch_update(&batch).await?;
         tx.commit().await?;
         self.batch = batch;
@@ -297,14 +300,18 @@ impl Live {
         is_news || (self.has_unkept() && (at_once || is_old || is_large || is_last)) || is_begun
     }
 
-    /// Makes answers and their usage records durable, then lets them count. What is not written stays to be written.
+    /// Makes answers and their usage records durable, then lets them count. What is not written stays to be written: the
+    /// same lines in the same object, for a change whose answer was lost may be recorded. What came later waits its turn.
     pub(super) async fn flush(&mut self, app: &App) -> Result<(), NotKept> {
+        let was_tried = self.tried.is_some();
+        let segment = self.segment(app).await?;
+        let count = segment.as_ref().map_or(0, |segment| segment.lines.len());
         let mut batch = self.batch.clone();
         if batch.status.state == BatchState::Running {
             batch.status.reason = self.reason.take().unwrap_or_else(|| RUNS.to_owned());
         }
         let mut records = Vec::new();
-        for unkept in &mut self.unkept {
+        for unkept in self.unkept.iter_mut().take(count) {
             match &mut unkept.unsettled {
                 Some(unsettled) => {
                     let number = |count: i64| count.unsigned_abs();
@@ -318,37 +325,44 @@ impl Live {
                 None => batch.status.counts.failed += 1,
             }
         }
-        let number = self.segment + 1;
-        let segment = Segment {
-            number,
-            object: format!("batches/{}/{number}", batch.id),
-            lines: self.unkept.iter().map(|unkept| unkept.line as u64).collect(),
-        };
-        let is_empty = self.unkept.is_empty();
-        if !is_empty {
-            let bytes = self.unkept.iter().flat_map(|unkept| unkept.text.iter().copied()).collect::<Vec<u8>>();
-            app.files().objects.put(&segment.object, bytes.into()).await?;
-        }
-        let mut tx = app.store().begin().await?;
-        if !is_empty {
-            tx.segment_insert(batch.id, &segment, &records).await?;
+        let mut tx = app.begin_alone().await?;
+        if let Some(segment) = &segment {
+            let is_kept = was_tried && tx.segments(batch.id).await?.iter().any(|kept| kept.object == segment.object);
+            if !is_kept {
+                tx.segment_insert(batch.id, segment, &records).await?;
+            }
             tx.segments_settled(batch.id, self.segment).await?;
         }
         tx.batch_update(&batch).await?;
         tx.commit().await?;
+        self.tried = None;
         self.written_at = Instant::now();
         self.written_reason.clone_from(&batch.status.reason);
         self.batch = batch;
-        if !is_empty {
-            self.segment = number;
+        if let Some(segment) = segment {
+            self.segment = segment.number;
         }
-        for unkept in self.unkept.drain(..) {
+        for unkept in self.unkept.drain(..count) {
             if let Some(unsettled) = unkept.unsettled {
                 unsettled.settle();
             }
         }
-        self.unkept_since = None;
+        self.unkept_since = (!self.unkept.is_empty()).then(Instant::now);
         Ok(())
+    }
+
+    /// The segment to be recorded now, whose object is written; none when there are no answers.
+    async fn segment(&mut self, app: &App) -> Result<Option<Segment>, ObjectError> {
+        if self.tried.is_none() && !self.unkept.is_empty() {
+            let number = self.segment + 1;
+            // A name that nobody else makes: whoever had the lease before may still be writing.
+            let object = format!("batches/{}/{number}-{}", self.batch.id, Uuid::now_v7().simple());
+            let lines = self.unkept.iter().map(|unkept| unkept.line as u64).collect();
+            let bytes = self.unkept.iter().flat_map(|unkept| unkept.text.iter().copied()).collect::<Vec<u8>>();
+            app.files().objects.put(&object, bytes.into()).await?;
+            self.tried = Some(Segment { number, object, lines });
+        }
+        Ok(self.tried.clone())
     }
 }
 
