@@ -190,7 +190,9 @@ pub fn why(batch: &Batch) -> Reason {
             answers(Reason::holds("batch_completed", "every request is done").because(counted))
         }
         (BatchState::Ended, Some(BatchEnd::Failed)) => {
-            faults(Reason::blocks("batch_failed", format!("no request was made: {}", status.reason)))
+            let begun = if status.begun_at.is_some() { "it broke off" } else { "no request was made" };
+            let failed = Reason::blocks("batch_failed", format!("{begun}: {}", status.reason));
+            answers(faults(if status.begun_at.is_some() { failed.because(counted) } else { failed }))
         }
         (BatchState::Ended, Some(BatchEnd::Expired | BatchEnd::Cancelled | BatchEnd::Stopped)) => {
             let ended = Reason::blocks("batch_stopped", format!("it ended early: {}", status.reason)).because(counted);

@@ -225,9 +225,7 @@ impl Engine {
                     Err(faults) => live.fail(faults),
                 }
             }
-            Err(ObjectError::NotFound(_)) => {
-                live.fail(vec![fault("input_file_gone", "The input file cannot be read any more.".to_owned())]);
-            }
+            Err(ObjectError::NotFound(_)) => live.lose_input(),
             Err(error) => {
                 tracing::warn!(error = %chain(&error), batch_id = %id, "the lines of a batch cannot be read now");
                 live.rests_until = Some(Instant::now() + FAILED_WAIT);
@@ -304,6 +302,10 @@ impl Engine {
         let Some((line, failures)) = live.next_line(Instant::now()) else { return false };
         let text = match live.text(&self.app, line).await {
             Ok(text) => text,
+            Err(ObjectError::NotFound(_)) => {
+                live.lose_input();
+                return false;
+            }
             Err(error) => {
                 tracing::warn!(error = %chain(&error), batch_id = %id, "a line of a batch cannot be read now");
                 live.put_back(line, failures, FAILED_WAIT);
@@ -349,6 +351,7 @@ impl Engine {
             Err(error) => {
                 tracing::warn!(error = %error, batch_id = %id, "the files of a batch cannot be written now");
                 live.rests_until = Some(Instant::now() + FAILED_WAIT);
+                live.tell_unwritten(&self.app, &error).await?;
             }
         }
         Ok(())

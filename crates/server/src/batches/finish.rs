@@ -1,10 +1,11 @@
 //! The end of a batch: its segments become an output file and an error file, and what was not made is told in the latter.
 //!
-//! It can be done twice: files appear with the batch's last change, in one transaction; what an attempt that broke off
-//! wrote is swept as what nobody names.
+//! It can be done twice: files appear with the batch's last change, in one transaction, and a batch that has ended is not
+//! written again; what an attempt that broke off wrote is swept as what nobody names.
 
+use bytes::Bytes;
 use futures_util::TryStreamExt as _;
-use galerne_drivers::objects::{Writer, Written};
+use galerne_drivers::objects::{ObjectError, Writer, Written};
 use galerne_model::batch::{Batch, BatchEnd, BatchState};
 use galerne_model::file::{File, Kept, Origin, Purpose, Visibility, object_of};
 use galerne_model::ids::FileId;
@@ -17,6 +18,11 @@ use super::live::{ANSWER, Live, NotKept, event, request_name};
 use crate::app::App;
 use crate::files;
 use crate::http::refusal::chain;
+
+/// Between why a batch ends and what keeps its files from being written.
+pub(super) const UNWRITTEN: &str = "; its files cannot be written yet: ";
+/// What is told of an answer that was kept and is not there any more.
+const LOST: (&str, &str) = ("answers_lost", "This request was executed, and what came of it is not stored any more.");
 
 /// A file that is being made.
 struct Made {
@@ -37,19 +43,30 @@ impl Made {
     }
 }
 
+/// The files of a batch while they are made.
+struct Files {
+    output: Made,
+    errors: Made,
+}
+
 /// Writes the files of a batch and ends it.
 pub(super) async fn write(app: &App, live: &mut Live) -> Result<(), NotKept> {
-    let segments = app.store().segments(live.batch.id).await?;
-    let (mut output, mut errors) = (Made::new(app), Made::new(app));
-    for segment in &segments {
-        copy(app, segment, &mut output, &mut errors).await?;
+    let recorded = app.store().batch(live.batch.id).await?;
+    if recorded.is_none_or(|batch| batch.has_ended()) {
+        // An earlier try did it, and its answer was lost.
+        return Ok(());
     }
-    let unmade = tell_unmade(app, live, &mut errors).await?;
+    let segments = app.store().segments(live.batch.id).await?;
+    let mut files = Files { output: Made::new(app), errors: Made::new(app) };
+    if let Err(error) = fill(app, live, &segments, &mut files).await {
+        files.output.writer.give_up().await;
+        files.errors.writer.give_up().await;
+        return Err(error);
+    }
     let mut batch = live.batch.clone();
-    batch.status.counts.failed += unmade;
-    let now = App::now();
+    (batch.status.counts.completed, batch.status.counts.failed) = (files.output.lines, files.errors.lines);
     let mut made = Vec::new();
-    for (purpose, file) in [(Purpose::BatchOutput, output), (Purpose::BatchErrors, errors)] {
+    for (purpose, file) in [(Purpose::BatchOutput, files.output), (Purpose::BatchErrors, files.errors)] {
         let Made { id, writer, lines } = file;
         if lines == 0 {
             writer.give_up().await;
@@ -63,7 +80,22 @@ pub(super) async fn write(app: &App, live: &mut Live) -> Result<(), NotKept> {
         }
     }
     batch.status.state = BatchState::Ended;
-    batch.status.ended_at = Some(now);
+    batch.status.ended_at = Some(App::now());
+    if let Some((why, _)) = batch.status.reason.split_once(UNWRITTEN) {
+        batch.status.reason = why.to_owned();
+    }
+    record(app, &batch, &made).await?;
+    live.batch = batch;
+    for segment in segments {
+        if let Err(error) = app.files().objects.delete(&segment.object).await {
+            tracing::warn!(error = %chain(&error), name = segment.object, "a segment stays until the next sweep");
+        }
+    }
+    Ok(())
+}
+
+/// Records a batch that has ended, and its files.
+async fn record(app: &App, batch: &Batch, made: &[File]) -> Result<(), NotKept> {
     let counts = batch.status.counts;
     let how = match batch.status.end {
         Some(BatchEnd::Failed) => "failed",
@@ -75,27 +107,45 @@ pub(super) async fn write(app: &App, live: &mut Live) -> Result<(), NotKept> {
     let text =
         format!("batch {how}: {} of {} requests answered, {} not", counts.completed, counts.total, counts.failed);
     let mut tx = app.begin_alone().await?;
-    for file in &made {
+    tx.batch_update(batch).await?;
+    for file in made {
         // What was paid for is kept, also where it brings the project above its limit: then nothing more is taken.
         if tx.file_insert(file, Kept { bytes: u64::MAX >> 1, files: u64::MAX >> 1 }).await?.is_err() {
             tracing::error!(batch_id = %batch.id, "a file of a batch does not fit into any limit");
         }
     }
-    tx.batch_update(&batch).await?;
     tx.segments_delete(batch.id).await?;
-    tx.record(event(&batch, "batch.end", text));
+    tx.record(event(batch, "batch.end", text));
     tx.commit().await?;
-    live.batch = batch;
+    Ok(())
+}
+
+/// Writes every line of a batch to the file where it belongs.
+async fn fill(app: &App, live: &mut Live, segments: &[Segment], files: &mut Files) -> Result<(), NotKept> {
     for segment in segments {
-        if let Err(error) = app.files().objects.delete(&segment.object).await {
-            tracing::warn!(error = %chain(&error), name = segment.object, "a segment stays until the next sweep");
+        match copy(app, segment, files).await {
+            Err(NotKept::Objects(ObjectError::NotFound(name))) => {
+                tracing::error!(batch_id = %live.batch.id, name, lines = segment.lines.len(), "answers of a batch are lost: their object is gone");
+                for line in &segment.lines {
+                    tell(app, live, &mut files.errors, usize::try_from(*line).unwrap_or(usize::MAX), LOST).await?;
+                }
+            }
+            copied => copied?,
+        }
+    }
+    // Of a batch whose lines were not good no request was made.
+    let count = if live.batch.status.begun_at.is_some() { live.line_count() } else { 0 };
+    let why = not_made(live.batch.status.end);
+    for line in 0..count {
+        if !live.is_done(line) {
+            tell(app, live, &mut files.errors, line, why).await?;
         }
     }
     Ok(())
 }
 
 /// Copies the lines of a segment to where they belong.
-async fn copy(app: &App, segment: &Segment, output: &mut Made, errors: &mut Made) -> Result<(), NotKept> {
+async fn copy(app: &App, segment: &Segment, files: &mut Files) -> Result<(), NotKept> {
     let mut stream = app.files().objects.read(&segment.object, None).await?.bytes;
     let mut line = Vec::new();
     while let Some(chunk) = stream.try_next().await? {
@@ -105,7 +155,7 @@ async fn copy(app: &App, segment: &Segment, output: &mut Made, errors: &mut Made
                 continue;
             }
             if let Some((kind, text)) = line.split_first() {
-                let to = if *kind == ANSWER { &mut *output } else { &mut *errors };
+                let to = if *kind == ANSWER { &mut files.output } else { &mut files.errors };
                 to.add(text).await?;
             }
             line.clear();
@@ -114,28 +164,27 @@ async fn copy(app: &App, segment: &Segment, output: &mut Made, errors: &mut Made
     Ok(())
 }
 
-/// Tells the requests that were not made; returns how many.
-async fn tell_unmade(app: &App, live: &mut Live, errors: &mut Made) -> Result<u64, NotKept> {
-    let count = live.index.as_ref().map_or(0, super::input::Index::len);
-    if live.batch.status.begun_at.is_none() {
-        return Ok(0);
-    }
-    let (code, message) = not_made(live.batch.status.end);
-    let mut unmade = 0;
-    for line in 0..count {
-        if live.is_done(line) {
-            continue;
+/// Tells a request that has no answer, and why.
+async fn tell(
+    app: &App,
+    live: &mut Live,
+    errors: &mut Made,
+    line: usize,
+    (code, message): (&str, &str),
+) -> Result<(), NotKept> {
+    let text = match live.text(app, line).await {
+        // Where its lines are gone or are others now, there is no name to be trusted.
+        _ if live.batch.status.end == Some(BatchEnd::Failed) => Bytes::new(),
+        Ok(text) => text,
+        Err(ObjectError::NotFound(_)) => {
+            // It is told without the name its maker gave it.
+            live.lose_input();
+            Bytes::new()
         }
-        let text = match live.batch.status.end {
-            // Its input cannot be read any more: that is why.
-            Some(BatchEnd::Failed) => bytes::Bytes::new(),
-            _ => live.text(app, line).await?,
-        };
-        let id = request_name(live.batch.id, line);
-        errors.add(&lines::not_made(&id, lines::custom_id(&text).as_deref(), code, message)).await?;
-        unmade += 1;
-    }
-    Ok(unmade)
+        Err(error) => return Err(error.into()),
+    };
+    let id = request_name(live.batch.id, line);
+    errors.add(&lines::not_made(&id, lines::custom_id(&text).as_deref(), code, message)).await
 }
 
 fn row(batch: &Batch, purpose: Purpose, id: FileId, written: Written, lines: u64) -> File {

@@ -12,6 +12,7 @@ use galerne_store::{Segment, StoreError};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::finish::UNWRITTEN;
 use super::input::{Index, Stretch};
 use super::lines;
 use crate::app::App;
@@ -25,6 +26,8 @@ const SEGMENT_AGE: Duration = Duration::from_millis(500);
 
 /// How often another reason is written where nothing else is.
 const REASON_INTERVAL: Duration = Duration::from_secs(5);
+/// Failures in a row to write a batch's files before its reason says so.
+const FAILURES_TOLD: u32 = 3;
 /// Why a batch is as it is when nothing is in its way.
 const RUNS: &str = "its requests run when there is room";
 
@@ -78,6 +81,10 @@ pub(super) struct Live {
     pub(super) reason: Option<String>,
     /// Nothing is tried before.
     pub(super) rests_until: Option<Instant>,
+    /// Times in a row that its files could not be written.
+    pub(super) finish_failures: u32,
+    /// Its lines cannot be read any more.
+    is_input_gone: bool,
     stretch: Stretch,
     done: Vec<bool>,
     done_count: usize,
@@ -106,6 +113,8 @@ impl Live {
             stopped: None,
             reason: None,
             rests_until: None,
+            finish_failures: 0,
+            is_input_gone: false,
             stretch: Stretch::default(),
             done: Vec::new(),
             done_count: 0,
@@ -129,7 +138,13 @@ impl Live {
     }
 
     pub(super) fn take_index(&mut self, index: Index) {
-        self.done = vec![false; index.len()];
+        self.mark_recalled(index.len());
+        self.index = Some(index);
+    }
+
+    /// Marks what an earlier process kept, of so many lines.
+    fn mark_recalled(&mut self, count: usize) {
+        self.done = vec![false; count];
         self.done_count = 0;
         for line in std::mem::take(&mut self.recalled) {
             if let Some(done) = usize::try_from(line).ok().and_then(|line| self.done.get_mut(line))
@@ -138,7 +153,21 @@ impl Live {
                 self.done_count += 1;
             }
         }
-        self.index = Some(index);
+    }
+
+    /// An input of it is gone: no more requests are made, and the rest is told without their names.
+    pub(super) fn lose_input(&mut self) {
+        if self.is_input_gone {
+            return;
+        }
+        tracing::error!(batch_id = %self.batch.id, "an input of a batch that has not ended is gone");
+        self.is_input_gone = true;
+        if self.index.is_none() {
+            self.mark_recalled(usize::try_from(self.batch.status.counts.total).unwrap_or(usize::MAX));
+        }
+        if self.batch.status.state != BatchState::Ending {
+            self.fail(vec![super::engine::fault("input_file_gone", "The input file cannot be read any more.".to_owned())]);
+        }
     }
 
     /// Its lines are good.
@@ -186,6 +215,22 @@ impl Live {
         Ok(())
     }
 
+    /// Says that its files could not be written, once it is no passing trouble: why it ends stays said before it.
+    pub(super) async fn tell_unwritten(&mut self, app: &App, error: &NotKept) -> Result<(), StoreError> {
+        self.finish_failures = self.finish_failures.saturating_add(1);
+        if self.finish_failures != FAILURES_TOLD {
+            return Ok(());
+        }
+        let mut batch = self.batch.clone();
+        let why = batch.status.reason.split_once(UNWRITTEN).map_or(batch.status.reason.as_str(), |(why, _)| why);
+        batch.status.reason = format!("{why}{UNWRITTEN}{error}, and they are tried again");
+        let mut tx = app.begin_alone().await?;
+        tx.batch_update(&batch).await?;
+        tx.commit().await?;
+        self.batch = batch;
+        Ok(())
+    }
+
     /// Says why it does not go on. The next answers that are kept say something else.
     pub(super) async fn tell(&mut self, app: &App, reason: String) -> Result<(), StoreError> {
         // Why it ends is not to be forgotten.
@@ -203,8 +248,12 @@ impl Live {
 
     /// Whether it must be known where its lines are.
     pub(super) fn needs_index(&self) -> bool {
-        let status = &self.batch.status;
-        self.index.is_none() && status.begun_at.is_some() && status.end != Some(BatchEnd::Failed)
+        self.index.is_none() && !self.is_input_gone && self.batch.status.begun_at.is_some()
+    }
+
+    /// How many lines it has.
+    pub(super) fn line_count(&self) -> usize {
+        self.done.len()
     }
 
     /// Lines that are neither done nor in flight.
@@ -248,8 +297,8 @@ impl Live {
 
     pub(super) async fn text(&mut self, app: &App, line: usize) -> Result<Bytes, ObjectError> {
         match &self.index {
-            Some(index) => index.line(&app.files().objects, &mut self.stretch, line).await,
-            None => Ok(Bytes::new()),
+            Some(index) if !self.is_input_gone => index.line(&app.files().objects, &mut self.stretch, line).await,
+            Some(_) | None => Ok(Bytes::new()),
         }
     }
 
