@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::file::Visibility;
 use crate::ids::{BatchId, FileId, KeyId, PrincipalId, ProjectId, TenantId};
 use crate::ledger::Operation;
 
@@ -30,6 +31,9 @@ pub struct Batch {
     pub model: Option<String>,
     /// Its requests, one per line.
     pub inputs: Vec<FileId>,
+    /// Who may see the files it makes: not more than may see those it reads.
+    #[serde(default)]
+    pub visibility: Visibility,
     /// What its maker noted.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,

@@ -7,8 +7,8 @@ use axum::routing::{get, post};
 use galerne_api::error::Code;
 use galerne_gateway::Refusal;
 use galerne_model::batch::{Batch, BatchStatus, Surface as Words};
-use galerne_model::file::Purpose;
-use galerne_model::ids::{BatchId, FileId};
+use galerne_model::file::{File, Purpose, Visibility};
+use galerne_model::ids::BatchId;
 use galerne_model::ledger::Operation;
 use galerne_model::limits;
 use std::collections::BTreeMap;
@@ -61,7 +61,7 @@ struct Asked {
     words: Words,
     operation: Operation,
     model: Option<String>,
-    inputs: Vec<FileId>,
+    inputs: Vec<File>,
     metadata: BTreeMap<String, String>,
     countries: Vec<String>,
     output_life_seconds: Option<i64>,
@@ -70,6 +70,12 @@ struct Asked {
 
 /// How answers are kept, for whoever demands something of that.
 const KEPT: &str = "the answers of a batch are kept here";
+
+/// Who may see what is made of some files: nobody who may not see all of them.
+fn visibility(inputs: &[File]) -> Visibility {
+    let is_private = inputs.iter().any(|file| file.visibility == Visibility::Principal);
+    if is_private { Visibility::Principal } else { Visibility::Project }
+}
 
 /// Makes a batch and tells the engine.
 async fn make(app: &App, guest: &Guest, asked: Asked) -> Result<Batch, Refusal> {
@@ -84,7 +90,8 @@ async fn make(app: &App, guest: &Guest, asked: Asked) -> Result<Batch, Refusal> 
         surface: asked.words,
         operation: asked.operation,
         model: asked.model,
-        inputs: asked.inputs,
+        visibility: visibility(&asked.inputs),
+        inputs: asked.inputs.iter().map(|file| file.id).collect(),
         metadata: asked.metadata,
         output_life_seconds: asked.output_life_seconds,
         countries: asked.countries,
@@ -133,10 +140,10 @@ async fn stop(app: &App, guest: &Guest, id: &str) -> Result<Batch, Refusal> {
 }
 
 /// A file that may be the input of a batch.
-async fn input(app: &App, guest: &Guest, param: &str, id: &str) -> Result<FileId, Refusal> {
+async fn input(app: &App, guest: &Guest, param: &str, id: &str) -> Result<File, Refusal> {
     let file = files::find(app, guest, id).await.map_err(|refusal| refusal.param(param))?;
     if file.purpose == Purpose::Batch {
-        return Ok(file.id);
+        return Ok(file);
     }
     Err(surface::invalid(param, format!("file `{id}` was not uploaded with the purpose `batch`")))
 }

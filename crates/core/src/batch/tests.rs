@@ -1,4 +1,5 @@
 use galerne_model::batch::{BatchStatus, Surface};
+use galerne_model::file::Visibility;
 use galerne_model::ids::{BatchId, KeyId, PrincipalId, ProjectId, TenantId};
 use galerne_model::ledger::Operation;
 use proptest::prelude::*;
@@ -25,6 +26,7 @@ fn batch(state: BatchState) -> Batch {
         operation: Operation::Chat,
         model: None,
         inputs: Vec::new(),
+        visibility: Visibility::Project,
         metadata: std::collections::BTreeMap::new(),
         output_life_seconds: None,
         countries: Vec::new(),

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use galerne_drivers::objects::{ObjectError, Writer, Written};
 use galerne_model::batch::{Batch, BatchEnd, BatchState};
-use galerne_model::file::{File, Kept, Origin, Purpose, Visibility, object_of};
+use galerne_model::file::{File, Kept, Origin, Purpose, object_of};
 use galerne_model::ids::FileId;
 use galerne_store::Segment;
 use uuid::Uuid;
@@ -198,7 +198,7 @@ fn row(batch: &Batch, purpose: Purpose, id: FileId, written: Written, lines: u64
         principal_id: batch.principal_id,
         filename: format!("{}_{what}.jsonl", batch.id),
         purpose,
-        visibility: Visibility::Project,
+        visibility: batch.visibility,
         origin: Origin::Batch,
         bytes: written.bytes,
         sha256: written.sha256,

@@ -7,6 +7,7 @@ use axum::response::Response;
 use galerne_api::error::Code;
 use galerne_gateway::Refusal;
 use galerne_model::batch::{Batch, Surface as Words};
+use galerne_model::file::File;
 use galerne_model::limits;
 use galerne_store::{BatchQuery, Order};
 use http::{HeaderMap, Uri};
@@ -91,7 +92,7 @@ pub(super) async fn create(
 }
 
 /// Keeps requests that came inside a job as a file of their own.
-async fn keep(app: &App, guest: &Guest, requests: &[&RawValue]) -> Result<galerne_model::ids::FileId, Refusal> {
+async fn keep(app: &App, guest: &Guest, requests: &[&RawValue]) -> Result<File, Refusal> {
     if requests.len() as u64 > limits::BATCH_REQUESTS_MAX {
         return Err(surface::invalid("requests", format!("at most {} of them", limits::BATCH_REQUESTS_MAX)));
     }
@@ -102,7 +103,7 @@ async fn keep(app: &App, guest: &Guest, requests: &[&RawValue]) -> Result<galern
         bytes.extend_from_slice(value.to_string().as_bytes());
         bytes.push(b'\n');
     }
-    Ok(files::store_made(app, guest, "requests.jsonl", bytes.into()).await?.id)
+    files::store_made(app, guest, "requests.jsonl", bytes.into()).await
 }
 
 pub(super) async fn show(
@@ -119,15 +120,15 @@ pub(super) async fn show(
         }
     }
     let batch = super::find(&app, &guest, &id).await?;
-    let outputs = if inline { outputs(&app, &batch).await? } else { None };
+    let outputs = if inline { outputs(&app, &guest, &batch).await? } else { None };
     Ok(surface::json(&shape::mistral(&batch, outputs.as_deref())))
 }
 
-/// The answers of a job that has ended.
-async fn outputs(app: &App, batch: &Batch) -> Result<Option<Vec<Value>>, Refusal> {
+/// The answers of a job that has ended, where the caller may see them.
+async fn outputs(app: &App, guest: &Guest, batch: &Batch) -> Result<Option<Vec<Value>>, Refusal> {
     let Some(id) = batch.status.output else { return Ok(None) };
     let found = app.store().file(id).await.map_err(|error| surface::of_store(&error))?;
-    let Some(file) = found.filter(|file| file.is_alive(App::now())) else { return Ok(None) };
+    let Some(file) = found.filter(|file| file.is_alive(App::now()) && file.is_seen_by(guest.visitor.key.principal_id)) else { return Ok(None) };
     if file.bytes > INLINE_MAX_BYTES {
         let text = format!("its answers have {} bytes: read them from file `{id}`", file.bytes);
         return Err(Refusal::new(Code::BodyTooLarge, text).param("inline"));

@@ -109,6 +109,7 @@ fn batch(n: u64) -> Batch {
         operation: Operation::Chat,
         model: None,
         inputs: vec![file(1, 0).id],
+        visibility: Visibility::Principal,
         metadata: [("a".to_owned(), "b".to_owned())].into(),
         output_life_seconds: None,
         countries: vec!["FR".to_owned()],
