@@ -87,6 +87,8 @@ pub const BATCH_FILE_MAX_BYTES: u64 = 200_000_000;
 pub const FILES_PER_PROJECT_MAX: u64 = 10_000;
 /// Uploads at once: each has up to two parts of 8 MiB in memory.
 pub const FILE_UPLOADS_MAX: usize = 8;
+/// Of them, those of one project: a tenant with slow lines leaves places to others.
+pub const FILE_UPLOADS_PER_PROJECT_MAX: usize = 2;
 /// Requests of one batch: OpenAI's limit.
 pub const BATCH_REQUESTS_MAX: u64 = 50_000;
 /// Batches of one project that have not ended: each has its lines in memory.

@@ -4,8 +4,6 @@
 //! one is an orphan and goes with the next sweep, a row whose object is to go stays until it has gone.
 //! Deliberately absent: uploads in parts (`/v1/uploads`), and purposes that nothing here reads.
 
-use std::sync::Arc;
-
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Path, State};
@@ -18,15 +16,16 @@ use galerne_model::file::{File, Kept};
 use galerne_model::limits;
 use http::{HeaderMap, StatusCode, Uri, header};
 use serde_json::json;
-use tokio::sync::Semaphore;
 
 pub(crate) mod keep;
 mod link;
 mod list;
+mod places;
 mod range;
 mod shape;
 mod upload;
 
+use places::Uploads;
 use shape::shown;
 pub(crate) use upload::{LIFE_SECONDS, ends, store_made};
 
@@ -41,8 +40,7 @@ pub(crate) struct Files {
     pub(crate) objects: Objects,
     /// Most that one project keeps.
     pub(crate) most: Kept,
-    /// Uploads at work: each has parts of its file in memory.
-    pub(crate) uploads: Arc<Semaphore>,
+    pub(crate) uploads: Uploads,
     /// Where this server answers, for links when the caller did not say how it got here.
     pub(crate) url: String,
     /// Country in which they stand, when that is known.
@@ -52,7 +50,7 @@ pub(crate) struct Files {
 impl Files {
     pub(crate) fn new(objects: Objects, bytes_max: u64, url: String, country: Option<String>) -> Self {
         let most = Kept { bytes: bytes_max, files: limits::FILES_PER_PROJECT_MAX };
-        Self { objects, most, uploads: Arc::new(Semaphore::new(limits::FILE_UPLOADS_MAX)), url, country }
+        Self { objects, most, uploads: Uploads::default(), url, country }
     }
 }
 

@@ -1,12 +1,19 @@
 //! An upload: a form whose file goes to the storage as it comes, a part of it in memory at a time.
 //!
 //! The work is a task of its own: a client that leaves ends its body, and the task takes away what was written.
+//! INVARIANT: what the reader of the form keeps is bounded, whatever the form is: a body comes to it in pieces, and ends with an
+//! error when the pieces since the last part of a field are more than [`BETWEEN_MAX_BYTES`].
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::multipart::{Field, Multipart, MultipartError};
 use axum::extract::{FromRequest as _, Request, State};
 use axum::response::Response;
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
 use galerne_api::error::Code;
 use galerne_drivers::objects::{Writer, Written};
 use galerne_gateway::Refusal;
@@ -30,6 +37,12 @@ const FIELDS_MAX: usize = 16;
 pub(crate) const LIFE_SECONDS: std::ops::RangeInclusive<i64> = 3_600..=2_592_000;
 /// Longest pause in a body, and longest that all of it may lag behind [`RATE_MIN`].
 const PAUSE: Duration = Duration::from_millis(limits::CLIENT_WRITE_TIMEOUT_MS);
+/// Time for all fields that are not the file, their heads and the file's: clients send them in one packet.
+const FIELDS_TIME: Duration = Duration::from_secs(60);
+/// Bytes of a body that the reader of the form gets at once.
+const PIECE_BYTES: usize = 16 * 1024;
+/// Most bytes between two parts of fields: boundaries and heads, which have some hundred, and a piece that was read ahead.
+const BETWEEN_MAX_BYTES: usize = 64 * 1024;
 /// Slowest body, in bytes a second: one that drips in would keep a place here for hours.
 const RATE_MIN: u64 = 16 * 1024;
 /// Room that stays on a disk of ours: when it is full nothing is admitted any more.
@@ -37,11 +50,7 @@ const RESERVE_BYTES: u64 = 1024 * 1024 * 1024;
 
 pub(super) async fn create(State(app): State<App>, guest: Guest, request: Request) -> Result<Response, Refusal> {
     surface::countries(&app, request.headers(), "a file is kept here")?;
-    let place = app.files().uploads.clone().try_acquire_owned().map_err(|_| {
-        let most = limits::FILE_UPLOADS_MAX;
-        Refusal::new(Code::Overloaded, format!("{most} uploads are at work, the most this server takes"))
-            .retry_after(Duration::from_secs(1))
-    })?;
+    let place = app.files().uploads.take(guest.visitor.key.project_id)?;
     let work = app.tasks().spawn({
         let app = app.clone();
         async move {
@@ -77,11 +86,13 @@ struct Received {
 async fn receive(app: &App, guest: &Guest, request: Request) -> Result<Response, Refusal> {
     let kept = app.store().file_storage(guest.visitor.key.project_id).await;
     check_quota(kept.map_err(|error| surface::of_store(&error))?, app.files().most, 1)?;
+    let mut pace = Pace { between: Arc::default(), fields: FIELDS_TIME };
+    let request = request.map(|body| in_pieces(body, Arc::clone(&pace.between)));
     let mut form = Multipart::from_request(request, &())
         .await
         .map_err(|error| Refusal::new(Code::InvalidBody, format!("the body is not a form with a file: {error}")))?;
     let mut received = None;
-    let read = read_form(app, guest, &mut form, &mut received).await;
+    let read = read_form(app, guest, &mut form, &mut pace, &mut received).await;
     let checked = match (read, &received) {
         (Err(refusal), _) => Err(refusal),
         (Ok(_), None) => Err(surface::invalid("file", "the form has no file")),
@@ -101,12 +112,13 @@ async fn read_form(
     app: &App,
     guest: &Guest,
     form: &mut Multipart,
+    pace: &mut Pace,
     received: &mut Option<Received>,
 ) -> Result<Form, Refusal> {
     let mut said = Form::default();
     for _ in 0..FIELDS_MAX {
-        let next = timeout_at(Instant::now() + PAUSE, form.next_field()).await.map_err(|_| too_slow())?;
-        let Some(field) = next.map_err(|error| broken(&error))? else { return Ok(said) };
+        let next = pace.in_fields(form.next_field()).await?;
+        let Some(field) = next else { return Ok(said) };
         let name = field.name().unwrap_or("").to_owned();
         let openai = guest.surface != Surface::Mistral;
         let mistral = guest.surface != Surface::OpenAi;
@@ -114,7 +126,7 @@ async fn read_form(
             "file" if received.is_none() => {
                 // What is said before the file may already speak against it: then it is not read.
                 said.purpose(guest.surface)?;
-                *received = Some(read_file(app, &said, field).await?);
+                *received = Some(read_file(app, &said, field, pace).await?);
                 continue;
             }
             "file" => return Err(surface::invalid("file", "the form has two files")),
@@ -128,14 +140,14 @@ async fn read_form(
                 return Err(surface::invalid(&shown, "there is no such field in an upload"));
             }
         };
-        *slot = Some(value(&name, field).await?);
+        *slot = Some(value(&name, field, pace).await?);
     }
     Err(Refusal::new(Code::InvalidBody, format!("a form has at most {FIELDS_MAX} fields")))
 }
 
-async fn value(name: &str, mut field: Field<'_>) -> Result<String, Refusal> {
+async fn value(name: &str, mut field: Field<'_>, pace: &mut Pace) -> Result<String, Refusal> {
     let mut bytes = Vec::new();
-    while let Some(chunk) = next_chunk(&mut field, Instant::now() + PAUSE).await? {
+    while let Some(chunk) = pace.in_fields(field.chunk()).await? {
         if bytes.len() + chunk.len() > VALUE_MAX_BYTES {
             return Err(surface::invalid(name, format!("it takes at most {VALUE_MAX_BYTES} bytes")));
         }
@@ -144,13 +156,13 @@ async fn value(name: &str, mut field: Field<'_>) -> Result<String, Refusal> {
     String::from_utf8(bytes).map_err(|_| surface::invalid(name, "it is not UTF-8"))
 }
 
-async fn read_file(app: &App, said: &Form, mut field: Field<'_>) -> Result<Received, Refusal> {
+async fn read_file(app: &App, said: &Form, mut field: Field<'_>, pace: &Pace) -> Result<Received, Refusal> {
     let id = FileId::from_uuid(Uuid::now_v7());
     let filename = shape::clean_name(field.file_name().unwrap_or("file"));
     let media_type = field.content_type().filter(|text| text.len() <= VALUE_MAX_BYTES).map(str::to_owned);
     let mut writer = app.files().objects.writer(&galerne_model::file::object_of(id));
     let mut lines = Lines::default();
-    match write_all(app, said, &mut field, &mut writer, &mut lines).await {
+    match write_all(app, said, (&mut field, pace), &mut writer, &mut lines).await {
         Ok(()) => {}
         Err(refusal) => {
             writer.give_up().await;
@@ -164,7 +176,7 @@ async fn read_file(app: &App, said: &Form, mut field: Field<'_>) -> Result<Recei
 async fn write_all(
     app: &App,
     said: &Form,
-    field: &mut Field<'_>,
+    (field, pace): (&mut Field<'_>, &Pace),
     writer: &mut Writer,
     lines: &mut Lines,
 ) -> Result<(), Refusal> {
@@ -176,7 +188,7 @@ async fn write_all(
     loop {
         let due = Duration::from_secs(writer.bytes() / RATE_MIN);
         let until = (begun + due + PAUSE).min(Instant::now() + PAUSE);
-        let Some(chunk) = next_chunk(field, until).await? else { return Ok(()) };
+        let Some(chunk) = pace.until(until, field.chunk()).await? else { return Ok(()) };
         if writer.bytes() + chunk.len() as u64 > most {
             let what = if is_batch { "a file for batches" } else { "a file" };
             return Err(Refusal::new(Code::BodyTooLarge, format!("{what} may have {most} bytes")).param("file"));
@@ -190,10 +202,61 @@ async fn write_all(
     }
 }
 
-async fn next_chunk(field: &mut Field<'_>, until: Instant) -> Result<Option<bytes::Bytes>, Refusal> {
-    let next = timeout_at(until, field.chunk()).await.map_err(|_| too_slow())?;
-    next.map_err(|error| broken(&error))
+/// How a form comes in.
+struct Pace {
+    /// Bytes that the reader of the form got since it gave something.
+    between: Arc<AtomicUsize>,
+    /// Time that is left for what is not the file.
+    fields: Duration,
 }
+
+impl Pace {
+    /// Waits for something that is not of the file.
+    async fn in_fields<T>(&mut self, next: impl Future<Output = Result<T, MultipartError>>) -> Result<T, Refusal> {
+        let begun = Instant::now();
+        let next = self.until(begun + PAUSE.min(self.fields), next).await;
+        self.fields = self.fields.saturating_sub(begun.elapsed());
+        next
+    }
+
+    /// Waits for what comes next.
+    async fn until<T>(
+        &self,
+        until: Instant,
+        next: impl Future<Output = Result<T, MultipartError>>,
+    ) -> Result<T, Refusal> {
+        let next = timeout_at(until, next).await.map_err(|_| too_slow())?;
+        if self.between.swap(0, Ordering::Relaxed) > BETWEEN_MAX_BYTES {
+            let text = format!("the form has more than {BETWEEN_MAX_BYTES} bytes around its fields");
+            return Err(Refusal::new(Code::BodyTooLarge, text));
+        }
+        next.map_err(|error| broken(&error))
+    }
+}
+
+/// A body in pieces, with a moment after each in which its reader looks at what it has; ends when that gives nothing.
+fn in_pieces(body: Body, between: Arc<AtomicUsize>) -> Body {
+    let begun = (body.into_data_stream(), Bytes::new(), between);
+    let pieces = stream::unfold(begun, |(mut body, mut rest, between)| async move {
+        tokio::task::yield_now().await;
+        while rest.is_empty() {
+            match body.next().await? {
+                Ok(bytes) => rest = bytes,
+                Err(error) => return Some((Err(error), (body, rest, between))),
+            }
+        }
+        let piece = rest.split_to(rest.len().min(PIECE_BYTES));
+        let read = between.fetch_add(piece.len(), Ordering::Relaxed) + piece.len();
+        let piece = if read > BETWEEN_MAX_BYTES { Err(axum::Error::new(TooMuchBetween)) } else { Ok(piece) };
+        Some((piece, (body, rest, between)))
+    });
+    Body::from_stream(pieces)
+}
+
+/// A form that is not one.
+#[derive(Debug, thiserror::Error)]
+#[error("too many bytes around the fields of a form")]
+struct TooMuchBetween;
 
 impl Form {
     /// What the file is for, or nothing when it is not said yet.
@@ -297,7 +360,7 @@ async fn insert(app: &App, guest: &Guest, file: &File) -> Result<(), Refusal> {
 }
 
 /// Stores a file that this server makes of bytes in memory, such as requests that were sent inside another.
-pub(crate) async fn store_made(app: &App, guest: &Guest, filename: &str, bytes: bytes::Bytes) -> Result<File, Refusal> {
+pub(crate) async fn store_made(app: &App, guest: &Guest, filename: &str, bytes: Bytes) -> Result<File, Refusal> {
     let id = FileId::from_uuid(Uuid::now_v7());
     let mut lines = Lines::default();
     lines.take(&bytes);
@@ -385,6 +448,30 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_reader_that_gives_nothing_gets_no_more_than_some_pieces() {
+        let between = Arc::new(AtomicUsize::new(0));
+        let body = Body::from(vec![b'-'; 10 * BETWEEN_MAX_BYTES]);
+        let mut pieces = in_pieces(body, Arc::clone(&between)).into_data_stream();
+        let mut got = 0;
+        for _ in 0..6 {
+            let piece = pieces.next().await.expect("more").expect("not too much");
+            assert!(piece.len() <= PIECE_BYTES);
+            got += piece.len();
+            // What is handed on is not kept.
+            between.store(0, Ordering::Relaxed);
+        }
+        assert_eq!(got, 6 * PIECE_BYTES, "a field may be as long as it likes");
+        let kept: usize = {
+            let mut kept = 0;
+            while let Some(Ok(piece)) = pieces.next().await {
+                kept += piece.len();
+            }
+            kept
+        };
+        assert_eq!(kept, BETWEEN_MAX_BYTES);
+    }
 
     #[test]
     fn lines_are_counted_alike_however_their_bytes_come() {
