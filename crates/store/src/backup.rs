@@ -22,6 +22,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, BufWriter};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::error::StoreError;
+use crate::file;
 use crate::lease::{Lease, SERVER_LEASE};
 use crate::ledger::bulk::rows_text;
 use crate::migration::{self, SCHEMA_VERSION};
@@ -223,6 +224,7 @@ async fn fill(src: &Path, manifest: &BackupManifest, target: &StoreUrl, store: &
         return Err(StoreError::Backup("the backup does not hold the rows its manifest names".to_owned()));
     }
     migration::fill_after(tx.conn(), manifest.schema_version).await?;
+    file::forget_mark(&mut tx).await?;
     // Before the commit: a database that holds what does not close would be there to be used.
     let report = tx.ledger_check().await?;
     if let Some(finding) = report.findings.first() {

@@ -23,8 +23,12 @@ const GET: &str = "SELECT body FROM file WHERE id = $1 AND deleted_at IS NULL";
 const DELETE: &str = "UPDATE file SET deleted_at = $2 WHERE id = $1 AND deleted_at IS NULL RETURNING body";
 const FORGET: &str = "DELETE FROM file WHERE id = $1 AND deleted_at IS NOT NULL";
 const DELETED: &str = "SELECT id FROM file WHERE deleted_at IS NOT NULL ORDER BY deleted_at LIMIT $1";
-const EXPIRED: &str =
-    "SELECT body FROM file WHERE expires_at <= $1 AND deleted_at IS NULL ORDER BY expires_at LIMIT $2";
+const EXPIRED: &str = "SELECT body FROM file WHERE expires_at <= $1 AND deleted_at IS NULL \
+    AND (expires_at > $2 OR (expires_at = $2 AND id > $3)) ORDER BY expires_at, id LIMIT $4";
+// Not a count: the one number that objects and database have in common.
+const MARK: &str = "INSERT INTO counter (name, value) VALUES ('objects', $1) ON CONFLICT (name) DO NOTHING";
+const MARKED: &str = "SELECT value FROM counter WHERE name = 'objects'";
+const UNMARK: &str = "DELETE FROM counter WHERE name = 'objects'";
 const KNOWN: &str = "SELECT COUNT(*) AS n FROM file WHERE id = $1";
 
 macro_rules! list {
@@ -171,11 +175,32 @@ impl Store {
         self.read_once().await?.file_storage(project_id).await
     }
 
-    /// Files whose time is over.
-    pub async fn files_expired(&self, now: Timestamp, limit: i64) -> Result<Vec<File>, StoreError> {
+    /// Files whose time is over: those after `after`, by the end of their time.
+    pub async fn files_expired(
+        &self,
+        now: Timestamp,
+        after: Option<&File>,
+        limit: i64,
+    ) -> Result<Vec<File>, StoreError> {
         let mut reader = self.read_once().await?;
-        let rows = sqlx::query(EXPIRED).bind(now.as_microsecond()).bind(limit).fetch_all(reader.conn()).await?;
+        let ended = after.and_then(|file| file.expires_at).map_or(i64::MIN, Timestamp::as_microsecond);
+        let rows = sqlx::query(EXPIRED)
+            .bind(now.as_microsecond())
+            .bind(ended)
+            .bind(after.map(|file| file.id.to_string()).unwrap_or_default())
+            .bind(limit)
+            .fetch_all(reader.conn())
+            .await?;
         rows.iter().map(read).collect()
+    }
+
+    /// The mark by which the objects of this database are known from another's; `drawn` becomes it where there is none.
+    pub async fn objects_mark(&self, drawn: i64) -> Result<i64, StoreError> {
+        let mut tx = self.begin().await?;
+        sqlx::query(MARK).bind(drawn).execute(tx.conn()).await?;
+        let mark = sqlx::query(MARKED).fetch_one(tx.conn()).await?.try_get("value")?;
+        tx.commit().await?;
+        Ok(mark)
     }
 
     /// Files that are deleted and whose objects may still be there.
@@ -204,6 +229,12 @@ impl Store {
         let row = sqlx::query(KNOWN).bind(id.to_string()).fetch_one(reader.conn()).await?;
         Ok(row.try_get::<i64, _>("n")? > 0)
     }
+}
+
+/// A database that was restored has another mark: it does not know the objects that were written after its backup.
+pub(crate) async fn forget_mark(tx: &mut Tx) -> Result<(), StoreError> {
+    sqlx::query(UNMARK).execute(tx.conn()).await?;
+    Ok(())
 }
 
 fn read(row: &AnyRow) -> Result<File, StoreError> {

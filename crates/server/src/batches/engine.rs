@@ -43,6 +43,9 @@ const ROOM_INTERVAL: Duration = Duration::from_millis(50);
 /// Wait after the database or the storage failed.
 const FAILED_WAIT: Duration = Duration::from_secs(2);
 
+/// Longest time for the last answers to be kept when the server stops.
+const LAST_WAIT: Duration = Duration::from_secs(5);
+
 /// Wakes the engine when something was recorded that it should look at.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Bell(Arc<Notify>);
@@ -82,7 +85,12 @@ pub(crate) async fn run(app: App, tasks: TaskTracker, stop: CancellationToken) {
         if is_draining && engine.in_flight() == 0 {
             break;
         }
-        if let Err(error) = engine.round(is_draining).await {
+        let looked = tokio::select! {
+            // A storage that hangs does not hold up the server's end: what is cut here is done by the next start.
+            () = stop.cancelled() => break,
+            looked = engine.round(is_draining) => looked,
+        };
+        if let Err(error) = looked {
             tracing::warn!(error = %chain(&error), "batches cannot be looked at now");
             engine.looked_at = Some(Instant::now() + FAILED_WAIT);
         }
@@ -97,13 +105,8 @@ pub(crate) async fn run(app: App, tasks: TaskTracker, stop: CancellationToken) {
             engine.hear(Some(news));
         }
     }
-    for live in engine.live.values_mut() {
-        while live.has_unkept() {
-            if let Err(error) = live.flush(&engine.app).await {
-                tracing::warn!(error = %error, batch_id = %live.batch.id, "answers of a batch are not kept, and will be made again");
-                break;
-            }
-        }
+    if tokio::time::timeout(LAST_WAIT, engine.flush_all()).await.is_err() {
+        tracing::warn!("the storage or database does not take the last answers of batches: they will be made again");
     }
 }
 
@@ -114,6 +117,17 @@ impl Engine {
 
     fn waits_for_room(&self) -> bool {
         self.live.values().any(|live| live.batch.status.state == BatchState::Running)
+    }
+
+    async fn flush_all(&mut self) {
+        for live in self.live.values_mut() {
+            while live.has_unkept() {
+                if let Err(error) = live.flush(&self.app).await {
+                    tracing::warn!(error = %error, batch_id = %live.batch.id, "answers of a batch are not kept, and will be made again");
+                    break;
+                }
+            }
+        }
     }
 
     /// Reads what is recorded, takes each batch a step further, starts what there is room for.

@@ -4,7 +4,7 @@ use galerne_model::batch::{Batch, BatchEnd, BatchState, BatchStatus, Surface};
 use galerne_model::file::{File, Kept, Origin, Purpose, Visibility};
 use galerne_model::ids::{BatchId, FileId, KeyId, PrincipalId, RequestId};
 use galerne_model::ledger::Operation;
-use galerne_store::{BatchQuery, FileQuery, FileRefused, Order, Segment};
+use galerne_store::{BatchQuery, FileQuery, FileRefused, Order, Segment, StoreError};
 
 use crate::bed::Bed;
 use crate::sample::{self, later, now, project_id, tenant_id, uuid};
@@ -93,9 +93,30 @@ pub(crate) async fn files_are_listed_in_either_order_from_any_of_them(bed: &Bed)
     assert_eq!(list(Some(2), None, Order::Oldest, 2, 0).await, [3, 4]);
     assert_eq!(list(None, Some(Purpose::Batch), Order::Oldest, 9, 0).await, [2, 4]);
     assert_eq!(list(None, None, Order::Oldest, 9, 60).await, [1, 2, 4, 5], "the third is over");
-    let over = bed.store.files_expired(later(60), 9).await.expect("reads");
+    let over = bed.store.files_expired(later(60), None, 9).await.expect("reads");
     assert_eq!(over, [file(3, 10)]);
-    assert_eq!(bed.store.files_expired(later(59), 9).await.expect("reads"), []);
+    assert_eq!(bed.store.files_expired(later(59), None, 9).await.expect("reads"), []);
+}
+
+pub(crate) async fn files_that_are_over_are_paged_through_by_the_end_of_their_time(bed: &Bed) {
+    let ends = [(1, 30), (2, 10), (3, 20), (4, 20), (5, 90)];
+    let over = |(n, ends)| File { expires_at: Some(later(ends)), ..file(n, 10) };
+    for each in ends {
+        keep(bed, &over(each)).await.expect("fits");
+    }
+    let (mut after, mut found) = (None, Vec::new());
+    loop {
+        let page = bed.store.files_expired(later(60), after.as_ref(), 1).await.expect("reads");
+        let Some(file) = page.into_iter().next() else { break };
+        found.push(file.clone());
+        after = Some(file);
+    }
+    assert_eq!(found, [(2, 10), (3, 20), (4, 20), (1, 30)].map(over));
+}
+
+pub(crate) async fn the_mark_of_objects_is_drawn_once(bed: &Bed) {
+    assert_eq!(bed.store.objects_mark(-7).await.expect("draws"), -7);
+    assert_eq!(bed.store.objects_mark(8).await.expect("reads"), -7);
 }
 
 fn batch(n: u64) -> Batch {
@@ -145,6 +166,8 @@ pub(crate) async fn a_batch_is_cancelled_beside_its_engine_and_forgotten_after_i
     (ended.status.state, ended.status.end) = (BatchState::Ended, Some(BatchEnd::Cancelled));
     tx.batch_update(&ended).await.expect("updates");
     assert!(!tx.batch_cancel(ended.id, later(3)).await.expect("asks"), "it has ended");
+    let again = tx.batch_update(&running).await;
+    assert!(matches!(again, Err(StoreError::NotFound { .. })), "what has ended stays as it is: {again:?}");
     tx.commit().await.expect("commits");
     let query = |after, order| BatchQuery { project_id: project_id(1), after, order, limit: 9 };
     let ids = async |after, order| -> Vec<BatchId> {

@@ -64,6 +64,8 @@ contract! {
     files::a_project_keeps_files_up_to_its_limit_and_no_byte_more;
     files::eight_writers_do_not_pass_a_limit_together;
     files::files_are_listed_in_either_order_from_any_of_them;
+    files::files_that_are_over_are_paged_through_by_the_end_of_their_time;
+    files::the_mark_of_objects_is_drawn_once;
     files::a_batch_is_cancelled_beside_its_engine_and_forgotten_after_its_end;
     files::segments_keep_their_records_until_the_gateway_has_them;
     events::numbers_have_no_gaps_whoever_writes_and_whoever_gives_up;
