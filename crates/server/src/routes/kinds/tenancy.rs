@@ -102,6 +102,16 @@ impl Managed for Project {
         {
             return Err(in_use(format!("pull `{}` is still running in it", pull.name)));
         }
+        // Before its keys: without one nobody can list or delete them any more.
+        let open = tx.batches_open_in(resource.id).await?;
+        if open > 0 {
+            return Err(in_use(format!("{open} batches in it have not ended; hint: galerne batch list")));
+        }
+        let kept = tx.file_storage(resource.id).await?;
+        if kept.files > 0 {
+            let text = format!("it keeps {} files of {} bytes; hint: galerne file list", kept.files, kept.bytes);
+            return Err(in_use(text));
+        }
         let keys = tx.list_all::<ApiKey>(&inside).await?;
         if let Some(key) = keys.iter().find(|key| key.status.revoked_at.is_none()) {
             return Err(in_use(format!("key `{}` still spends in it", key.name)));
