@@ -15,7 +15,7 @@ use galerne_api::gateways::{
     BEAT_INTERVAL_MS, BODY_MAX_BYTES, Events, ITEMS_MAX, Join, Joined, Line, OLDEST_VERSION, PATH, Report, Reported,
     Usage, UsageTaken, VERSION,
 };
-use galerne_core::authorize::{Noun, Verb};
+use galerne_core::authorize::{self, Action, Noun, Verb};
 use galerne_model::event::Decision;
 use galerne_model::identity::Scope;
 use galerne_model::limits::SETTLE_BATCH_MAX;
@@ -241,7 +241,10 @@ impl Stream {
             !is_over(key.status.revoked_at) && !is_over(key.spec.expires_at)
         });
         let is_active = known.principal(self.caller.principal.id).is_some_and(|principal| !principal.spec.disabled);
-        is_alive && is_active && self.app.fleet().source_of(&self.session).is_ok()
+        let bindings: Vec<_> = known.roles(self.caller.principal.id).iter().map(|role| role.spec.clone()).collect();
+        let action = Action { verb: Verb::Use, noun: Noun::Gateway };
+        let may = authorize::decide(&bindings, self.caller.scopes(), action, Scope::Site).is_ok();
+        is_alive && is_active && may && self.app.fleet().source_of(&self.session).is_ok()
     }
 }
 
