@@ -68,7 +68,9 @@ impl Fleet {
                     );
                 }
                 replaced.push_back(known.instance);
-                replaced.truncate(REPLACED_MAX);
+                while replaced.len() > REPLACED_MAX {
+                    replaced.pop_front();
+                }
             }
         } else if members.len() >= GATEWAYS_MAX {
             let oldest = members.iter().filter(|(_, member)| member.is_gone).min_by_key(|(_, member)| member.heard_at);
@@ -201,6 +203,21 @@ mod tests {
         assert_eq!(fleet.source_of(&other), Ok(7));
         assert_eq!(fleet.source_of("8.a.1"), Err(NotIn::SessionOver));
         assert_eq!(fleet.source_of("nonsense"), Err(NotIn::SessionOver));
+    }
+
+    #[test]
+    fn of_many_that_were_replaced_the_last_ones_are_remembered() {
+        let fleet = Fleet::default();
+        let mut before: Option<(String, String)> = None;
+        for n in 0..2 * REPLACED_MAX {
+            let instance = format!("i{n}");
+            let session = enter(&fleet, &instance, "1").expect("a new process");
+            if let Some((instance, session)) = &before {
+                assert_eq!(fleet.source_of(session), Err(NotIn::Replaced), "{instance}");
+                assert_eq!(enter(&fleet, instance, "2"), Err(NotIn::Replaced), "{instance}");
+            }
+            before = Some((instance, session));
+        }
     }
 
     #[test]
