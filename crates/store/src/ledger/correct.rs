@@ -25,6 +25,8 @@ const RECORD: &str = "SELECT project_no, tenant_no, key_no, endpoint_no, princip
     co2e_micrograms FROM usage WHERE source = $1 AND sequence = $2 \
     AND NOT EXISTS (SELECT 1 FROM reversal WHERE of_source = $1 AND of_sequence = $2) \
     AND NOT EXISTS (SELECT 1 FROM energy_correction WHERE source = $1 AND sequence = $2)";
+// A write, not a read: reversals wait for it, and it for them, so that none comes between a record and its correction.
+const NO_REVERSAL: &str = "UPDATE counter SET value = value WHERE name = 'reversal'";
 const INSERT: &str = "INSERT INTO energy_correction (source, sequence, reading_no, millijoules, co2e_micrograms, method) \
     VALUES ($1, $2, $3, $4, $5, $6)";
 const INSERT_REPLICA: &str = "INSERT INTO replica_reading (reading_no, replica_no, how) VALUES ($1, $2, $3)";
@@ -113,6 +115,9 @@ impl Store {
         let mut tx = self.begin().await?;
         if let Some(before) = reading::posted(tx.conn(), reading.id).await? {
             return Ok(before);
+        }
+        if !replica.corrections.is_empty() {
+            sqlx::query(NO_REVERSAL).execute(tx.conn()).await?;
         }
         let mut refs = Refs::default();
         let node_no = refs.number(tx.conn(), self.refs(), reading.node_id.into()).await?;

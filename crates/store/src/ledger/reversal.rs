@@ -70,9 +70,10 @@ impl Tx {
         if part != PART_USAGE {
             return Err(not_found());
         }
+        // First: who corrects records waits here, so that neither reads what the other is about to change.
+        let no: i64 = sqlx::query(TAKE_NUMBER).fetch_one(self.conn()).await?.try_get("value")?;
         let row = sqlx::query(FIND).bind(source).bind(sequence).fetch_optional(self.conn()).await?;
         let row = row.ok_or_else(not_found)?;
-        let no: i64 = sqlx::query(TAKE_NUMBER).fetch_one(self.conn()).await?.try_get("value")?;
         let inserted = sqlx::query(INSERT)
             .bind(no)
             .bind(source)
