@@ -116,7 +116,8 @@ async fn content(
         }
         None => find(&app, &guest?, &id).await?,
     };
-    let part = range::asked(&headers, file.bytes)?;
+    let tag = format!("\"{}\"", file.sha256);
+    let part = range::asked(&headers, file.bytes, &tag)?;
     let (status, bytes) = match &part {
         Some(part) => (StatusCode::PARTIAL_CONTENT, part.clone()),
         None => (StatusCode::OK, 0..file.bytes),
@@ -135,7 +136,7 @@ async fn content(
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, surface::header_value("nosniff"));
     headers.insert(header::CONTENT_DISPOSITION, surface::header_value(&shape::disposition(&file.filename)));
     headers.insert(header::ACCEPT_RANGES, surface::header_value("bytes"));
-    headers.insert(header::ETAG, surface::header_value(&format!("\"{}\"", file.sha256)));
+    headers.insert(header::ETAG, surface::header_value(&tag));
     headers.insert(header::CONTENT_LENGTH, (bytes.end - bytes.start).into());
     if part.is_some() {
         let text = format!("bytes {}-{}/{}", bytes.start, bytes.end.saturating_sub(1), file.bytes);

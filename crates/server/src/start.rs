@@ -215,7 +215,6 @@ pub async fn start(
     Ok(Running { url, address, node_id, first_key, app, gateway, listener, loops, stop_loops, draining, tenure, data })
 }
 
-/// Where events are sent, if anywhere.
 /// Makes this machine known.
 async fn enrol(
     store: &Store,
@@ -252,6 +251,7 @@ fn country_of(place: &Place, zone: &str) -> Option<String> {
     }
 }
 
+/// Where events are sent, if anywhere.
 fn webhook(config: &Config) -> Result<Option<Webhook>, StartError> {
     let made = config.events.clone().map(Webhook::new).transpose();
     made.map_err(|error| StartError::Webhook(error.into()))

@@ -8,9 +8,10 @@ use http::{HeaderMap, header};
 
 /// The part that `Range` names. Nothing where it names none, several, or one in other units: then the whole is sent, as the
 /// protocol allows.
-pub(super) fn asked(headers: &HeaderMap, size: u64) -> Result<Option<Range<u64>>, Refusal> {
-    // A part is of a certain file; ours never change, so `If-Range` can only name this one or another.
-    if headers.contains_key(header::IF_RANGE) && !headers.contains_key(header::RANGE) {
+///
+/// `tag` names the file's bytes: a part that is wanted only of others is not sent.
+pub(super) fn asked(headers: &HeaderMap, size: u64, tag: &str) -> Result<Option<Range<u64>>, Refusal> {
+    if headers.get(header::IF_RANGE).is_some_and(|wanted| wanted.as_bytes() != tag.as_bytes()) {
         return Ok(None);
     }
     let text = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
@@ -42,7 +43,7 @@ mod tests {
         let of = |text: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(header::RANGE, text.parse().expect("a header"));
-            asked(&headers, 10).map_err(|refusal| format!("{refusal:?}"))
+            asked(&headers, 10, "\"a\"").map_err(|refusal| format!("{refusal:?}"))
         };
         assert_eq!(of("bytes=0-0"), Ok(Some(0..1)));
         assert_eq!(of("bytes=3-"), Ok(Some(3..10)));
@@ -55,6 +56,20 @@ mod tests {
         for none in ["bytes=10-", "bytes=5-4", "bytes=-0"] {
             assert!(of(none).is_err(), "{none}");
         }
-        assert_eq!(asked(&HeaderMap::new(), 10).expect("whole"), None);
+        assert_eq!(asked(&HeaderMap::new(), 10, "\"a\"").expect("whole"), None);
+    }
+
+    #[test]
+    fn a_part_of_other_bytes_is_not_sent() {
+        let of = |wanted: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::RANGE, "bytes=2-3".parse().expect("a header"));
+            headers.insert(header::IF_RANGE, wanted.parse().expect("a header"));
+            asked(&headers, 10, "\"a\"").map_err(|refusal| format!("{refusal:?}"))
+        };
+        assert_eq!(of("\"a\""), Ok(Some(2..4)));
+        for other in ["\"b\"", "W/\"a\"", "Tue, 24 Nov 2026 00:00:00 GMT"] {
+            assert_eq!(of(other), Ok(None), "{other}");
+        }
     }
 }

@@ -4,7 +4,8 @@ use galerne_model::ids::{NodeId, ReadingId, ReplicaId};
 use galerne_model::ledger::{EnergyMethod, Owner, Quantities, Reading};
 use galerne_model::money::{BudgetPeriod, BudgetSubject};
 use galerne_model::units::{MicrogramsCo2e, Millijoules};
-use galerne_store::{Correction, CostFilter, CostGroup, ReplicaReading};
+use galerne_store::{Correction, CostFilter, CostGroup, ReplicaReading, StoreUrl};
+use sqlx::Row as _;
 
 use crate::bed::Bed;
 use crate::sample::{self, now, project_id, reading, record, records, tenant_id, uuid};
@@ -126,6 +127,29 @@ pub(crate) async fn a_reversal_and_a_correction_pass_each_other_without_loss(bed
     assert_eq!(energy_of(bed, Owner::Project { project_id: project_id(1) }).await, (0, 0));
     // What was used stays used: the first record's estimate, the second one's measure, and the rest of the reading.
     assert_eq!(energy_of(bed, Owner::Idle).await.0, 1_500 + 700 + 2_300);
+}
+
+pub(crate) async fn a_correction_waits_for_a_reversal_that_is_under_way(bed: &Bed) {
+    bed.store.settle_batch(1, &records(1, 1)).await.expect("settles");
+    let transfer = bed.store.usage_transfer(record(1).request_id).await.expect("reads").expect("is there");
+    let mut tx = bed.store.begin().await.expect("begins");
+    tx.reverse(transfer, now()).await.expect("reverses");
+    let reading = replica_reading(2, 3_000, vec![correction(1, 2_000, 30)]);
+    let committed = async {
+        if let StoreUrl::Postgres(_) = &bed.url {
+            let mut conn = bed.connection().await;
+            let waiting = "SELECT COUNT(*) AS n FROM pg_stat_activity WHERE wait_event_type = 'Lock' \
+                AND datname = current_database()";
+            while sqlx::query(waiting).fetch_one(&mut conn).await.expect("asks").get::<i64, _>("n") == 0 {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        }
+        tx.commit().await.expect("commits");
+    };
+    let (posted, ()) = futures_util::join!(bed.store.post_replica_reading(&reading, 1_000), committed);
+    assert_eq!(posted.expect("books").idle.millijoules, Millijoules(3_000), "a reversed charge is corrected no more");
+    closes(bed).await;
+    assert_eq!(energy_of(bed, Owner::Project { project_id: project_id(1) }).await, (0, 0));
 }
 
 pub(crate) async fn what_an_earlier_process_gave_and_did_not_book_is_idle(bed: &Bed) {

@@ -51,6 +51,7 @@ contract! {
     corrections::a_reading_sent_again_corrects_nothing_again;
     corrections::time_that_no_meter_saw_keeps_its_estimate;
     corrections::a_reversal_and_a_correction_pass_each_other_without_loss;
+    corrections::a_correction_waits_for_a_reversal_that_is_under_way;
     corrections::what_an_earlier_process_gave_and_did_not_book_is_idle;
     resources::every_kind_reads_back_as_it_was_written;
     resources::a_name_is_taken_only_among_the_living_of_its_owner;
@@ -101,6 +102,7 @@ contract! {
     reports::a_group_is_only_of_the_time_and_the_place_that_is_asked_for;
     planted::a_copied_usage_record_is_found_by_name;
     planted::a_copied_transfer_is_found_by_name;
+    planted::a_transfer_of_no_correction_is_found_by_name;
     planted::a_request_settled_under_two_numbers_is_found;
     planted::a_lost_hold_is_found_by_name;
     planted::a_lost_record_is_found_by_number;

@@ -61,6 +61,19 @@ pub(crate) async fn a_copied_transfer_is_found_by_name(bed: &Bed) {
     found(bed, "settled_twice", "1/1040").await;
 }
 
+pub(crate) async fn a_transfer_of_no_correction_is_found_by_name(bed: &Bed) {
+    ledger(bed).await;
+    let planted = bed
+        .damage(
+            "INSERT INTO transfer SELECT to_no, from_no, source, sequence, 7, voided_micros, 0, 0, 0, 0, 0, 0, 0 \
+             FROM transfer WHERE source = 1 AND sequence = 40 AND part = 0",
+        )
+        .await;
+    assert_eq!(planted, 1);
+    // It moves nothing, so that every sum fits.
+    found(bed, "settled_twice", "1/40").await;
+}
+
 pub(crate) async fn a_request_settled_under_two_numbers_is_found(bed: &Bed) {
     ledger(bed).await;
     // A gateway writes one request into its spool twice: every sum fits, but the request was paid for twice.

@@ -47,7 +47,7 @@ pub(super) const USAGE: &str = usage!("usage");
 
 pub(super) const USAGE_CORRECTED: &str = usage!(corrected!());
 
-/// Corrections whose transfer is missing or says something else, and transfers of no correction.
+/// Corrections whose transfer is missing or says something else.
 pub(super) const CORRECTIONS: &str = "SELECT c.source, c.sequence FROM energy_correction c \
     JOIN usage u ON u.source = c.source AND u.sequence = c.sequence LEFT JOIN transfer t ON t.to_no = u.project_no \
     AND t.from_no = 1 AND t.source = c.source AND t.sequence = c.sequence AND t.part = 7 \
@@ -87,7 +87,8 @@ pub(super) const DIFFERING: &str = "SELECT u.source, u.sequence, u.request_high,
 
 pub(super) const STRAY: &str = "SELECT t.source, t.sequence, t.part FROM transfer t LEFT JOIN usage u \
     ON u.project_no = t.to_no AND u.source = t.source AND u.sequence = t.sequence \
-    WHERE t.to_no = $1 AND t.from_no = 1 AND (u.source IS NULL OR t.part NOT IN (0, 7)) \
+    WHERE t.to_no = $1 AND t.from_no = 1 AND (u.source IS NULL OR t.part NOT IN (0, 7) OR (t.part = 7 AND NOT EXISTS \
+    (SELECT 1 FROM energy_correction c WHERE c.source = t.source AND c.sequence = t.sequence))) \
     ORDER BY t.source, t.sequence, t.part LIMIT $2";
 
 pub(super) const CURSORS: &str = "SELECT source, through FROM spool_cursor";
