@@ -102,8 +102,9 @@ async fn make(app: &App, guest: &Guest, asked: Asked) -> Result<Batch, Refusal> 
     let mut tx = app.store().begin().await.map_err(of_store)?;
     if tx.batches_open_in(key.project_id).await.map_err(of_store)? >= limits::BATCHES_OPEN_MAX {
         let most = limits::BATCHES_OPEN_MAX;
-        let text =
-            format!("the project has {most} batches that have not ended, the most it may; wait for one, or cancel one; hint: galerne batch list");
+        let text = format!(
+            "the project has {most} batches that have not ended, the most it may; wait for one, or cancel one; hint: galerne batch list"
+        );
         return Err(Refusal::new(Code::RateLimited, text).retry_after(std::time::Duration::from_secs(60)));
     }
     tx.batch_insert(&batch).await.map_err(of_store)?;

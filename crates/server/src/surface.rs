@@ -137,7 +137,8 @@ pub(crate) fn of_store(error: &StoreError) -> Refusal {
 pub(crate) fn of_objects(error: &ObjectError) -> Refusal {
     if let ObjectError::NotFound(name) = error {
         tracing::error!(name, "the bytes of a file are gone from the storage");
-        let text = "the file is known here, and its bytes are gone from the storage; hint: delete it and upload it again";
+        let text =
+            "the file is known here, and its bytes are gone from the storage; hint: delete it and upload it again";
         return Refusal::new(Code::NotFound, text);
     }
     tracing::warn!(error = %chain(error), "the object storage did not do as asked");

@@ -166,7 +166,10 @@ impl Live {
             self.mark_recalled(usize::try_from(self.batch.status.counts.total).unwrap_or(usize::MAX));
         }
         if self.batch.status.state != BatchState::Ending {
-            self.fail(vec![super::engine::fault("input_file_gone", "The input file cannot be read any more.".to_owned())]);
+            self.fail(vec![super::engine::fault(
+                "input_file_gone",
+                "The input file cannot be read any more.".to_owned(),
+            )]);
         }
     }
 

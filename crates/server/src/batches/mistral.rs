@@ -128,7 +128,10 @@ pub(super) async fn show(
 async fn outputs(app: &App, guest: &Guest, batch: &Batch) -> Result<Option<Vec<Value>>, Refusal> {
     let Some(id) = batch.status.output else { return Ok(None) };
     let found = app.store().file(id).await.map_err(|error| surface::of_store(&error))?;
-    let Some(file) = found.filter(|file| file.is_alive(App::now()) && file.is_seen_by(guest.visitor.key.principal_id)) else { return Ok(None) };
+    let Some(file) = found.filter(|file| file.is_alive(App::now()) && file.is_seen_by(guest.visitor.key.principal_id))
+    else {
+        return Ok(None);
+    };
     if file.bytes > INLINE_MAX_BYTES {
         let text = format!("its answers have {} bytes: read them from file `{id}`", file.bytes);
         return Err(Refusal::new(Code::BodyTooLarge, text).param("inline"));

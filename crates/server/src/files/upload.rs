@@ -353,7 +353,10 @@ async fn insert(app: &App, guest: &Guest, file: &File) -> Result<(), Refusal> {
     let mut tx = app.store().begin().await.map_err(of_store)?;
     if let Err(refused) = tx.file_insert(file, most).await.map_err(of_store)? {
         check_quota(refused.kept, most, file.bytes)?;
-        return Err(Refusal::new(Code::FilesQuotaExceeded, "the project keeps as much as it may; hint: galerne file list"));
+        return Err(Refusal::new(
+            Code::FilesQuotaExceeded,
+            "the project keeps as much as it may; hint: galerne file list",
+        ));
     }
     tx.record(event);
     tx.commit().await.map_err(of_store).map(|_| ())

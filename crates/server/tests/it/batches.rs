@@ -18,7 +18,7 @@ use crate::site::{Client, Site, start};
 
 /// An engine that answers with what the last message says, after as many milliseconds as it names.
 #[derive(Clone, Default)]
-struct Engine {
+pub(crate) struct Engine {
     asked: Arc<Mutex<BTreeMap<String, usize>>>,
     in_flight: Arc<AtomicUsize>,
     most: Arc<AtomicUsize>,
@@ -38,6 +38,10 @@ impl Engine {
             .with_state(self.clone());
         tasks.spawn(async move { axum::serve(listener, app).await.expect("serves to the end of the test") });
         address
+    }
+
+    pub(crate) fn asked_in_all(&self) -> usize {
+        self.asked.lock().expect("whole").values().sum()
     }
 
     fn asked(&self, text: &str) -> usize {
@@ -71,14 +75,14 @@ async fn answer(State(engine): State<Engine>, Json(body): Json<Value>) -> axum::
     Json(reply).into_response()
 }
 
-struct Bed {
-    site: Site,
-    engine: Engine,
-    tasks: TaskTracker,
+pub(crate) struct Bed {
+    pub(crate) site: Site,
+    pub(crate) engine: Engine,
+    pub(crate) tasks: TaskTracker,
 }
 
 impl Bed {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let (site, engine, tasks) = (Site::new().await, Engine::default(), TaskTracker::new());
         let address = engine.start(&tasks).await;
         let backend = json!({
@@ -98,7 +102,7 @@ impl Bed {
         bed
     }
 
-    async fn until(&self, what: &str, mut reached: impl AsyncFnMut() -> bool) {
+    pub(crate) async fn until(&self, what: &str, mut reached: impl AsyncFnMut() -> bool) {
         let begun = Instant::now();
         while !reached().await {
             assert!(begun.elapsed() < Duration::from_secs(60), "{what}: not within a minute");
@@ -106,7 +110,7 @@ impl Bed {
         }
     }
 
-    fn client(&self) -> &Client {
+    pub(crate) fn client(&self) -> &Client {
         &self.site.operator
     }
 
@@ -119,7 +123,7 @@ impl Bed {
         reply.json["id"].as_str().expect("an id").to_owned()
     }
 
-    async fn batch(&self, lines: &[String]) -> String {
+    pub(crate) async fn batch(&self, lines: &[String]) -> String {
         let file = self.file(lines).await;
         let body = json!({"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"});
         let reply = self.client().post("/v1/batches", &body).await;
@@ -128,7 +132,7 @@ impl Bed {
         reply.json["id"].as_str().expect("an id").to_owned()
     }
 
-    async fn ended(&self, id: &str) -> Value {
+    pub(crate) async fn ended(&self, id: &str) -> Value {
         ended(self.client(), id).await
     }
 
@@ -137,13 +141,13 @@ impl Bed {
         usage(self.client()).await
     }
 
-    async fn end(self) {
+    pub(crate) async fn end(self) {
         self.site.running.drain().await;
         drop(self.tasks);
     }
 }
 
-async fn ended(client: &Client, id: &str) -> Value {
+pub(crate) async fn ended(client: &Client, id: &str) -> Value {
     let begun = Instant::now();
     loop {
         let batch = client.got(&format!("/v1/batches/{id}")).await;
@@ -159,7 +163,7 @@ async fn ended(client: &Client, id: &str) -> Value {
     }
 }
 
-async fn usage(client: &Client) -> BTreeMap<String, Value> {
+pub(crate) async fn usage(client: &Client) -> BTreeMap<String, Value> {
     let reply = client.get("/api/v1/usage?limit=500").await;
     let mut all = BTreeMap::new();
     for record in reply.json["items"]
@@ -173,14 +177,14 @@ async fn usage(client: &Client) -> BTreeMap<String, Value> {
     all
 }
 
-async fn lines(client: &Client, file: &Value) -> Vec<Value> {
+pub(crate) async fn lines(client: &Client, file: &Value) -> Vec<Value> {
     let id = file.as_str().expect("there is a file");
     let reply = client.get(&format!("/v1/files/{id}/content")).await;
     assert_eq!(reply.status, 200, "{}", reply.text);
     reply.text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
 
-fn line(id: &str, text: &str) -> String {
+pub(crate) fn line(id: &str, text: &str) -> String {
     let body = json!({"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": text}]});
     json!({"custom_id": id, "method": "POST", "url": "/v1/chat/completions", "body": body}).to_string()
 }

@@ -209,6 +209,16 @@ async fn what_is_not_understood_is_refused_and_leaves_nothing() {
     assert_eq!((reply.status, &reply.json["error"]["code"]), (400, &json!("invalid_body")));
     let reply = site.operator.raw("PUT", "/v1/files", &[], None).await;
     assert_eq!((reply.status, &reply.json["error"]["code"]), (405, &json!("method_not_allowed")));
+    // Heads and preambles that never end: what the reader keeps of them is bounded.
+    let endless = "a".repeat(1024 * 1024);
+    for body in [
+        format!("--{BOUNDARY}\r\ncontent-disposition: form-data; name=\"{endless}"),
+        format!("--{BOUNDARY}\r\nx-padding: {endless}\r\n\r\n"),
+        format!("{endless}--{BOUNDARY}\r\n"),
+    ] {
+        let reply = upload(&site.operator, "/v1/files", body.as_bytes()).await;
+        assert_eq!((reply.status, &reply.json["error"]["code"]), (413, &json!("body_too_large")), "{}", reply.text);
+    }
     // What comes after the file may still speak against it.
     let late = String::from_utf8(form(&[], some)).expect("text").replace(&format!("--{BOUNDARY}--"), "")
         + &String::from_utf8(form(&[("purpose", "vision")], None)).expect("text");

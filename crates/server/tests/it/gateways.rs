@@ -181,6 +181,31 @@ async fn a_gateway_joins_again_after_its_control_plane_was_started_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_hears_no_more_snapshots_once_its_role_is_taken_away() {
+    let site = Site::new().await;
+    let edge = site.operator.made("/api/v1/principals", &json!({"name": "edge", "spec": {"kind": "user"}})).await;
+    let spec = json!({"principal_id": edge["id"], "role": "operator", "scope": {"level": "site"}});
+    let binding = site.operator.made("/api/v1/role-bindings", &json!({"name": "edge", "spec": spec})).await;
+    let spec = json!({"principal_id": edge["id"], "scopes": ["gateway"]});
+    let secret = site.operator.made("/api/v1/keys", &json!({"name": "edge", "spec": spec})).await["secret"].clone();
+    let gateway = site.client(secret.as_str());
+    let join = json!({"version": 1, "name": "g", "source": 5, "instance": "a", "program": "0"});
+    let joined = gateway.post("/agent/v1/gateways", &join).await;
+    assert_eq!(joined.status, 201, "{}", joined.text);
+    let session = joined.json["session"].as_str().expect("a session");
+    let url = format!("{}/agent/v1/gateways/{session}/snapshots", site.operator.url);
+    let mut stream = gateway.http.get(url).bearer_auth(secret.as_str().expect("shown once")).send().await.expect("in");
+    assert_eq!(stream.status().as_u16(), 200);
+    stream.chunk().await.expect("reads").expect("the first snapshot");
+    let path = format!("/api/v1/role-bindings/{}", site::id(&binding));
+    let taken = site.operator.delete(&path, 1).await;
+    assert!(taken.status < 300, "{}", taken.text);
+    let ended = async { while stream.chunk().await.expect("reads").is_some() {} };
+    tokio::time::timeout(NEWS_MAX, ended).await.expect("its stream ends");
+    site.running.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_may_not_be_a_gateway_is_told_how_and_two_processes_with_one_spool_do_not_alternate() {
     let site = Site::new().await;
     let join = |source: i64, instance: &str| json!({"version": 1, "name": "g", "source": source, "instance": instance, "program": "0"});

@@ -10,6 +10,7 @@ mod postgres;
 
 mod bad_input;
 mod batches;
+mod batches_in_trouble;
 mod changes;
 mod denials;
 mod exports;

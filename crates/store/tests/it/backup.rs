@@ -44,6 +44,7 @@ async fn same(a: &Store, b: &Store) {
 
 pub(crate) async fn a_backup_restores_into_either_engine(bed: &Bed) {
     furnish(&bed.store).await;
+    assert_eq!(bed.store.objects_mark(3).await.expect("draws"), 3);
     let folder = bed.path("backup");
     let manifest = bed.store.backup(&folder, id(), now()).await.expect("backs up");
     assert_eq!((manifest.last_event, manifest.rows["usage"], manifest.rows["tenant"]), (20, 500, 20));
@@ -60,6 +61,7 @@ pub(crate) async fn a_backup_restores_into_either_engine(bed: &Bed) {
         let settled = restored.settle_batch(1, &records(490, 510)).await.expect("settles");
         assert_eq!((settled.settled, settled.duplicates), (10, 11));
         assert!(restored.ledger_check().await.expect("checks").closes());
+        assert_eq!(restored.objects_mark(4).await.expect("draws"), 4, "it does not know the objects of later");
         restored.close().await;
         let again = restore(&folder, target).await;
         assert!(matches!(again, Err(StoreError::Backup(_))), "a restore must not mix: {again:?}");
