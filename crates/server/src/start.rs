@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use galerne_control::clock::Clock;
 use galerne_control::forward;
-use galerne_control::site_lease::{Gate, SiteLease};
+use galerne_control::site_lease::{Epoch, Gate, SiteLease};
 use galerne_control::{Activity, EnergySample, Inputs};
 use galerne_drivers::fetch::FetchSettings;
 use galerne_drivers::grid::Grid;
@@ -128,6 +128,8 @@ pub struct Running {
 struct Tenure {
     task: TaskTracker,
     stop: CancellationToken,
+    /// At which it is held.
+    epoch: Epoch,
     /// Who took the database over.
     lost: oneshot::Receiver<Lease>,
 }
@@ -165,7 +167,6 @@ pub async fn start(
     control.set_energy_rate(host.meter.active, host.meter.method);
     control.set_local_meters(Arc::clone(&host.meter.local));
     admit_while_held(&gateway, gate);
-    let epoch = lease.epoch();
     let tenure = Tenure::begin(lease);
 
     let mut registry = Registry::default();
@@ -177,12 +178,11 @@ pub async fn start(
         let seen = forward::start(store.clone(), clock.clone(), webhook, holder, &loops, stop_loops.clone());
         metrics::register_forwarding(&mut registry, seen);
     }
-    let files = open_files(&place, config, bound.url())?;
-    let draining = CancellationToken::new();
+    let (files, draining) = (open_files(&place, config, bound.url())?, CancellationToken::new());
     let app = App::new(Parts {
         directory: Directory::load(&store).await?,
         store,
-        epoch,
+        epoch: tenure.epoch.clone(),
         pepper,
         data: data.path().to_owned(),
         control: control.clone(),
@@ -314,7 +314,7 @@ fn holder(facts: &NodeFacts, data: &DataDir, source: i64) -> String {
 
 impl Tenure {
     fn begin(lease: SiteLease) -> Self {
-        let (task, stop) = (TaskTracker::new(), CancellationToken::new());
+        let (task, stop, epoch) = (TaskTracker::new(), CancellationToken::new(), lease.epoch());
         let (tell, lost) = oneshot::channel();
         let running = lease.run(stop.clone());
         task.spawn(async move {
@@ -324,7 +324,7 @@ impl Tenure {
                 tracing::debug!("the server ended before it heard that its database was taken over");
             }
         });
-        Self { task, stop, lost }
+        Self { task, stop, epoch, lost }
     }
 
     /// Gives the lease back.
