@@ -1,6 +1,7 @@
 //! The grammar of a chat's answer, compiled; or which schema cannot be, and where in it.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -13,6 +14,10 @@ use crate::request::{Refused, ToolUse};
 
 /// Where the schema of an answer stands in a request.
 const CONTENT: &str = "response_format.json_schema.schema";
+
+/// Longest search for where in a schema its fault is, one compilation more or less: past it what was found so far is named. Most
+/// schemas take milliseconds; one of hundreds of heavy parts would take minutes of the cores that compute answers.
+const SEARCH_TIME: Duration = Duration::from_secs(2);
 
 /// What the answer has to keep to, if anything. Compiling takes milliseconds, and the first time in a worker some hundred of
 /// them: not on the thread that serves HTTP.
@@ -59,7 +64,8 @@ fn fault(grammars: &Grammars, content: Option<&Value>, tools: Option<&ToolUse>, 
     for (at, schema) in content.map(|schema| (CONTENT.to_owned(), schema)).into_iter().chain(of_tools) {
         let failure = |schema: &Value| grammars.compile(&grammar::of_schema(schema)).err();
         if let Some(why) = failure(schema) {
-            let at = grammar::culprit(schema, &at, &mut |part| failure(part).is_some());
+            let until = Instant::now() + SEARCH_TIME;
+            let at = grammar::culprit(schema, &at, &mut |part| Instant::now() < until && failure(part).is_some());
             return refused(&at, &why);
         }
     }
