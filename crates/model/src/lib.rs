@@ -22,4 +22,5 @@ pub mod file;
 pub mod event;
 pub mod ledger;
 pub mod reason;
+pub mod share;
 pub mod snapshot;

@@ -218,6 +218,8 @@ pub struct Spending {
     pub settled_sequence: i64,
     /// Settled in the running period, by budget; a budget in force always has an entry.
     pub spent: HashMap<BudgetId, PeriodSpending>,
+    /// Shares lent by changes up to this number are in `spent`.
+    pub loans: i64,
 }
 
 /// What was settled under a budget in one of its periods.
@@ -231,4 +233,8 @@ pub struct PeriodSpending {
     pub period_end: Option<Timestamp>,
     /// What is settled; of money, the picos of all its records rounded up.
     pub spent: Amounts,
+    /// What is lent to gateways in processes of their own and not settled; with `spent`, rounded up once.
+    pub lent: Amounts,
+    /// For such a gateway: what it may spend of the budget besides what is settled. Its limit, in place of the budget's.
+    pub share: Option<Amounts>,
 }

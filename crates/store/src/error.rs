@@ -55,6 +55,12 @@ pub enum StoreError {
         /// The sequence that came.
         got: i64,
     },
+    /// An operator has given the spool up: what it was lent is free, and its usage would be spent twice.
+    #[error("spool {spool} was forsaken by an operator: its usage is not settled any more")]
+    Forsaken {
+        /// The spool.
+        spool: i64,
+    },
     /// A usage record or reading that cannot be booked.
     #[error("cannot book record {sequence}: {why}")]
     BadRecord {

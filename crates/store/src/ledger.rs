@@ -11,6 +11,7 @@ pub(crate) mod settle;
 
 pub(crate) mod bulk;
 pub(crate) mod line;
+pub(crate) mod share;
 pub(crate) mod spending;
 
 pub(crate) mod correct;

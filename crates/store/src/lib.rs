@@ -41,6 +41,7 @@ pub use ledger::listing::{ListedTransfer, TransferKey};
 pub use ledger::reading::Posted;
 pub use ledger::report::UsageGroup;
 pub use ledger::settle::Settled;
+pub use ledger::share::{LentShare, ShareChange, SpoolShares};
 pub use ledger::usage::{UsageCursor, UsageFilter, csv_header, csv_line};
 pub use migration::{Migrated, SCHEMA_VERSION};
 pub use outbox::{Claimed, OutboxItem};

@@ -22,7 +22,7 @@ struct Migration {
     sql: &'static str,
 }
 
-const MIGRATIONS: [Migration; 11] = [
+const MIGRATIONS: [Migration; 12] = [
     Migration { version: 1, name: "resources", sql: include_str!("../migrations/0001_resources.sql") },
     Migration { version: 2, name: "events", sql: include_str!("../migrations/0002_events.sql") },
     Migration { version: 3, name: "coordination", sql: include_str!("../migrations/0003_coordination.sql") },
@@ -34,6 +34,7 @@ const MIGRATIONS: [Migration; 11] = [
     Migration { version: 9, name: "energy correction", sql: include_str!("../migrations/0009_energy_correction.sql") },
     Migration { version: 10, name: "files", sql: include_str!("../migrations/0010_files.sql") },
     Migration { version: 11, name: "usage terms", sql: include_str!("../migrations/0011_usage_terms.sql") },
+    Migration { version: 12, name: "budget shares", sql: include_str!("../migrations/0012_budget_shares.sql") },
 ];
 
 /// The newest schema version this program knows.
@@ -157,7 +158,7 @@ fn digest(sql: &str) -> String {
 /// Takes all schema changes after the ledger back, as if this database were an older release's.
 #[cfg(test)]
 pub(crate) async fn forget_all_after_the_ledger(conn: &mut AnyConnection) {
-    let undo = "DROP INDEX usage_started; ALTER TABLE usage DROP COLUMN prompt_price; \
+    let undo = "DROP TABLE budget_share; DROP TABLE forsaken_spool; DROP INDEX usage_started; ALTER TABLE usage DROP COLUMN prompt_price; \
         ALTER TABLE usage DROP COLUMN cached_price; ALTER TABLE usage DROP COLUMN completion_price; \
         ALTER TABLE usage DROP COLUMN service_tier; ALTER TABLE usage DROP COLUMN country; DROP TABLE file; DROP TABLE file_storage; DROP TABLE batch; DROP TABLE batch_segment; \
         ALTER TABLE usage DROP COLUMN batch_no; ALTER TABLE usage DROP COLUMN price_percent; \

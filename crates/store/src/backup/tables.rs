@@ -165,6 +165,18 @@ const OTHERS: &[Table] = &[
         insert: "INSERT INTO spending (subject_no, period_start, micros, picos, millijoules, co2e_micrograms) VALUES ($1, $2, $3, $4, $5, $6)",
     },
     Table {
+        name: "budget_share",
+        columns: &[Number, Text, Text, Number, Number, Number, Number, Number],
+        select: "SELECT source, budget_id, subject_id, period_start, micros, picos, millijoules, co2e_micrograms FROM budget_share ORDER BY source, budget_id, subject_id, period_start",
+        insert: "INSERT INTO budget_share (source, budget_id, subject_id, period_start, micros, picos, millijoules, co2e_micrograms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+    },
+    Table {
+        name: "forsaken_spool",
+        columns: &[Number, Number],
+        select: "SELECT source, forsaken_at FROM forsaken_spool ORDER BY source",
+        insert: "INSERT INTO forsaken_spool (source, forsaken_at) VALUES ($1, $2)",
+    },
+    Table {
         name: "usage_daily",
         columns: &[
             Number, Number, Number, Number, Number, Number, Number, Number, Number, Number, Number, Number, Number,

@@ -13,15 +13,15 @@ use sqlx::Row;
 use super::refs::{RefCache, Refs};
 use super::{METER, OVERRUN, PART_OVERRUN, PART_USAGE};
 use super::{
-    Postings, Transfer, bulk, method_code, operation_code, outcome_code, spending, tier_code, too_large, values,
+    Postings, Transfer, bulk, method_code, operation_code, outcome_code, share, spending, tier_code, too_large, values,
 };
 use crate::engine_sql::Engine;
 use crate::error::{StoreError, retry};
 use crate::store::{Reader, Store};
 
-const MAKE_CURSOR: &str = "INSERT INTO spool_cursor (source, through) VALUES ($1, 0) ON CONFLICT (source) DO NOTHING";
+pub(super) const MAKE_CURSOR: &str = "INSERT INTO spool_cursor (source, through) VALUES ($1, 0) ON CONFLICT (source) DO NOTHING";
 // A write, not a read: two shippers of one spool take turns here.
-const LOCK_CURSOR: &str = "UPDATE spool_cursor SET through = through WHERE source = $1 RETURNING through";
+pub(super) const LOCK_CURSOR: &str = "UPDATE spool_cursor SET through = through WHERE source = $1 RETURNING through";
 const READ_CURSOR: &str = "SELECT through FROM spool_cursor WHERE source = $1";
 const MOVE_CURSOR: &str = "UPDATE spool_cursor SET through = $2 WHERE source = $1";
 pub(super) const ADD_PENDING: &str = "INSERT INTO energy_pending (node_no, millijoules, co2e_micrograms) VALUES ($1, $2, $3) \
@@ -82,6 +82,9 @@ impl Store {
         let mut tx = self.begin().await?;
         sqlx::query(MAKE_CURSOR).bind(source).execute(tx.conn()).await?;
         let before: i64 = sqlx::query(LOCK_CURSOR).bind(source).fetch_one(tx.conn()).await?.try_get("through")?;
+        if share::is_forsaken(tx.conn(), source).await? {
+            return Err(StoreError::Forsaken { spool: source });
+        }
         let mut through = before;
         let mut batch = Batch::default();
         for record in records {
@@ -99,6 +102,7 @@ impl Store {
         let overruns = batch.overruns;
         if settled > 0 {
             batch.write(self.engine(), tx.conn()).await?;
+            share::settle(tx.conn(), source, batch.spending.by_subject()).await?;
             sqlx::query(MOVE_CURSOR).bind(source).bind(through).execute(tx.conn()).await?;
             tx.commit().await?;
             self.refs().learn(batch.refs);

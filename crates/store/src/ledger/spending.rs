@@ -9,7 +9,7 @@ use galerne_model::ids::BudgetId;
 use galerne_model::ledger::Quantities;
 use galerne_model::money::{Amounts, Budget, BudgetPeriod, BudgetSubject};
 use galerne_model::snapshot::{PeriodSpending, Spending};
-use galerne_model::units::{MicrogramsCo2e, Micros, Millijoules, PICOS_PER_MICRO};
+use galerne_model::units::{MicrogramsCo2e, Micros, Millijoules, PICOS_PER_MICRO, Picos, Tokens};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use sqlx::AnyConnection;
@@ -80,6 +80,31 @@ impl Counted {
         Ok(())
     }
 
+    pub(crate) const fn quantities(&self) -> Quantities {
+        Quantities {
+            prompt_tokens: Tokens::ZERO,
+            cached_tokens: Tokens::ZERO,
+            completion_tokens: Tokens::ZERO,
+            micros: Micros(self.micros),
+            picos: Picos(self.picos),
+            millijoules: Millijoules(self.millijoules),
+            co2e_micrograms: MicrogramsCo2e(self.co2e_micrograms),
+        }
+    }
+
+    /// What is spent, and what is lent of it besides: rounded up once, so that a settlement changes nothing in all.
+    fn with_lent(&self, lent: &Self) -> Result<(Amounts, Amounts), StoreError> {
+        let mut sum = *self;
+        sum.add(lent)?;
+        let (spent, all) = (self.amounts(), sum.amounts());
+        let lent = Amounts {
+            micros: all.micros - spent.micros,
+            millijoules: all.millijoules - spent.millijoules,
+            co2e_micrograms: all.co2e_micrograms - spent.co2e_micrograms,
+        };
+        Ok((spent, lent))
+    }
+
     /// With what is below a micro rounded up, so that a budget never sees less than was spent.
     const fn amounts(&self) -> Amounts {
         let whole = (self.picos + PICOS_PER_MICRO - 1).div_euclid(PICOS_PER_MICRO);
@@ -106,6 +131,11 @@ pub(crate) struct Spent {
 }
 
 impl Spent {
+    /// By subject and start of the period.
+    pub(crate) const fn by_subject(&self) -> &BTreeMap<(i64, i64), Counted> {
+        &self.by_subject
+    }
+
     pub(crate) fn add(&mut self, subjects: [i64; 3], at: Timestamp, charged: &Quantities) -> Result<(), StoreError> {
         let month = self.month_start(at);
         let charged = Counted::of(charged);
@@ -161,28 +191,43 @@ impl Reader {
         period: BudgetPeriod,
         now: Timestamp,
     ) -> Result<PeriodSpending, StoreError> {
+        self.spent_and_lent(subject, period, now, &|_, _| Counted::default()).await
+    }
+
+    /// The same with what is lent of it, as `lent` says for a subject and the start of a period.
+    async fn spent_and_lent(
+        &mut self,
+        subject: &BudgetSubject,
+        period: BudgetPeriod,
+        now: Timestamp,
+        lent: &(dyn Fn(&BudgetSubject, Timestamp) -> Counted + Sync),
+    ) -> Result<PeriodSpending, StoreError> {
         let subject = match *subject {
             BudgetSubject::Key { key_id } => BudgetSubject::Key { key_id: self.key_line(key_id).await? },
             other @ (BudgetSubject::Tenant { .. } | BudgetSubject::Project { .. }) => other,
         };
-        let id = ref_of(&subject);
+        let id = subject_ref(&subject);
         let (period_start, period_end) = period_at(period, now);
         let row =
             sqlx::query(READ).bind(id.to_string()).bind(period_start.as_microsecond()).fetch_one(self.conn()).await?;
-        let spent = Counted::read(&row)?.amounts();
-        Ok(PeriodSpending { subject, period_start, period_end, spent })
+        let (spent, lent) = Counted::read(&row)?.with_lent(&lent(&subject, period_start))?;
+        Ok(PeriodSpending { subject, period_start, period_end, spent, lent, share: None })
     }
 
     /// What every living budget spent in its running period, and up to which record of a spool that is counted.
     pub async fn spending(&mut self, source: i64, now: Timestamp) -> Result<Spending, StoreError> {
-        let mut spending = Spending { settled_sequence: self.settled_through(source).await?, ..Spending::default() };
+        let settled_sequence = self.settled_through(source).await?;
+        let loans = self.last_share_change().await?;
+        let mut spending = Spending { settled_sequence, loans, ..Spending::default() };
         let budgets = self.list_all::<Budget>(&Filter::default()).await?;
+        let lent = self.lent().await?;
         if budgets.len() >= AT_ONCE {
-            spending.spent = self.spent_under(&budgets, now).await?;
+            spending.spent = self.spent_under(&budgets, &lent, now).await?;
             return Ok(spending);
         }
         for budget in budgets {
-            let spent = self.spent(&budget.spec.subject, budget.spec.period, now).await?;
+            let of = |subject: &BudgetSubject, start| lent_of(&lent, budget.id, subject, start);
+            let spent = self.spent_and_lent(&budget.spec.subject, budget.spec.period, now, &of).await?;
             spending.spent.insert(budget.id, spent);
         }
         Ok(spending)
@@ -192,6 +237,7 @@ impl Reader {
     async fn spent_under(
         &mut self,
         budgets: &[Budget],
+        lent: &HashMap<(String, String, i64), Counted>,
         now: Timestamp,
     ) -> Result<HashMap<BudgetId, PeriodSpending>, StoreError> {
         let lines = self.key_lines().await?;
@@ -214,15 +260,29 @@ impl Reader {
                 other @ (BudgetSubject::Tenant { .. } | BudgetSubject::Project { .. }) => other,
             };
             let (period_start, period_end) = period_at(budget.spec.period, now);
-            let key = (ref_of(&subject).to_string(), period_start.as_microsecond());
-            let spent = by_name.get(&key).copied().unwrap_or_default().amounts();
-            (budget.id, PeriodSpending { subject, period_start, period_end, spent })
+            let key = (subject_ref(&subject).to_string(), period_start.as_microsecond());
+            let lent = lent_of(lent, budget.id, &subject, period_start);
+            let (spent, lent) = by_name.get(&key).copied().unwrap_or_default().with_lent(&lent)?;
+            Ok((budget.id, PeriodSpending { subject, period_start, period_end, spent, lent, share: None }))
         };
-        Ok(budgets.iter().map(of).collect())
+        budgets.iter().map(of).collect()
     }
 }
 
-fn ref_of(subject: &BudgetSubject) -> RefId {
+fn lent_of(
+    lent: &HashMap<(String, String, i64), Counted>,
+    budget_id: BudgetId,
+    subject: &BudgetSubject,
+    period_start: Timestamp,
+) -> Counted {
+    if lent.is_empty() {
+        return Counted::default();
+    }
+    let key = (budget_id.to_string(), subject_ref(subject).to_string(), period_start.as_microsecond());
+    lent.get(&key).copied().unwrap_or_default()
+}
+
+pub(crate) fn subject_ref(subject: &BudgetSubject) -> RefId {
     match *subject {
         BudgetSubject::Tenant { tenant_id } => RefId::from(tenant_id),
         BudgetSubject::Project { project_id } => RefId::from(project_id),

@@ -19,6 +19,7 @@ mod planted;
 mod properties;
 mod reports;
 mod resources;
+mod shares;
 
 use bed::Bed;
 
@@ -83,6 +84,12 @@ contract! {
     coordination::eight_claimers_share_the_outbox_without_overlap;
     coordination::the_same_key_does_its_work_once_and_answers_the_same;
     coordination::a_key_for_another_request_is_refused_until_it_expires;
+    shares::what_is_settled_leaves_the_share_and_the_sum_stays;
+    shares::other_spools_take_nothing_from_a_share;
+    shares::a_key_that_followed_another_takes_from_the_share_of_its_line;
+    shares::a_month_that_is_over_and_a_budget_that_is_gone_leave_no_share;
+    shares::a_forsaken_spool_frees_its_shares_and_settles_nothing_more;
+    shares::lending_and_settling_at_once_lose_nothing;
     ledger::a_batch_sent_again_adds_nothing;
     ledger::a_missing_record_is_refused;
     ledger::a_record_that_cannot_be_is_refused;

@@ -67,6 +67,7 @@ pub(crate) async fn a_newer_schema_is_refused(bed: &Bed) {
     assert!(matches!(Store::open(&bed.url).await, Err(StoreError::Corrupt(_))), "another text was applied");
 }
 
+const UNDO_SHARES: &str = "DROP TABLE budget_share; DROP TABLE forsaken_spool";
 const UNDO_TERMS: &str = "DROP INDEX usage_started; ALTER TABLE usage DROP COLUMN prompt_price; \
     ALTER TABLE usage DROP COLUMN cached_price; ALTER TABLE usage DROP COLUMN completion_price; \
     ALTER TABLE usage DROP COLUMN service_tier; ALTER TABLE usage DROP COLUMN country";
@@ -83,6 +84,7 @@ pub(crate) async fn energy_spent_before_budgets_could_limit_it_is_added_up(bed: 
     let before = bed.store.spent(&project, BudgetPeriod::Month, sample::now()).await.expect("reads");
     assert!(before.spent.millijoules.0 > 0 && before.spent.co2e_micrograms.0 > 0, "{before:?}");
     bed.store.close().await;
+    bed.damage(UNDO_SHARES).await;
     bed.damage(UNDO_TERMS).await;
     bed.damage(UNDO_FILES).await;
     bed.damage(UNDO_SPENDING).await;
@@ -98,6 +100,7 @@ pub(crate) async fn energy_spent_before_budgets_could_limit_it_is_added_up(bed: 
 /// Back to the schema that ended with the ledger.
 async fn undo_after_the_ledger(bed: &Bed) {
     let undo = [
+        UNDO_SHARES,
         UNDO_TERMS,
         UNDO_FILES,
         UNDO_CORRECTION,
