@@ -2,12 +2,14 @@
 //!
 //! A gateway joins with a key of scope `gateway` and gets a session; in it, it hears the snapshot as a stream of lines,
 //! ships usage, reports what it is doing, and sends events of refusals. A newer session of the same spool ends an older
-//! one. The current version and the one before are served; within a version fields are only added.
+//! one. With each report it asks for shares of budgets and gives some back; the answer says what it has (docs/decisions/0039).
+//! The current version and the one before are served; within a version fields are only added.
 //! INVARIANT: no time of day of one machine is compared with that of another: what passes between them are durations.
 
 use galerne_model::event::Event;
-use galerne_model::ids::EndpointId;
+use galerne_model::ids::{BudgetId, EndpointId};
 use galerne_model::ledger::UsageRecord;
+use galerne_model::money::{Amounts, BudgetSubject};
 use galerne_model::snapshot::Changes;
 use serde::{Deserialize, Serialize};
 
@@ -107,6 +109,25 @@ pub struct Report {
     pub busy: Vec<Busy>,
     /// Endpoints that requests wait for and that have no replica.
     pub woken: Vec<EndpointId>,
+    /// Shares of budgets that it needs, or gives back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shares: Vec<ShareAsk>,
+}
+
+/// What a gateway gives back of its share of a budget, and what it asks for then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShareAsk {
+    /// The budget.
+    pub budget_id: BudgetId,
+    /// Spent no more from the moment in which this was written.
+    pub give_back: Amounts,
+    /// Requests wait for it.
+    pub need: Amounts,
+    /// It is likely to be needed.
+    pub spare: Amounts,
+    /// Whether it gives back because the control plane asked for it.
+    #[serde(default)]
+    pub is_recalled: bool,
 }
 
 /// Requests on an endpoint.
@@ -128,4 +149,41 @@ pub struct Busy {
 pub struct Reported {
     /// The ledger has this gateway's records up to here.
     pub settled_sequence: i64,
+    /// All its shares of budgets, less what is settled of them up to there, and all budgets it asked about. They replace
+    /// those of the answer before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shares: Vec<ShareTold>,
+}
+
+/// What a gateway has of a budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShareTold {
+    /// The budget.
+    pub budget_id: BudgetId,
+    /// Whose spending it counts; of a key, the first one of its line.
+    pub subject: BudgetSubject,
+    /// Start of the period.
+    pub period_start: jiff::Timestamp,
+    /// When it ends; absent when never.
+    pub period_end: Option<jiff::Timestamp>,
+    /// What the ledger has settled in it, of all gateways.
+    pub spent: Amounts,
+    /// What the gateway may still spend, besides what is settled of its own.
+    pub share: Amounts,
+    /// Somebody lacks of the budget: what the gateway does not use is wanted back.
+    pub is_recalled: bool,
+    /// What came of its question.
+    pub supply: Supply,
+}
+
+/// Whether a gateway can have what its requests wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Supply {
+    /// It has it, or asked for nothing.
+    Given,
+    /// More may come in a moment: others were asked to give back.
+    MayCome,
+    /// Nothing is left but what it has.
+    Exhausted,
 }

@@ -23,6 +23,10 @@
 //! Accounts are kept only of budgets that a request came under, and what the ledger says is taken over when one does: the
 //! work for a request, or for news from the ledger, does not grow with the number of budgets.
 //! Deliberately absent: the ledger. What it has settled arrives as a [`Spending`].
+//!
+//! Two kinds of gateway keep such a book. The control plane's own has the whole limit and lends of it to the others
+//! ([`BudgetBook::lend`]): INVARIANT: settled + unsettled + held + lent ≤ limit. A gateway in a process of its own has its
+//! share for a limit ([`PeriodSpending::share`]): INVARIANT: unsettled + held + given back ≤ share.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -38,9 +42,12 @@ use crate::energy;
 use crate::rating::{self, Charge, RatingError, WorkBound};
 
 mod alert;
+mod lending;
 mod parts;
 
 pub use alert::{Alert, alerts};
+use lending::Promise;
+pub use lending::{Loan, Wish};
 use parts::Parts;
 
 /// News from the ledger between two looks for budgets that are gone: a request under one closes its account at once.
@@ -60,6 +67,10 @@ pub struct BudgetBook {
     unsettled: BTreeMap<i64, Spent>,
     next_hold: u64,
     settled_sequence: i64,
+    /// Lent, and not yet in what the ledger says.
+    promises: Vec<Promise>,
+    /// Given back, and not yet in what the control plane says.
+    given: BTreeMap<BudgetId, Parts>,
 }
 
 /// Money, energy and carbon reserved for one request. Ends by [`BudgetBook::settle`] or [`BudgetBook::void`].
@@ -167,7 +178,7 @@ pub struct BudgetRefused {
     pub limit: i64,
     /// Spent in the period, rounded up.
     pub spent: i64,
-    /// Held for requests in flight.
+    /// Held for requests in flight, or lent to other gateways.
     pub held: i64,
     /// What the request may take.
     pub asked: i64,
@@ -187,6 +198,10 @@ struct Account {
     settled: Parts,
     unsettled: Parts,
     held: Parts,
+    /// By this book's owner to others.
+    lent: Parts,
+    /// To this book's owner by the control plane: the limit that is in force here.
+    share: Option<Parts>,
     /// What [`BudgetBook::heard`] was when the news about this budget was taken over.
     heard: u64,
 }
@@ -373,6 +388,8 @@ impl BudgetBook {
         }
         self.news = Arc::clone(spending);
         self.heard += 1;
+        self.given.clear();
+        self.forget_promises();
         if self.heard.is_multiple_of(FORGET_EVERY) {
             let gone: Vec<BudgetId> =
                 self.accounts.keys().filter(|id| !spending.spent.contains_key(id)).copied().collect();
@@ -391,11 +408,12 @@ impl BudgetBook {
         })
     }
 
-    /// What is held and what is spent (settled or not, rounded up) in the running period of a budget.
+    /// What is held or lent and what is spent (settled or not, rounded up) in the running period of a budget.
     pub fn position(&mut self, budget: BudgetId) -> Option<(Amounts, Amounts)> {
         self.catch_up(budget);
         let account = self.accounts.get(&budget)?;
-        Some((account.held.rounded_up(), (account.settled + account.unsettled).rounded_up()))
+        let held = account.held + account.lent + self.promised(budget);
+        Some((held.rounded_up(), (account.settled + account.unsettled).rounded_up()))
     }
 
     /// Says when the request counts as admitted, if every budget's period is known for that moment.
@@ -404,7 +422,7 @@ impl BudgetBook {
         let starts = accounts().filter_map(|(_, account)| account.map(|account| account.period_start));
         let admitted_at = starts.fold(now, Timestamp::max);
         for (entry, account) in accounts() {
-            let running = account.is_some_and(|account| account.period_end.is_none_or(|end| admitted_at < end));
+            let running = account.is_some_and(|account| account.is_running(admitted_at, &entry.subject));
             if !running {
                 return Err(HoldError::NotLoaded { name: entry.name.clone() });
             }
@@ -421,24 +439,26 @@ impl BudgetBook {
         let Some(news) = self.news.spent.get(&id).copied() else {
             return self.close(id);
         };
-        let settled = Parts::of(&news.spent);
+        let (settled, lent) = (Parts::of(&news.spent), Parts::of(&news.lent));
         // An account of another subject counted other requests.
         match known.filter(|account| account.subject == news.subject) {
             Some(account) if account.period_start == news.period_start => {
                 account.settled = settled;
+                account.lent = lent;
+                account.share = news.share.as_ref().map(Parts::of);
                 account.heard = self.heard;
             }
             // A clock that jumped back speaks of a period that is over. `Total` budgets begin at the epoch.
             Some(account) if news.period_start < account.period_start && news.period_start != Timestamp::UNIX_EPOCH => {
                 account.heard = self.heard;
             }
-            Some(_) | None => self.open(id, news, settled),
+            Some(_) | None => self.open(id, news),
         }
     }
 
     /// Begins a period: only what was admitted in it counts.
-    fn open(&mut self, id: BudgetId, news: PeriodSpending, settled: Parts) {
-        let PeriodSpending { subject, period_start, period_end, spent: _ } = news;
+    fn open(&mut self, id: BudgetId, news: PeriodSpending) {
+        let PeriodSpending { subject, period_start, period_end, spent, lent, share } = news;
         let counts = |at: Timestamp, payer: Payer| at >= period_start && payer.is_under(&subject);
         let held = self.holds.values().filter(|held| counts(held.admitted_at, held.payer));
         let unsettled = self.unsettled.values().filter(|spent| counts(spent.admitted_at, spent.payer));
@@ -446,7 +466,9 @@ impl BudgetBook {
             subject,
             period_start,
             period_end,
-            settled,
+            settled: Parts::of(&spent),
+            lent: Parts::of(&lent),
+            share: share.as_ref().map(Parts::of),
             unsettled: unsettled.map(|spent| spent.parts).sum(),
             held: held.map(|held| Parts::of(&held.amounts)).sum(),
             heard: self.heard,
@@ -494,10 +516,11 @@ impl BudgetBook {
     /// and the budget with the least of it.
     fn refusal(&mut self, budgets: &[&BudgetEntry], ask: &Ask<'_>, asked: &Amounts) -> Option<BudgetRefused> {
         let wanted = Parts::of(asked);
+        let book = &*self;
         let limits = || {
             budgets.iter().flat_map(|entry| {
-                let account = self.accounts.get(&entry.id);
-                let left = move |(commodity, limit)| Some((commodity, account?.left(commodity, limit), limit, *entry));
+                let left =
+                    move |(commodity, limit)| Some((commodity, book.left(entry.id, commodity, limit)?, limit, *entry));
                 entry.limits.iter().filter_map(left)
             })
         };
@@ -512,15 +535,19 @@ impl BudgetBook {
         };
         let fits_max_tokens = rating::largest_that(ask.work, fits);
         let available = Parts::rounded_down(commodity, left.max(0));
+        let has_share = self.accounts.get(&entry.id).is_some_and(|account| account.share.is_some());
         let (held, spent) = self.position(entry.id).unwrap_or_default();
+        let spent = spent.of(commodity);
+        // What others hold of it is not known one by one where there is a share.
+        let elsewhere = limit.saturating_sub(spent).saturating_sub(available).max(0);
         Some(BudgetRefused {
             budget_id: entry.id,
             name: entry.name.clone(),
             subject: entry.subject,
             commodity,
             limit,
-            spent: spent.of(commodity),
-            held: held.of(commodity),
+            spent,
+            held: if has_share { elsewhere } else { held.of(commodity) },
             asked: asked.of(commodity),
             available,
             fits_max_tokens,
@@ -530,8 +557,21 @@ impl BudgetBook {
 }
 
 impl Account {
+    /// Whether a request under a budget on `subject` counts here. A share is of the subject for which it was lent: a
+    /// snapshot with another one may be heard before or after it.
+    fn is_running(&self, at: Timestamp, subject: &BudgetSubject) -> bool {
+        let counts = self.share.is_none() || self.subject == *subject;
+        counts && self.period_end.is_none_or(|end| at < end)
+    }
+
     fn left(&self, commodity: Commodity, limit: i64) -> i128 {
-        Parts::whole(commodity, limit) - (self.settled + self.unsettled + self.held).at(commodity)
+        match &self.share {
+            Some(share) => share.at(commodity) - (self.unsettled + self.held).at(commodity),
+            None => {
+                let taken = self.settled + self.unsettled + self.held + self.lent;
+                Parts::whole(commodity, limit) - taken.at(commodity)
+            }
+        }
     }
 }
 

@@ -12,6 +12,7 @@ pub mod budget;
 pub mod line;
 pub mod rating;
 pub mod routing;
+pub mod share;
 
 pub mod energy;
 pub mod focus;

@@ -26,6 +26,8 @@ pub struct BudgetView<'a> {
     pub spent: Amounts,
     /// Held for requests that run.
     pub held: HeldNow,
+    /// Lent to gateways in processes of their own, by whom and how much.
+    pub lent: &'a [(String, Amounts)],
     /// Who spent it, by name, in any order.
     pub spenders: &'a [(String, Amounts)],
     /// The time.
@@ -155,6 +157,10 @@ pub fn budget(view: &BudgetView<'_>) -> Reason {
     };
     reason = reason.because(period);
     reason.because.extend(held_now(view));
+    let lent = |(who, amounts): &(String, Amounts)| {
+        Reason::holds("lent", format!("{who} may spend {} of it", limited_text(&limits, amounts)))
+    };
+    reason.because.extend(view.lent.iter().map(lent));
     reason.because.extend(spenders(view));
     reason
 }
@@ -180,26 +186,27 @@ fn limited_text(limits: &BudgetLimits, amounts: &Amounts) -> String {
 /// Used up is before held, held before left.
 fn rank(view: &BudgetView<'_>, commodity: Commodity, limit: i64) -> u8 {
     let unspent = limit.saturating_sub(view.spent.of(commodity));
-    let left = unspent.saturating_sub(view.held.amounts.of(commodity));
+    let left = unspent.saturating_sub(view.held.amounts.of(commodity)).saturating_sub(lent(view, commodity));
     if unspent <= 0 { 0 } else { u8::from(left > 0) + 1 }
+}
+
+fn lent(view: &BudgetView<'_>, commodity: Commodity) -> i64 {
+    view.lent.iter().fold(0, |sum, (_, amounts)| sum.saturating_add(amounts.of(commodity)))
 }
 
 fn commodity_left(view: &BudgetView<'_>, commodity: Commodity, limit: i64) -> Reason {
     let name = &view.budget.name;
     let (spent, held) = (view.spent.of(commodity), view.held.amounts.of(commodity));
     let unspent = limit.saturating_sub(spent).max(0);
-    let left = unspent.saturating_sub(held).max(0);
+    let lent = lent(view, commodity);
+    let left = unspent.saturating_sub(held).saturating_sub(lent).max(0);
     let text = |amount| commodity.text(amount);
-    let numbers = match view.held.requests {
-        0 => format!("{} of {} are spent, {} are left", text(spent), text(limit), text(left)),
-        _ => format!(
-            "{} of {} are spent, {} held for requests that run, {} are left",
-            text(spent),
-            text(limit),
-            text(held),
-            text(left)
-        ),
+    let held = match view.held.requests {
+        0 => String::new(),
+        _ => format!(", {} held for requests that run", text(held)),
     };
+    let lent = if lent > 0 { format!(", {} lent to gateways", text(lent)) } else { String::new() };
+    let numbers = format!("{} of {} are spent{held}{lent}, {} are left", text(spent), text(limit), text(left));
     let raise = format!("galerne budget set {name} {}", commodity.option());
     if unspent == 0 {
         Reason::blocks("budget_spent", numbers).next("raise its limit", raise)

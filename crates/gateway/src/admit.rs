@@ -6,14 +6,15 @@ use std::time::Duration;
 use axum::http::{HeaderName, HeaderValue};
 use galerne_api::error::Code;
 use galerne_core::admission::Permit;
-use galerne_core::budget::{self, Ask, BudgetRefused, HoldError, Payer};
+use galerne_core::budget::{self, Ask, BudgetBook, BudgetRefused, HoldError, Payer};
 use galerne_core::rating::WorkBound;
-use galerne_model::ids::RequestId;
+use galerne_model::ids::{BudgetId, RequestId};
 use galerne_model::inference::Visibility;
 use galerne_model::ledger::Operation;
 use galerne_model::money::{Amounts, Commodity};
 use galerne_model::snapshot::{BudgetEntry, EndpointEntry, KeyEntry, Snapshot};
 use galerne_model::units::Tokens;
+use jiff::Timestamp;
 
 use crate::config::{Closed, Place, Shared};
 use crate::line::Seat;
@@ -21,6 +22,7 @@ use crate::link::ALONE_MAX;
 use crate::rates::{self, SEAT_WAIT};
 use crate::refusal::{Headers, Refusal};
 use crate::request::Asked;
+use crate::shares::{Lack, Patience, Verdict};
 use crate::spool::{Hold, SpoolFull};
 use crate::ticket::{Reserved, Ticket};
 use crate::{models, route};
@@ -79,8 +81,9 @@ pub(crate) struct Room {
     pub(crate) seat: Option<Seat>,
 }
 
-/// Admits a request, or says which limit it met. Nothing stays reserved after a refusal.
-pub(crate) fn admit(
+/// Admits a request, or says which limit it met; waits shortly for a share of a budget. Nothing stays reserved after a
+/// refusal.
+pub(crate) async fn admit(
     shared: &Arc<Shared>,
     snapshot: &Snapshot,
     key: &KeyEntry,
@@ -89,45 +92,18 @@ pub(crate) fn admit(
     request_id: RequestId,
     room: Room,
 ) -> Result<(Ticket, Headers), Refusal> {
-    shared.may_admit().map_err(closed)?;
-    let now = shared.now();
-    let subjects = rates::subjects(snapshot, key, endpoint);
     let payer = Payer { tenant_id: key.tenant_id, project_id: key.project_id, line_id: snapshot.line_of(key.id) };
-    let budgets = budgets_above(snapshot, payer);
-    if let (false, Some(budget)) = (shared.spends_budgets(), budgets.first()) {
-        return Err(budget_elsewhere(budget));
-    }
-    // Others may answer in its place, at prices of their own.
-    let (price, context, energy) = route::most(snapshot, endpoint);
-    let ask = Ask {
-        price: &price,
-        work: asked.bound(context),
-        energy,
-        intensity_mg_per_kwh: snapshot.energy.intensity_mg_per_kwh,
-    };
-    let (permit, hold, headers) = {
-        let mut books = shared.books();
-        let permit = books.rates.admit(&subjects, asked.estimate(endpoint.context_tokens), now);
-        let mut headers = rates::headers(&books.rates, &subjects);
-        let permit = permit.map_err(|refused| rates::refusal(refused, headers.clone()))?;
-        let mut held = books.budgets.try_hold(payer, &budgets, &ask, now);
-        if let Err(error) = &held
-            && let Some(cut) = cut_to_fit(asked, error)
-        {
-            asked.cut_at(cut);
-            headers.push((CUT_TOKENS, HeaderValue::from(cut)));
-            let work = asked.bound(context);
-            held = books.budgets.try_hold(payer, &budgets, &Ask { work, ..ask }, now);
+    let under = Under { payer, budgets: budgets_above(snapshot, payer) };
+    let mut patience = None;
+    let (permit, hold, headers) = loop {
+        shared.may_admit().map_err(closed)?;
+        if !under.budgets.is_empty() && !shared.shares.are_in_force() {
+            return Err(control_plane_silent());
         }
-        match held {
-            Ok(hold) => (permit, hold, headers),
-            Err(error) => {
-                books.rates.cancel(permit);
-                let prompt_alone = WorkBound { completion_max: Tokens(0), ..ask.work };
-                let mut refusal = hold_refusal(&error, &endpoint.name, ask.worst_case(prompt_alone).ok());
-                refusal.headers.extend(rates::headers(&books.rates, &subjects));
-                return Err(refusal);
-            }
+        match hold(shared, snapshot, key, endpoint, asked, &under, patience.as_ref()) {
+            Ok(held) => break held,
+            Err(Denied::Refused(refusal)) => return Err(*refusal),
+            Err(Denied::Lacks(lack)) => shared.shares.wait(lack, &mut patience).await,
         }
     };
     let entry = Hold {
@@ -148,9 +124,111 @@ pub(crate) fn admit(
         return Err(spool_refusal(full));
     }
     let Room { place, seat } = room;
+    let (_, context, _) = route::most(snapshot, endpoint);
     let tokens_max = u32::try_from(asked.bound(context).total_max.0).unwrap_or(u32::MAX);
     let reserved = Reserved { hold: entry, money: hold, permit, tokens_max, place, seat };
     Ok((Ticket::new(shared, reserved, endpoint, asked.tier.unwrap_or_default(), snapshot.energy), headers))
+}
+
+/// Who pays, and the budgets that count it.
+struct Under<'a> {
+    payer: Payer,
+    budgets: Vec<&'a BudgetEntry>,
+}
+
+/// Why nothing was held.
+enum Denied {
+    Refused(Box<Refusal>),
+    /// It may be held once this gateway has more of a budget.
+    Lacks(Lack),
+}
+
+/// Holds under rates and budgets, or under none of them.
+fn hold(
+    shared: &Shared,
+    snapshot: &Snapshot,
+    key: &KeyEntry,
+    endpoint: &EndpointEntry,
+    asked: &mut Asked<'_>,
+    under: &Under<'_>,
+    patience: Option<&Patience>,
+) -> Result<(Permit, budget::Hold, Headers), Denied> {
+    let refused = |refusal| Denied::Refused(Box::new(refusal));
+    let now = shared.now();
+    let subjects = rates::subjects(snapshot, key, endpoint);
+    let Under { payer, budgets } = under;
+    // Others may answer in its place, at prices of their own.
+    let (price, context, energy) = route::most(snapshot, endpoint);
+    let ask = Ask {
+        price: &price,
+        work: asked.bound(context),
+        energy,
+        intensity_mg_per_kwh: snapshot.energy.intensity_mg_per_kwh,
+    };
+    let mut books = shared.books();
+    let permit = books.rates.admit(&subjects, asked.estimate(endpoint.context_tokens), now);
+    let mut headers = rates::headers(&books.rates, &subjects);
+    let permit = permit.map_err(|limited| refused(rates::refusal(limited, headers.clone())))?;
+    let mut held = books.budgets.try_hold(*payer, budgets, &ask, now);
+    let verdict = match &held {
+        Err(error) => lack(shared, &mut books.budgets, error, budgets, &ask, patience, now),
+        Ok(_) => Ok(()),
+    };
+    if let Err(Denied::Lacks(lack)) = verdict {
+        books.rates.cancel(permit);
+        return Err(Denied::Lacks(lack));
+    }
+    if let (Err(error), Ok(())) = (&held, &verdict)
+        && let Some(cut) = cut_to_fit(asked, error)
+    {
+        asked.cut_at(cut);
+        headers.push((CUT_TOKENS, HeaderValue::from(cut)));
+        let work = asked.bound(context);
+        held = books.budgets.try_hold(*payer, budgets, &Ask { work, ..ask }, now);
+    }
+    let mut refusal = match (held, verdict) {
+        (Ok(hold), _) => {
+            shared.shares.took(budgets.iter().map(|entry| entry.id), &hold.amounts());
+            return Ok((permit, hold, headers));
+        }
+        (Err(_), Err(Denied::Refused(refusal))) => *refusal,
+        (Err(error), _) => {
+            let prompt_alone = WorkBound { completion_max: Tokens(0), ..ask.work };
+            hold_refusal(&error, &endpoint.name, ask.worst_case(prompt_alone).ok())
+        }
+    };
+    books.rates.cancel(permit);
+    refusal.headers.extend(rates::headers(&books.rates, &subjects));
+    Err(refused(refusal))
+}
+
+/// Whether a hold that was not given is worth a wait for a share: then what for. It is an error of its own when the share
+/// did not come in time.
+fn lack(
+    shared: &Shared,
+    book: &mut BudgetBook,
+    error: &HoldError,
+    budgets: &[&BudgetEntry],
+    ask: &Ask<'_>,
+    patience: Option<&Patience>,
+    now: Timestamp,
+) -> Result<(), Denied> {
+    let (HoldError::Refused(_) | HoldError::NotLoaded { .. }) = error else { return Ok(()) };
+    let Ok(amounts) = ask.worst_case(ask.work) else { return Ok(()) };
+    let lacking =
+        |entry: &&&BudgetEntry| !book.is_loaded(entry, now) || book.lacking(entry, &amounts) != Amounts::default();
+    let lacking: Vec<&BudgetEntry> = budgets.iter().filter(lacking).copied().collect();
+    // What is not lent cannot come back.
+    if lacking.is_empty() || !lacking.iter().all(|entry| shared.shares.may_come(book, entry.id)) {
+        return Ok(());
+    }
+    let ids: Vec<BudgetId> = lacking.iter().map(|entry| entry.id).collect();
+    match shared.shares.verdict(&ids, patience) {
+        Verdict::Final => Ok(()),
+        Verdict::Waits => Err(Denied::Lacks(Lack { budgets: ids, amounts })),
+        Verdict::Slow => Err(Denied::Refused(Box::new(share_late(lacking[0])))),
+        Verdict::Away => Err(Denied::Refused(Box::new(control_plane_silent()))),
+    }
 }
 
 /// After how many tokens a stream is cut because a budget ends there, if the caller left its end open and enough fits.
@@ -160,12 +238,17 @@ fn cut_to_fit(asked: &Asked<'_>, error: &HoldError) -> Option<u32> {
     u32::try_from(fits.0 / asked.answers().max(1)).ok().filter(|tokens| *tokens >= CUT_MIN_TOKENS)
 }
 
-fn budget_elsewhere(budget: &BudgetEntry) -> Refusal {
+fn share_late(budget: &BudgetEntry) -> Refusal {
     let text = format!(
-        "budget `{}` limits this key, and only the gateway inside `galerne up` spends from budgets; hint: send the request to the control plane's address",
+        "what is left of budget `{}` is at other gateways, which have not given it back in time; hint: send the request again in a moment",
         budget.name
     );
-    Refusal::new(Code::NotServed, text)
+    Refusal::new(Code::Overloaded, text).retry_after(SEAT_WAIT)
+}
+
+fn control_plane_silent() -> Refusal {
+    let text = "this gateway's share of a budget is used up or no longer in force, and its control plane does not answer, so nothing is admitted under budgets";
+    Refusal::new(Code::ControlPlaneAway, text).retry_after(RECORDING_WAIT)
 }
 
 fn closed(why: Closed) -> Refusal {

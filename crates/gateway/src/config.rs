@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use galerne_api::gateways::Supply;
 use galerne_core::admission::RateBook;
 use galerne_core::budget::{BudgetBook, Payer, Used};
 use galerne_core::line;
@@ -13,7 +14,7 @@ use galerne_core::rating::Charge;
 use galerne_core::routing::ReplicaBook;
 use galerne_core::why::HeldNow;
 use galerne_model::event::Event;
-use galerne_model::ids::{EndpointId, RequestId, TenantId};
+use galerne_model::ids::{BudgetId, EndpointId, RequestId, TenantId};
 use galerne_model::ledger::{Quantities, UsageRecord};
 use galerne_model::limits;
 use galerne_model::money::BudgetSubject;
@@ -31,6 +32,7 @@ use crate::line::Lines;
 use crate::metrics::Metrics;
 use crate::route::RouteView;
 use crate::routes::Door;
+use crate::shares::{Called, InForce, Role, Shares};
 use crate::spool::{self, Recovered, Spool, SpoolError, SpoolLimits, UsageBatch};
 use crate::ticket::ACCOUNT_PATIENCE;
 use crate::upstream::Upstream;
@@ -165,8 +167,7 @@ pub(crate) struct Shared {
     pub(crate) bounds: Bounds,
     in_flight: AtomicUsize,
     may_admit: OnceLock<MayAdmit>,
-    /// Set where requests under a budget are answered elsewhere only.
-    no_budgets: OnceLock<()>,
+    pub(crate) shares: Shares,
     /// Requests end here at shutdown, streams included.
     pub(crate) tasks: TaskTracker,
     /// No new requests.
@@ -223,7 +224,7 @@ impl Gateway {
             bounds,
             in_flight: AtomicUsize::new(0),
             may_admit: OnceLock::new(),
-            no_budgets: OnceLock::new(),
+            shares: Shares::default(),
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
             cut: CancellationToken::new(),
@@ -259,9 +260,41 @@ impl Gateway {
         self.shared.may_admit.get_or_init(|| may_admit);
     }
 
-    /// From now on requests under a budget are refused: another process holds what is left of it.
-    pub(crate) fn spend_no_budgets(&self) {
-        self.shared.no_budgets.get_or_init(|| ());
+    /// Whether requests are admitted at this moment.
+    pub fn may_admit(&self) -> Result<(), Closed> {
+        self.shared.may_admit()
+    }
+
+    /// From now on requests under a budget spend of this gateway's shares.
+    pub(crate) fn borrow_shares(&self, in_force: InForce) {
+        self.shared.shares.play(Role::Borrows(in_force));
+    }
+
+    /// From now on requests wait for what is lent to other gateways: whoever calls this asks those to give back, as
+    /// [`Gateway::lacking`] says, and tells what came of it.
+    pub fn lend_shares(&self) {
+        self.shared.shares.play(Role::Lends);
+    }
+
+    /// Does something with the book of budgets. Short: every admission waits for it.
+    pub fn budgets<T>(&self, act: impl FnOnce(&mut BudgetBook) -> T) -> T {
+        act(&mut self.shared.books().budgets)
+    }
+
+    /// Waits until requests lack of what is lent; then says of which budgets.
+    pub async fn lacking(&self) -> Vec<BudgetId> {
+        loop {
+            let budgets: Vec<BudgetId> = self.shared.shares.waiting().into_keys().collect();
+            if !budgets.is_empty() {
+                return budgets;
+            }
+            self.shared.shares.lacking().await;
+        }
+    }
+
+    /// Whether others may still give back what requests lack.
+    pub fn tell_supply(&self, supplies: &[(BudgetId, Supply)]) {
+        self.shared.shares.heard(supplies.iter().map(|(id, supply)| (*id, *supply, Called::Lender)));
     }
 
     /// Requests per endpoint, for scaling to zero and back.
@@ -328,11 +361,6 @@ impl Shared {
     /// Whether this process may admit requests at this moment.
     pub(crate) fn may_admit(&self) -> Result<(), Closed> {
         self.may_admit.get().map_or(Ok(()), |may_admit| may_admit())
-    }
-
-    /// Whether requests under a budget may be admitted in this process.
-    pub(crate) fn spends_budgets(&self) -> bool {
-        self.no_budgets.get().is_none()
     }
 
     /// Ends once the shutdown has cut requests and a client has had its time for the last words.

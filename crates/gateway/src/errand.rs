@@ -234,7 +234,7 @@ async fn run(shared: &Arc<Shared>, errand: &Errand, request_id: RequestId) -> Re
     let endpoint = priced(&endpoint, errand.batch.price_percent)?;
     // Whatever tier its line asks for, nobody waits behind it.
     asked.serve_in(ServiceTier::Flex);
-    let (mut ticket, _) = admit(shared, &snapshot, &key, &endpoint, &mut asked, request_id, room)?;
+    let (mut ticket, _) = admit(shared, &snapshot, &key, &endpoint, &mut asked, request_id, room).await?;
     ticket.forgive();
     ticket.route_by(route::prompt(shared, &ticket, &asked));
     let voice = Voice::new(&asked, &endpoint, Dialect::Union, None);

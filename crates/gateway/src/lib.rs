@@ -27,6 +27,7 @@ mod admit;
 mod line;
 mod rates;
 mod residency;
+mod shares;
 mod ticket;
 mod wake;
 

@@ -3,7 +3,7 @@
 //!
 //! It stands where the control plane stands inside `galerne up`: behind the same four channels, so that requests know no
 //! difference. While the control plane is away the gateway serves by its last snapshot for [`ALONE_MAX`] and keeps what
-//! it used in its spool.
+//! it used in its spool. Of budgets it spends its shares, for [`share::TERM_MS`] at most.
 //! INVARIANT: a batch of usage is acknowledged only when the control plane said that it is in the ledger.
 //! INVARIANT: a session that another process took over is not taken back: two processes with one spool never alternate.
 //! Deliberately absent: HTTP (`galerne_api::client`), and anything on the path of a request.
@@ -14,8 +14,9 @@ use std::time::Duration;
 use galerne_api::client::{Client, Failure, Lines, Link};
 use galerne_api::error::{Code, Retry};
 use galerne_api::gateways::{Join, Joined, VERSION};
+use galerne_core::share;
 use galerne_model::snapshot::{Snapshot, Spending};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -136,10 +137,10 @@ struct Linked {
     session: Mutex<Session>,
     /// When the control plane was last heard.
     heard_at: Mutex<BootTime>,
+    /// When the last report was sent that was answered: from then on its shares count. Before the first there are none.
+    renewed_at: Mutex<Option<BootTime>>,
     snapshot: watch::Sender<Arc<Snapshot>>,
     spending: watch::Sender<Arc<Spending>>,
-    /// Somebody wants a report before its time.
-    hurry: Notify,
     /// The control plane lets this gateway in no more.
     ended: watch::Sender<Option<Arc<LinkError>>>,
 }
@@ -173,9 +174,9 @@ impl ControlLink {
             instance,
             session: Mutex::new(Session { link, reports: 0, connected: true }),
             heard_at: Mutex::new(BootTime::now()),
+            renewed_at: Mutex::new(None),
             snapshot,
             spending,
-            hurry: Notify::new(),
             ended: watch::channel(None).0,
         });
         let ends = LinkEnds { pepper, snapshot: snapshot_seen, spending: spending_seen, wake, usage };
@@ -187,12 +188,13 @@ impl ControlLink {
         let Self { shared, lines, wakes, batches } = self;
         let gated = Arc::clone(&shared);
         gateway.admit_while(Arc::new(move || gated.may_admit()));
-        gateway.spend_no_budgets();
+        let renewed = Arc::clone(&shared);
+        gateway.borrow_shares(Arc::new(move || renewed.are_shares_in_force()));
         tasks.spawn(hear::run(Arc::clone(&shared), lines, stop.clone()));
         tasks.spawn(send::usage(Arc::clone(&shared), batches, stop.clone()));
         tasks.spawn(send::events(Arc::clone(&shared), gateway.clone(), stop.clone()));
         tasks.spawn(report::run(Arc::clone(&shared), gateway.clone(), clock, wakes, stop));
-        LinkSeen { shared }
+        LinkSeen { shared, gateway: gateway.clone() }
     }
 }
 
@@ -200,6 +202,7 @@ impl ControlLink {
 #[derive(Clone)]
 pub struct LinkSeen {
     shared: Arc<Linked>,
+    gateway: Gateway,
 }
 
 impl std::fmt::Debug for LinkSeen {
@@ -234,10 +237,14 @@ impl LinkSeen {
         }
     }
 
-    /// Says goodbye: what was granted is given back.
+    /// Says goodbye: what is free of shares is given back. Call it once the gateway is drained.
     pub async fn leave(&self) {
         let link = self.shared.session().link.clone();
-        match tokio::time::timeout(GOODBYE, link.leave()).await {
+        let last_words = async {
+            report::give_all_back(&self.shared, &self.gateway).await?;
+            link.leave().await
+        };
+        match tokio::time::timeout(GOODBYE, last_words).await {
             Ok(Ok(())) => {}
             Ok(Err(failure)) => tracing::warn!(error = %chain(&failure), "the control plane did not hear the goodbye"),
             Err(_) => tracing::warn!("the control plane did not hear the goodbye in time"),
@@ -261,6 +268,16 @@ impl Linked {
 
     fn silence(&self) -> Duration {
         self.heard_at.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
+    fn renewed(&self, sent_at: BootTime) {
+        *self.renewed_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(sent_at);
+    }
+
+    fn are_shares_in_force(&self) -> bool {
+        let renewed_at = *self.renewed_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let silence = |at: BootTime| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX);
+        renewed_at.is_none_or(|at| share::is_in_force(silence(at)))
     }
 
     fn may_admit(&self) -> Result<(), Closed> {

@@ -257,7 +257,7 @@ where
         let room = Room { place, seat };
         asked.serve_in(tier);
         let (mut ticket, mut rate_headers) =
-            admit(shared, &snapshot, &key, &endpoint, &mut asked, asker.request_id, room)?;
+            admit(shared, &snapshot, &key, &endpoint, &mut asked, asker.request_id, room).await?;
         rate_headers.push((SERVICE_TIER, HeaderValue::from_static(tier.as_str())));
         ticket.route_by(route::prompt(shared, &ticket, &asked));
         let voice = Voice::new(&asked, &endpoint, asker.dialect, repeated);

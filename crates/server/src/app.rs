@@ -15,10 +15,12 @@ use tokio_util::task::TaskTracker;
 
 mod directory;
 mod fleet;
+pub(crate) mod lending;
 mod secrets;
 
 pub(crate) use directory::Directory;
-pub(crate) use fleet::{Fleet, NotIn, session_of};
+pub(crate) use fleet::{Fleet, refused, session_of};
+use lending::Lending;
 pub(crate) use secrets::{PEPPER_BYTES, Pepper};
 
 use crate::batches::engine::Bell;
@@ -27,7 +29,7 @@ use crate::start::metrics::{self, ApiMetrics};
 
 /// What every handler shares. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct App(Arc<Parts>);
+pub(crate) struct App(Arc<Parts>, Arc<Lending>);
 
 /// What an `App` is made of.
 pub(crate) struct Parts {
@@ -55,7 +57,7 @@ pub(crate) struct Parts {
 
 impl App {
     pub(crate) fn new(parts: Parts) -> Self {
-        Self(Arc::new(parts))
+        Self(Arc::new(parts), Arc::default())
     }
 
     pub(crate) fn store(&self) -> &Store {
@@ -92,6 +94,11 @@ impl App {
 
     pub(crate) fn fleet(&self) -> &Fleet {
         &self.0.fleet
+    }
+
+    /// What gateways in processes of their own are lent.
+    pub(crate) fn lending(&self) -> &Lending {
+        &self.1
     }
 
     /// What every gateway knows, now and when it changes.

@@ -400,6 +400,7 @@ async fn start_planes(
         bounds,
     )
     .map_err(StartError::Gateway)?;
+    gateway.lend_shares();
     control.set_activity(activity_of(gateway.clone(), Arc::clone(fleet)));
     Ok(Planes { control, gateway, snapshot: snapshot_seen, woken, used })
 }

@@ -1,7 +1,8 @@
 //! The ledger as it is shown.
 
-use galerne_model::ids::TransferId;
+use galerne_model::ids::{BudgetId, TransferId};
 use galerne_model::ledger::{Owner, Quantities, TransferKind};
+use galerne_model::money::Amounts;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -72,6 +73,32 @@ pub struct Reversed {
 pub struct Reverse {
     /// Why; kept in the event.
     pub reason: String,
+}
+
+/// Gives up a gateway's spool whose disk is lost: what the gateway was lent of budgets is free again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Forsake {
+    /// Why; kept in the event.
+    pub reason: String,
+}
+
+/// A spool was given up: its gateway is not let in any more, and what it has not shipped is never settled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Forsaken {
+    /// The spool.
+    pub spool: i64,
+    /// What is free again.
+    pub freed: Vec<FreedShare>,
+}
+
+/// A share of a budget that is free again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FreedShare {
+    /// The budget.
+    pub budget_id: BudgetId,
+    /// How much, rounded down.
+    pub amounts: Amounts,
 }
 
 /// What an export holds.

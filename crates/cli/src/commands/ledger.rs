@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use galerne_api::client::{Call, DryRun, ListOptions};
 use galerne_api::error::Code;
 use galerne_api::v1::Page;
-use galerne_api::v1::ledger::{LedgerCheck, Reverse, Reversed, Transfer};
+use galerne_api::v1::ledger::{Forsake, Forsaken, LedgerCheck, Reverse, Reversed, Transfer};
 use galerne_model::identity::Project;
 use galerne_model::ids::TransferId;
 use galerne_model::ledger::{Balance, Owner, Quantities};
@@ -40,6 +40,16 @@ pub enum LedgerCommand {
     Reverse {
         /// The transfer's id
         transfer: TransferId,
+        /// Why; kept in the event
+        #[arg(long)]
+        reason: String,
+        #[command(flatten)]
+        removal: RemovalArguments,
+    },
+    /// Give up a gateway's spool that is lost: its shares of budgets are free again, and it is never let in
+    Forsake {
+        /// The spool's number, as `galerne why budget/NAME` shows it
+        spool: i64,
         /// Why; kept in the event
         #[arg(long)]
         reason: String,
@@ -89,6 +99,7 @@ impl LedgerCommand {
             Self::Balances => balances(session).await,
             Self::Transfers { limit } => transfers(session, limit).await,
             Self::Export(arguments) => export(session, arguments).await,
+            Self::Forsake { spool, reason, removal } => forsake(session, spool, reason, removal).await,
             Self::Reverse { transfer, reason, removal } => reverse(session, transfer, reason, removal).await,
         }
     }
@@ -264,6 +275,22 @@ async fn reverse(
     let by = made.by.map_or_else(String::new, |id| format!(" by `{id}`"));
     session.output.done(format!("transfer `{transfer}` {}{by}", change.participle("reversed")));
     if session.is_json() { session.output.json(&made) } else { Ok(()) }
+}
+
+async fn forsake(session: &mut Session, spool: i64, reason: String, removal: RemovalArguments) -> Result<(), Failure> {
+    let effect = format!("what the gateway of spool {spool} has not shipped is never charged to anybody");
+    if !removal.may_go_on(session, &effect)? {
+        return Ok(());
+    }
+    let change = removal.change;
+    let path = format!("/api/v1/spools/{spool}/forsake");
+    let done: Forsaken =
+        session.client()?.write(Method::POST, &path, change.dry_run(), Some(&Forsake { reason })).await?;
+    let of = done.freed.len();
+    session
+        .output
+        .done(format!("spool {spool} {}; shares of {of} budgets are free again", change.participle("forsaken")));
+    if session.is_json() { session.output.json(&done) } else { Ok(()) }
 }
 
 fn owner(owner: Owner, names: &Names) -> String {

@@ -49,6 +49,12 @@ impl Parts {
         i64::try_from(parts.div_euclid(Self::per_unit(commodity))).unwrap_or(i64::MAX)
     }
 
+    /// The same upwards: at least as much.
+    pub(super) fn whole_up(commodity: Commodity, parts: i128) -> i64 {
+        let unit = Self::per_unit(commodity);
+        i64::try_from((parts + unit - 1).div_euclid(unit)).unwrap_or(i64::MAX)
+    }
+
     pub(super) const fn at(&self, commodity: Commodity) -> i128 {
         match commodity {
             Commodity::Money => self.picos,
@@ -58,10 +64,7 @@ impl Parts {
     }
 
     pub(super) fn rounded_up(&self) -> Amounts {
-        let up = |commodity| {
-            let unit = Self::per_unit(commodity);
-            i64::try_from((self.at(commodity) + unit - 1).div_euclid(unit)).unwrap_or(i64::MAX)
-        };
+        let up = |commodity| Self::whole_up(commodity, self.at(commodity));
         Amounts {
             micros: Micros(up(Commodity::Money)),
             millijoules: Millijoules(up(Commodity::Energy)),

@@ -83,7 +83,14 @@ fn start_of(entry: &BudgetEntry) -> Timestamp {
 
 fn period_spending(entry: &BudgetEntry, spent: Micros) -> PeriodSpending {
     let spent = Amounts::money(spent);
-    PeriodSpending { subject: entry.subject, period_start: start_of(entry), period_end: entry.period_end, spent }
+    PeriodSpending {
+        subject: entry.subject,
+        period_start: start_of(entry),
+        period_end: entry.period_end,
+        spent,
+        lent: Amounts::default(),
+        share: None,
+    }
 }
 
 fn spending(settled_sequence: i64, entries: &[(&BudgetEntry, i64)]) -> Arc<Spending> {
@@ -91,7 +98,7 @@ fn spending(settled_sequence: i64, entries: &[(&BudgetEntry, i64)]) -> Arc<Spend
         .iter()
         .map(|(entry, spent)| (entry.id, period_spending(entry, Micros(*spent))))
         .collect::<HashMap<_, _>>();
-    Arc::new(Spending { settled_sequence, spent })
+    Arc::new(Spending { settled_sequence, spent, ..Spending::default() })
 }
 
 fn limit_in_picos(entry: &BudgetEntry) -> i128 {
@@ -378,7 +385,11 @@ fn energy_that_was_used_is_booked_above_its_hold_and_then_nothing_is_admitted() 
     // The ledger says the same once it has both records.
     let mut settled = period_spending(&budget, Micros(2));
     settled.spent.millijoules = Millijoules(1_250);
-    book.merge(&Arc::new(Spending { settled_sequence: 2, spent: [(budget.id, settled)].into() }));
+    book.merge(&Arc::new(Spending {
+        settled_sequence: 2,
+        spent: [(budget.id, settled)].into(),
+        ..Spending::default()
+    }));
     let refused = book.try_hold(payer(0), &[&budget], &one, second(0)).expect_err("1250 used of 1000");
     assert!(matches!(refused, HoldError::Refused(refused) if refused.spent == 1_250));
 }
@@ -545,7 +556,7 @@ impl World {
             })
             .collect();
         let settled_sequence = i64::try_from(count).expect("small");
-        self.book.merge(&Arc::new(Spending { settled_sequence, spent }));
+        self.book.merge(&Arc::new(Spending { settled_sequence, spent, ..Spending::default() }));
     }
 
     fn apply(&mut self, op: &Op) {

@@ -122,6 +122,7 @@ fn a_budget_names_who_spent_most_and_when_it_starts_again() {
         budget: &budget,
         spent: euros(5_000_000),
         held: HeldNow::default(),
+        lent: &[],
         spenders: &spenders,
         now: at("2026-11-22T10:00:00Z"),
     };
@@ -145,6 +146,11 @@ fn a_budget_names_who_spent_most_and_when_it_starts_again() {
     assert!(busy.holds && busy.text.contains("1.999999 € held for requests that run, 0.000001 € are left"), "{busy:?}");
     let part = busy.because.iter().find(|part| part.code == "held").expect("told apart");
     assert!(part.text.contains("3 requests") && part.text.contains("09:59"), "{part:?}");
+    // So is what other gateways may spend.
+    let lent = [("the gateway of spool 7".to_owned(), euros(400_000)), ("the gateway of spool 8".to_owned(), euros(1))];
+    let away = super::budget(&BudgetView { spent: euros(3_000_000), lent: &lent, ..view });
+    assert!(away.text.contains("0.400001 € lent to gateways, 1.599999 € are left"), "{}", away.text);
+    assert!(lines(&away).contains(&"✓ the gateway of spool 7 may spend 0.400000 € of it".to_owned()), "{away:?}");
     let full = HeldNow { amounts: euros(2_000_000), ..held };
     let full = super::budget(&BudgetView { spent: euros(3_000_000), held: full, ..view });
     assert_eq!((full.holds, full.code.as_str()), (false, "budget_held"));
@@ -177,7 +183,7 @@ fn a_budget_tells_first_of_the_commodity_that_refuses() {
     let spenders = [("key a".to_owned(), spent)];
     let now = at("2026-11-22T10:00:00Z");
     let held = HeldNow::default();
-    let reason = super::budget(&BudgetView { budget: &budget, spent, held, spenders: &spenders, now });
+    let reason = super::budget(&BudgetView { budget: &budget, spent, held, lent: &[], spenders: &spenders, now });
     assert_eq!(
         lines(&reason)[..3],
         [

@@ -15,6 +15,11 @@ impl BootTime {
         Self(Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0)))
     }
 
+    /// Time from the start of the machine.
+    pub(crate) const fn since_start(self) -> Duration {
+        self.0
+    }
+
     /// Time since then.
     pub(crate) fn elapsed(self) -> Duration {
         Self::now().0.saturating_sub(self.0)

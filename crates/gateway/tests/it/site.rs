@@ -196,9 +196,19 @@ impl Ledger {
             let micros = Micros(i64::try_from(micros).expect("small"));
             let spent = Amounts { micros, millijoules, co2e_micrograms };
             let (subject, period_start) = (budget.subject, Timestamp::UNIX_EPOCH);
-            (budget.id, PeriodSpending { subject, period_start, period_end: None, spent, lent: Amounts::default(), share: None })
+            (
+                budget.id,
+                PeriodSpending {
+                    subject,
+                    period_start,
+                    period_end: None,
+                    spent,
+                    lent: Amounts::default(),
+                    share: None,
+                },
+            )
         });
-        Spending { settled_sequence: self.through(), spent: spent.collect() }
+        Spending { settled_sequence: self.through(), spent: spent.collect(), loans: 0 }
     }
 }
 

@@ -8,10 +8,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use galerne_api::error::Code;
 use galerne_api::gateways::{Busy, Join, SILENCE_MAX_MS};
 use galerne_control::Activity;
 use galerne_model::limits::REQUEST_DEADLINE_MS;
 use jiff::{SignedDuration, Timestamp};
+
+use crate::http::refusal::Refusal;
 
 /// Gateways that are remembered; each has a few kilobytes.
 const GATEWAYS_MAX: usize = 1_000;
@@ -34,6 +37,15 @@ struct Member {
     reports: u64,
     busy: Vec<Busy>,
     is_gone: bool,
+}
+
+/// A report that was heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Heard {
+    /// The gateway's spool.
+    pub(crate) source: i64,
+    /// No later one was heard before it.
+    pub(crate) is_new: bool,
 }
 
 /// Why a gateway is not in.
@@ -101,17 +113,29 @@ impl Fleet {
     }
 
     /// Takes a report over, unless a later one was heard.
-    pub(crate) fn report(&self, session: &str, number: u64, busy: Vec<Busy>) -> Result<i64, NotIn> {
+    pub(crate) fn report(&self, session: &str, number: u64, busy: Vec<Busy>) -> Result<Heard, NotIn> {
         let (source, _) = parts(session)?;
         let mut members = self.lock();
         let member = members.get_mut(&source).ok_or(NotIn::SessionOver)?;
         is_current(member, session)?;
-        if number > member.reports {
+        let is_new = number > member.reports;
+        if is_new {
             member.reports = number;
             member.busy = busy;
         }
         member.heard_at = Instant::now();
-        Ok(source)
+        Ok(Heard { source, is_new })
+    }
+
+    /// Whether a gateway was heard a moment ago.
+    pub(crate) fn is_heard(&self, source: i64) -> bool {
+        let lately = Duration::from_millis(SILENCE_MAX_MS);
+        self.lock().get(&source).is_some_and(|member| !member.is_gone && member.heard_at.elapsed() < lately)
+    }
+
+    /// Time since a gateway was last heard; absent when it is not remembered.
+    pub(crate) fn silence_of(&self, source: i64) -> Option<Duration> {
+        self.lock().get(&source).map(|member| member.heard_at.elapsed())
     }
 
     /// Ends a session.
@@ -154,6 +178,19 @@ impl Fleet {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<i64, Member>> {
         // Every change leaves a member whole, so a panic elsewhere does no harm.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a gateway that is not in is told.
+pub(crate) fn refused(why: NotIn) -> Refusal {
+    match why {
+        NotIn::SessionOver => Refusal::new(Code::GatewaySessionOver, "this session is not known here")
+            .hint("the gateway joins again by itself"),
+        NotIn::Replaced => {
+            Refusal::new(Code::GatewayReplaced, "another process joined with the number of this gateway's spool")
+                .hint("give each gateway a data directory of its own: galerne gateway --data FOLDER")
+        }
+        NotIn::Full => Refusal::new(Code::Overloaded, "more gateways are in than one control plane takes"),
     }
 }
 
@@ -227,7 +264,7 @@ mod tests {
         let endpoint_id = galerne_model::ids::EndpointId::from_uuid(uuid::Uuid::nil());
         let busy = |in_flight| vec![Busy { endpoint_id, in_flight, quiet_ms: 5_000, oldest_ms: None }];
         fleet.report(&session, 2, busy(3)).expect("heard");
-        fleet.report(&session, 1, busy(9)).expect("late");
+        assert_eq!(fleet.report(&session, 1, busy(9)), Ok(Heard { source: 7, is_new: false }), "late");
         let now = Timestamp::now();
         let activity = fleet.activity(now);
         assert_eq!((activity.len(), activity[0].in_flight, fleet.heard_count()), (1, 3, 1));

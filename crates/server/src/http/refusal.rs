@@ -125,6 +125,11 @@ impl From<StoreError> for Refusal {
                 Self::new(Code::AlreadyExists, format!("a {kind} named `{name}` exists already"))
                     .hint("choose another name")
             }
+            StoreError::Forsaken { spool } => Self::new(
+                Code::InvalidValue,
+                format!("spool {spool} was forsaken by an operator, its usage is not settled"),
+            )
+            .hint("give the gateway an empty data directory: galerne gateway --data FOLDER"),
             StoreError::DiskFull(_) => {
                 Self::new(Code::StoreUnavailable, "the change could not be written: the disk is full")
                     .hint("free space on the disk of the data directory")

@@ -12,8 +12,8 @@ use axum::routing::{delete, get, post};
 use bytes::Bytes;
 use galerne_api::error::Code;
 use galerne_api::gateways::{
-    BEAT_INTERVAL_MS, BODY_MAX_BYTES, Events, ITEMS_MAX, Join, Joined, Line, OLDEST_VERSION, PATH, Report, Reported,
-    Usage, UsageTaken, VERSION,
+    BEAT_INTERVAL_MS, BODY_MAX_BYTES, Events, ITEMS_MAX, Join, Joined, Line, OLDEST_VERSION, PATH, Report, Usage,
+    UsageTaken, VERSION,
 };
 use galerne_core::authorize::{self, Action, Noun, Verb};
 use galerne_model::event::Decision;
@@ -25,7 +25,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::app::{App, NotIn, session_of};
+use crate::app::{App, lending, refused, session_of};
 use crate::http::body::{Segment, answer};
 use crate::http::caller::{About, Caller};
 use crate::http::refusal::{Refusal, chain};
@@ -69,18 +69,6 @@ fn may(caller: &Caller) -> Result<(), Refusal> {
     caller.may(Verb::Use, Noun::Gateway, Scope::Site, &About::all("gateway", "use"))
 }
 
-fn refused(why: NotIn) -> Refusal {
-    match why {
-        NotIn::SessionOver => Refusal::new(Code::GatewaySessionOver, "this session is not known here")
-            .hint("the gateway joins again by itself"),
-        NotIn::Replaced => {
-            Refusal::new(Code::GatewayReplaced, "another process joined with the number of this gateway's spool")
-                .hint("give each gateway a data directory of its own: galerne gateway --data FOLDER")
-        }
-        NotIn::Full => Refusal::new(Code::Overloaded, "more gateways are in than one control plane takes"),
-    }
-}
-
 async fn join(State(app): State<App>, caller: Caller, Message(join): Message<Join>) -> Result<Response, Refusal> {
     may(&caller)?;
     if join.version < OLDEST_VERSION {
@@ -98,6 +86,11 @@ async fn join(State(app): State<App>, caller: Caller, Message(join): Message<Joi
             "the gateway's spool has the number of this server's own, or its name is too long",
         )
         .hint("a copied data directory: delete its `spool/` before it is used"));
+    }
+    if app.store().is_forsaken(join.source).await? {
+        let text = format!("spool {} was forsaken by an operator: what it holds is not settled any more", join.source);
+        return Err(Refusal::new(Code::InvalidValue, text)
+            .hint("give the gateway an empty data directory: galerne gateway --data FOLDER"));
     }
     let settled_sequence = app.store().settled_through(join.source).await?;
     let session = session_of(&join, &Uuid::now_v7().simple().to_string());
@@ -138,21 +131,22 @@ async fn report(
     State(app): State<App>,
     caller: Caller,
     Segment(session): Segment,
-    Message(Report { number, busy, woken }): Message<Report>,
+    Message(mut report): Message<Report>,
 ) -> Result<Response, Refusal> {
     may(&caller)?;
-    if busy.len().max(woken.len()) > ITEMS_MAX {
-        return Err(Refusal::new(Code::InvalidValue, format!("more than {ITEMS_MAX} endpoints in one report")));
+    if report.busy.len().max(report.woken.len()).max(report.shares.len()) > ITEMS_MAX {
+        let text = format!("more than {ITEMS_MAX} endpoints or budgets in one report");
+        return Err(Refusal::new(Code::InvalidValue, text));
     }
-    let source = app.fleet().report(&session, number, busy).map_err(refused)?;
+    let woken = std::mem::take(&mut report.woken);
+    let reported = lending::report(&app, &session, report).await?;
     for endpoint_id in woken {
         // Only of endpoints there are: what is woken is remembered.
         if app.snapshot().borrow().endpoints.contains_key(&endpoint_id) {
             app.control().wake(endpoint_id);
         }
     }
-    let settled_sequence = app.store().settled_through(source).await?;
-    Ok(answer(StatusCode::OK, &Reported { settled_sequence }))
+    Ok(answer(StatusCode::OK, &reported))
 }
 
 /// Records refusals; the same again once.

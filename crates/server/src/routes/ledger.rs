@@ -5,12 +5,15 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use galerne_api::error::Code;
 use galerne_api::v1::Page;
-use galerne_api::v1::ledger::{ExportFormat, ExportOf, LedgerCheck, LedgerFinding, Reverse, Reversed, Transfer};
+use galerne_api::v1::ledger::{
+    ExportFormat, ExportOf, Forsake, Forsaken, FreedShare, LedgerCheck, LedgerFinding, Reverse, Reversed, Transfer,
+};
 use galerne_core::authorize::{Noun, Verb};
 use galerne_model::identity::{Project, Scope};
 use galerne_model::ids::TransferId;
 use galerne_model::ledger::{Balance, Owner, Reading};
 use galerne_model::limits::{PAGE_MAX, TEXT_MAX_CHARS};
+use galerne_model::money::Amounts;
 use galerne_store::{Filter, ListedTransfer, StoreError, TransferKey, UsageFilter};
 use http::{StatusCode, header};
 use serde::{Deserialize, Serialize};
@@ -19,7 +22,7 @@ use utoipa::PartialSchema;
 use utoipa_axum::router::OpenApiRouter;
 
 use super::usage::{day, reach, start_of};
-use crate::app::App;
+use crate::app::{App, lending};
 use crate::http::body::{Json, Params, Segment, answer};
 use crate::http::caller::{About, Caller};
 use crate::http::operation as op;
@@ -66,6 +69,10 @@ pub(crate) fn routes(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
     .answers::<Reversed>(201)
     .answers::<Reversed>(200)
     .on(router, reverse);
+    let router = op::post("/api/v1/spools/{id}/forsake", "forsake_spool", "give up a gateway's spool that is lost")
+        .body::<Forsake>()
+        .answers::<Forsaken>(200)
+        .on(router, forsake);
     op::get("/api/v1/ledger/export", "export_ledger", "everything, as CSV or as one JSON object per line")
         .placed()
         .queries(&[("from", "first day, `YYYY-MM-DD` in UTC"), ("until", "day after the last, `YYYY-MM-DD` in UTC")])
@@ -217,6 +224,46 @@ async fn reverse(
     });
     let by = Some(by).filter(|_| !terms.dry_run);
     write.finish(StatusCode::CREATED, &Reversed { of, by }).await
+}
+
+/// Gives up the spool of a gateway that does not come back. Refused while the gateway may still spend of its shares.
+async fn forsake(
+    State(app): State<App>,
+    caller: Caller,
+    Segment(text): Segment,
+    terms: Terms,
+    Json { value: asked, digest }: Json<Forsake>,
+) -> Result<Response, Refusal> {
+    let about = About { noun: "ledger", verb: "forsake", name: &text, id: Some(text.clone()) };
+    caller.may(Verb::Create, Noun::PriceBook, Scope::Site, &about)?;
+    if asked.reason.is_empty() || asked.reason.chars().count() > TEXT_MAX_CHARS {
+        return Err(Refusal::invalid("reason", format!("say why, in 1 to {TEXT_MAX_CHARS} characters")));
+    }
+    let spool: i64 = text.parse().map_err(|_| Refusal::not_found("spool", &text))?;
+    let turn = lending::turn_to_forsake(&app, spool).await?;
+    let mut write = Write::begin(&app, &caller, &terms, &digest).await?;
+    let now = write.now;
+    let was = match write.tx.forsake_spool(spool, now).await {
+        Err(StoreError::NotFound { .. }) => return Err(Refusal::not_found("spool", &text)),
+        other => other?,
+    };
+    write.record(Told {
+        action: "ledger.forsake".to_owned(),
+        tenant_id: None,
+        project_id: None,
+        resource: &text,
+        before: None,
+        after: None,
+        text: format!("spool {spool} is given up, settled up to record {}: {}", was.settled_sequence, asked.reason),
+    });
+    let freed =
+        was.shares.iter().map(|share| FreedShare { budget_id: share.budget_id, amounts: share.share.rounded_down() });
+    let freed = freed.filter(|freed| freed.amounts != Amounts::default()).collect();
+    let answer = write.finish(StatusCode::OK, &Forsaken { spool, freed }).await?;
+    if !terms.dry_run {
+        turn.done(was.number);
+    }
+    Ok(answer)
 }
 
 /// Streams: memory stays bounded however much there is.

@@ -92,6 +92,10 @@ async fn budget(app: &App, reader: &mut Reader, caller: &Caller, place: Place, n
     let now = App::now();
     let spent = reader.spent(&budget.spec.subject, budget.spec.period, now).await?;
     let held = app.gateway().held_under(&spent.subject);
+    let shares = reader.shares_of_budget(budget.id).await?;
+    let of_now = shares.iter().filter(|(_, share)| share.is_of(&spent.subject, spent.period_start));
+    let lent: Vec<(String, Amounts)> =
+        of_now.map(|(spool, share)| (format!("the gateway of spool {spool}"), share.share.rounded_down())).collect();
     let spent = spent.spent;
     let (start, _) = galerne_core::budget::period_at(budget.spec.period, now);
     let mut filter = CostFilter {
@@ -122,7 +126,7 @@ async fn budget(app: &App, reader: &mut Reader, caller: &Caller, place: Place, n
             spenders.push((spender(reader, group, row.group).await?, spent));
         }
     }
-    let reason = why::budget(&BudgetView { budget: &budget, spent, held, spenders: &spenders, now });
+    let reason = why::budget(&BudgetView { budget: &budget, spent, held, lent: &lent, spenders: &spenders, now });
     Ok(Why { kind: "budget".to_owned(), id: budget.id.to_string(), name: budget.name.clone(), reason })
 }
 

@@ -109,6 +109,7 @@ pub(super) fn spawn(tasks: &TaskTracker, stop: &CancellationToken, work: Work) {
     tasks.spawn(read_energy(control, meter, stop.clone(), metrics));
     tasks.spawn(crate::batches::engine::run(app.clone(), tasks.clone(), stop.clone()));
     tasks.spawn(crate::files::keep::run(app.clone(), stop.clone()));
+    tasks.spawn(crate::app::lending::recall_for_own_requests(app.clone(), stop.clone()));
     tasks.spawn(keep_house(app, clock, stop.clone()));
 }
 
@@ -246,6 +247,9 @@ const fn way_out(error: &StoreError) -> Option<&'static str> {
         StoreError::Gap { .. } => Some(
             "the database is older than the spool, or spool files are missing: stop the server and restore the database or the files that belong together",
         ),
+        StoreError::Forsaken { .. } => {
+            Some("an operator has forsaken this server's own spool: move the spool folder away")
+        }
         StoreError::BadRecord { .. } => Some(
             "a usage record of this spool cannot be booked: keep a copy of the spool folder and report this, with the sequence",
         ),

@@ -14,7 +14,7 @@ use crate::site::{self, Client, Site, config};
 const NEWS_MAX: Duration = Duration::from_secs(10);
 
 /// Speaks OpenAI's HTTP: ten prompt tokens, five of answer.
-async fn engine() -> String {
+pub(crate) async fn engine() -> String {
     let models = || async { Json(json!({"object": "list", "data": [{"id": "m", "object": "model"}]})) };
     let chat = || async {
         let usage = json!({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15});
@@ -31,7 +31,7 @@ async fn engine() -> String {
 }
 
 /// An endpoint `m` that is ready.
-async fn endpoint(site: &Site) {
+pub(crate) async fn endpoint(site: &Site) {
     let backend = json!({"kind": "external", "urls": [engine().await], "upstream_model": "m", "context_tokens": 1000});
     site.operator.made("/api/v1/endpoints", &json!({"name": "m", "spec": {"backend": backend}})).await;
     eventually("the endpoint is ready", async || {
@@ -40,7 +40,7 @@ async fn endpoint(site: &Site) {
     .await;
 }
 
-async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) -> Duration {
+pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) -> Duration {
     let begun = Instant::now();
     while !holds().await {
         assert!(begun.elapsed() < NEWS_MAX, "{what}: not within {NEWS_MAX:?}");
@@ -50,24 +50,24 @@ async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) -> Duratio
 }
 
 /// A key of the operator with these scopes.
-async fn key(site: &Site, name: &str, scopes: &[&str]) -> String {
+pub(crate) async fn key(site: &Site, name: &str, scopes: &[&str]) -> String {
     let who = site.operator.got("/api/v1/whoami").await;
     let body = json!({"name": name, "spec": {"principal_id": who["principal"]["id"], "scopes": scopes}});
     site.operator.made("/api/v1/keys", &body).await["secret"].as_str().expect("shown once").to_owned()
 }
 
-async fn start(site: &Site, folder: &std::path::Path, key: &str) -> RunningGateway {
+pub(crate) async fn start(site: &Site, folder: &std::path::Path, key: &str) -> RunningGateway {
     let client = galerne_api::client::Client::new(&site.operator.url, Some(key.to_owned()), None).expect("an address");
     gateway_process::start(&config(folder, &[]), client, None, &|error| panic!("{error}: {}", error.cause()))
         .await
         .expect("it starts")
 }
 
-fn at(site: &Site, gateway: &RunningGateway, key: &str) -> Client {
+pub(crate) fn at(site: &Site, gateway: &RunningGateway, key: &str) -> Client {
     Client { url: gateway.url.clone(), ..site.client(Some(key)) }
 }
 
-fn chat() -> Value {
+pub(crate) fn chat() -> Value {
     json!({"model": "m", "messages": [{"role": "user", "content": "are you there"}], "max_tokens": 5})
 }
 
@@ -88,17 +88,6 @@ async fn a_gateway_answers_and_what_it_used_is_in_the_ledger_once() {
         usage["items"].as_array().is_some_and(|items| items.len() == 1)
     })
     .await;
-    let limited = key(&site, "limited", &["inference"]).await;
-    let key_id = site.operator.got("/api/v1/keys/limited").await["id"].clone();
-    let subject = json!({"kind": "key", "key_id": key_id});
-    let spec = json!({"subject": subject, "limit_micros": 1_000_000, "period": "total"});
-    site.operator.made("/api/v1/budgets", &json!({"name": "small", "spec": spec})).await;
-    eventually("a request under a budget is sent to the control plane", async || {
-        let reply = at(&site, &gateway, &limited).post("/v1/chat/completions", &chat()).await;
-        reply.status == 501 && reply.text.contains("budget `small`")
-    })
-    .await;
-    assert_eq!(site.client(Some(&limited)).post("/v1/chat/completions", &chat()).await.status, 200, "and served there");
     let refused = at(&site, &gateway, "galerne_nonsense").post("/v1/chat/completions", &chat()).await;
     assert_eq!(refused.status, 401);
     eventually("the refusal is an event", async || {

@@ -20,3 +20,4 @@ mod lease;
 mod lifecycle;
 mod matrix;
 mod metered;
+mod shares;

@@ -19,10 +19,11 @@ use crate::engine_sql::Engine;
 use crate::error::{StoreError, retry};
 use crate::store::{Reader, Store};
 
-pub(super) const MAKE_CURSOR: &str = "INSERT INTO spool_cursor (source, through) VALUES ($1, 0) ON CONFLICT (source) DO NOTHING";
+pub(super) const MAKE_CURSOR: &str =
+    "INSERT INTO spool_cursor (source, through) VALUES ($1, 0) ON CONFLICT (source) DO NOTHING";
 // A write, not a read: two shippers of one spool take turns here.
 pub(super) const LOCK_CURSOR: &str = "UPDATE spool_cursor SET through = through WHERE source = $1 RETURNING through";
-const READ_CURSOR: &str = "SELECT through FROM spool_cursor WHERE source = $1";
+pub(super) const READ_CURSOR: &str = "SELECT through FROM spool_cursor WHERE source = $1";
 const MOVE_CURSOR: &str = "UPDATE spool_cursor SET through = $2 WHERE source = $1";
 pub(super) const ADD_PENDING: &str = "INSERT INTO energy_pending (node_no, millijoules, co2e_micrograms) VALUES ($1, $2, $3) \
     ON CONFLICT (node_no) DO UPDATE SET millijoules = energy_pending.millijoules + excluded.millijoules, \

@@ -16,15 +16,17 @@ use sqlx::AnyConnection;
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
-use super::settle::{LOCK_CURSOR, MAKE_CURSOR};
+use super::settle::{LOCK_CURSOR, MAKE_CURSOR, READ_CURSOR};
 use super::spending::{Counted, subject_ref};
 use super::too_large;
 use crate::error::{StoreError, retry};
 use crate::resource::instant;
-use crate::store::{Reader, Store};
+use crate::store::{Reader, Store, Tx};
 
 const OF_SOURCE: &str = "SELECT budget_id, subject_id, period_start, micros, picos, millijoules, co2e_micrograms \
     FROM budget_share WHERE source = $1 ORDER BY budget_id, subject_id, period_start";
+const OF_BUDGET: &str = "SELECT source, budget_id, subject_id, period_start, micros, picos, millijoules, co2e_micrograms \
+    FROM budget_share WHERE budget_id = $1 ORDER BY source, subject_id, period_start";
 const PUT: &str = "INSERT INTO budget_share (source, budget_id, subject_id, period_start, micros, picos, millijoules, \
     co2e_micrograms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (source, budget_id, subject_id, period_start) \
     DO UPDATE SET micros = excluded.micros, picos = excluded.picos, millijoules = excluded.millijoules, \
@@ -52,7 +54,6 @@ const FORSAKE: &str =
     "INSERT INTO forsaken_spool (source, forsaken_at) VALUES ($1, $2) ON CONFLICT (source) DO NOTHING";
 const REMOVE_ALL: &str = "DELETE FROM budget_share WHERE source = $1";
 const IS_FORSAKEN: &str = "SELECT 1 AS yes FROM forsaken_spool WHERE source = $1";
-const SOURCES: &str = "SELECT DISTINCT source FROM budget_share ORDER BY source";
 
 /// What one spool is lent of one budget in one period.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,18 +120,6 @@ impl Store {
         Ok(SpoolShares { settled_sequence, number, shares })
     }
 
-    /// Spools that are lent something.
-    pub async fn spools_with_shares(&self) -> Result<Vec<i64>, StoreError> {
-        let mut reader = self.read_once().await?;
-        let rows = sqlx::query(SOURCES).fetch_all(reader.conn()).await?;
-        rows.iter().map(|row| Ok(row.try_get("source")?)).collect()
-    }
-
-    /// Gives a spool up: what it was lent is free again, and nothing of it is settled any more. Says what it was lent.
-    pub async fn forsake_spool(&self, source: i64, now: Timestamp) -> Result<SpoolShares, StoreError> {
-        retry(|| self.forsake_once(source, now)).await
-    }
-
     /// Whether a spool was given up.
     pub async fn is_forsaken(&self, source: i64) -> Result<bool, StoreError> {
         is_forsaken(self.read_once().await?.conn(), source).await
@@ -157,15 +146,21 @@ impl Store {
         tx.commit().await?;
         Ok(SpoolShares { settled_sequence, number, shares })
     }
+}
 
-    async fn forsake_once(&self, source: i64, now: Timestamp) -> Result<SpoolShares, StoreError> {
-        let mut tx = self.begin().await?;
-        let settled_sequence = lock(tx.conn(), source).await?;
-        let shares = lent(&read(tx.conn(), source).await?)?;
-        sqlx::query(REMOVE_ALL).bind(source).execute(tx.conn()).await?;
-        sqlx::query(FORSAKE).bind(source).bind(now.as_microsecond()).execute(tx.conn()).await?;
-        let number = sqlx::query(NEXT_NUMBER).fetch_one(tx.conn()).await?.try_get("value")?;
-        tx.commit().await?;
+impl Tx {
+    /// Gives a spool up: what it was lent is free again, and nothing of it is settled any more. Says what it was lent.
+    pub async fn forsake_spool(&mut self, source: i64, now: Timestamp) -> Result<SpoolShares, StoreError> {
+        let known = sqlx::query(READ_CURSOR).bind(source).fetch_optional(self.conn()).await?;
+        let shares = lent(&read(self.conn(), source).await?)?;
+        if known.is_none() && shares.is_empty() {
+            return Err(StoreError::NotFound { kind: "spool", id: source.to_string() });
+        }
+        let settled_sequence = lock(self.conn(), source).await?;
+        let shares = lent(&read(self.conn(), source).await?)?;
+        sqlx::query(REMOVE_ALL).bind(source).execute(self.conn()).await?;
+        sqlx::query(FORSAKE).bind(source).bind(now.as_microsecond()).execute(self.conn()).await?;
+        let number = sqlx::query(NEXT_NUMBER).fetch_one(self.conn()).await?.try_get("value")?;
         Ok(SpoolShares { settled_sequence, number, shares })
     }
 }
@@ -175,6 +170,18 @@ impl Reader {
     pub(crate) async fn last_share_change(&mut self) -> Result<i64, StoreError> {
         let row = sqlx::query(LAST_NUMBER).fetch_optional(self.conn()).await?;
         Ok(row.map(|row| row.try_get("value")).transpose()?.unwrap_or(0))
+    }
+
+    /// Who is lent how much of a budget, of all its periods and subjects.
+    pub async fn shares_of_budget(&mut self, budget_id: BudgetId) -> Result<Vec<(i64, LentShare)>, StoreError> {
+        let rows = sqlx::query(OF_BUDGET).bind(budget_id.to_string()).fetch_all(self.conn()).await?;
+        let mut shares = Vec::new();
+        for row in &rows {
+            let one = BTreeMap::from([(key(row)?, share(row)?)]);
+            let source: i64 = row.try_get("source")?;
+            shares.extend(lent(&one)?.into_iter().map(|share| (source, share)));
+        }
+        Ok(shares)
     }
 
     /// What is lent of every budget, by budget, subject and period.
@@ -222,11 +229,12 @@ async fn lock(conn: &mut AnyConnection, source: i64) -> Result<i64, StoreError> 
 
 async fn read(conn: &mut AnyConnection, source: i64) -> Result<BTreeMap<ShareKey, BudgetShare>, StoreError> {
     let rows = sqlx::query(OF_SOURCE).bind(source).fetch_all(conn).await?;
-    let share = |row: &AnyRow| -> Result<BudgetShare, StoreError> {
-        let of = |name| row.try_get::<i64, _>(name);
-        Ok(BudgetShare::from_kept([of("micros")?, of("picos")?, of("millijoules")?, of("co2e_micrograms")?]))
-    };
     rows.iter().map(|row| Ok((key(row)?, share(row)?))).collect()
+}
+
+fn share(row: &AnyRow) -> Result<BudgetShare, StoreError> {
+    let of = |name| row.try_get::<i64, _>(name);
+    Ok(BudgetShare::from_kept([of("micros")?, of("picos")?, of("millijoules")?, of("co2e_micrograms")?]))
 }
 
 async fn put(

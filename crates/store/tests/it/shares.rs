@@ -87,7 +87,10 @@ pub(crate) async fn what_is_settled_leaves_the_share_and_the_sum_stays(bed: &Bed
         assert_eq!((share(store, &made[0]).await, position(store, &made[0]).await.1), (0, 0));
         store.change_shares(SOURCE, &[change(&made[0], 7, 0)]).await.expect("lends");
         assert_eq!(share(store, &made[0]).await, 7_000_000, "nothing is owed");
-        store.change_shares(SOURCE, &made.each_ref().map(|budget| change(budget, 0, 20_000))).await.expect("gives back");
+        store
+            .change_shares(SOURCE, &made.each_ref().map(|budget| change(budget, 0, 20_000)))
+            .await
+            .expect("gives back");
     }
 }
 
@@ -101,7 +104,11 @@ pub(crate) async fn other_spools_take_nothing_from_a_share(bed: &Bed) {
     bed.store.settle_batch(2, &others).await.expect("settles");
     assert_eq!(share(&bed.store, &made[0]).await, 1_000_000_000);
     assert_eq!(position(&bed.store, &made[0]).await, (121, 1_000));
-    assert_eq!(bed.store.spools_with_shares().await.expect("reads"), [SOURCE]);
+    let of = bed.store.reader().await.expect("reads").shares_of_budget(made[0].id).await.expect("reads");
+    assert_eq!(
+        of.iter().map(|(source, share)| (*source, share.share.picos())).collect::<Vec<_>>(),
+        [(1, 1_000_000_000)]
+    );
 }
 
 pub(crate) async fn a_key_that_followed_another_takes_from_the_share_of_its_line(bed: &Bed) {
@@ -136,7 +143,10 @@ pub(crate) async fn a_forsaken_spool_frees_its_shares_and_settles_nothing_more(b
     bed.store.change_shares(SOURCE, &[change(&made[0], 1_000, 0)]).await.expect("lends");
     bed.store.settle_batch(SOURCE, &records(1, 2)).await.expect("settles");
     assert!(!bed.store.is_forsaken(SOURCE).await.expect("reads"));
-    let was = bed.store.forsake_spool(SOURCE, now()).await.expect("forsakes");
+    let mut tx = bed.store.begin().await.expect("begins");
+    assert!(matches!(tx.forsake_spool(77, now()).await, Err(StoreError::NotFound { .. })), "nobody knows it");
+    let was = tx.forsake_spool(SOURCE, now()).await.expect("forsakes");
+    tx.commit().await.expect("commits");
     assert_eq!(was.shares.iter().map(|share| share.share.picos()).sum::<i128>(), 1_000_000_000 - 2 * 40_250_001);
     assert!(bed.store.is_forsaken(SOURCE).await.expect("reads"));
     assert_eq!(position(&bed.store, &made[0]).await, (81, 0));
