@@ -2,13 +2,20 @@
 """Fleet campaign: one control plane and two gateways in processes of their own, in front of a stand-in for an engine,
 while any of the three is killed (SIGKILL) and a gateway is cut off from its control plane.
 
+Half of the requests are made with a key under a budget that ends before they do: gateways have shares of it.
+
 Shows: every answer that a client received whole stands in the ledger exactly once with the same tokens, whichever
-gateway gave it; `galerne ledger check` closes. Only the standard library is used.
+gateway gave it; `galerne ledger check` closes; no more is spent of the budget than its limit, to the last pico, whoever was
+killed or cut off with a share of it; at the end nothing is lent any more and all that is left can be spent. Only the standard
+library is used.
 
     fleet.py --bin target/release/galerne --requests 10000 --clients 8 --kills 60
 """
 import argparse
+import csv
+import http.client
 import http.server
+import io
 import json
 import os
 import random
@@ -24,6 +31,7 @@ from urllib.parse import urlsplit
 import exactly_once
 
 MODEL = "stand-in"
+PICOS_PER_MICRO = 1_000_000
 
 
 class Engine(http.server.BaseHTTPRequestHandler):
@@ -238,9 +246,65 @@ class Fleet:
             raise SystemExit(f"galerne {' '.join(arguments)} ended with {code}: {err}")
         return out
 
+    def limit(self, key, micros):
+        """A budget on a key, of so many micros."""
+        euros = f"{micros // 1_000_000}.{micros % 1_000_000:06}"
+        self.must("budget", "set", "campaign", "--limit", euros, "--on", f"key/{key}", "--period", "total")
+
+    def spent_picos(self, key):
+        """What a key was charged, by the ledger's records."""
+        key_id = json.loads(self.must("key", "show", key, "-o", "json"))["id"]
+        rows = csv.DictReader(io.StringIO(self.must("ledger", "export", "--format", "csv")))
+        charged = [(row["euros"], int(row["picos"])) for row in rows if row["key_id"] == key_id]
+        micros = [int(euros.replace(".", "")) for euros, _ in charged]
+        assert all(len(euros.split(".")[1]) == 6 for euros, _ in charged), "euros have six decimals"
+        return sum(micros) * PICOS_PER_MICRO + sum(picos for _, picos in charged)
+
     def stop(self):
         codes = [process.stop() for process in [*self.gateways, self.control]]
         return codes
+
+
+def ask(door, tokens):
+    """One request that may take `tokens` of answer; its status and body."""
+    connection = http.client.HTTPConnection("127.0.0.1", door.port, timeout=60)
+    body = {"model": "m", "messages": [{"role": "user", "content": "one"}], "max_tokens": tokens}
+    headers = {"Authorization": f"Bearer {door.ready['api_key']}", "Content-Type": "application/json"}
+    connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+    response = connection.getresponse()
+    return response.status, json.loads(response.read())
+
+
+def spend_the_rest(door):
+    """Spends what is left of a budget at one door; says by what it was refused at last, for the smallest request."""
+    tokens = 2_000
+    while True:
+        status, body = ask(door, tokens)
+        if status != 200:
+            if status != 402 or tokens == 1:
+                return status, body
+            tokens = max(1, tokens // 2)
+
+
+def verify_budget(fleet, limit, control):
+    failures = []
+    why = fleet.must("why", "budget/campaign")
+    if "lent to gateways" in why:
+        failures.append(f"all gateways have gone, and something is lent: {why}")
+    before = fleet.spent_picos("limited")
+    status, body = spend_the_rest(control)
+    if status != 402:
+        failures.append(f"what is left is not spent to its end: {status} {body}")
+    time.sleep(1)
+    spent = fleet.spent_picos("limited")
+    if spent > limit * PICOS_PER_MICRO:
+        failures.append(f"overspent: {spent} of {limit * PICOS_PER_MICRO} picos")
+    # The hold of the smallest request: its body in bytes and a template, at the standard price, is less than this.
+    if spent < (limit - 100) * PICOS_PER_MICRO:
+        failures.append(f"{limit * PICOS_PER_MICRO - spent} picos of {limit} micros cannot be spent by anybody")
+    told = (f"budget of {limit} micros: {before / PICOS_PER_MICRO:.1f} spent by the campaign, "
+            f"{spent / PICOS_PER_MICRO:.1f} when it was spent to its end")
+    return failures, told
 
 
 def trouble(fleet, kills, seed, quota, total, done):
@@ -273,14 +337,19 @@ def main():
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--gateways", type=int, default=2)
+    parser.add_argument("--limit", type=int, help="micros of the budget; by default one for two requests")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="galerne-fleet-") as folder:
         fleet = Fleet(os.path.abspath(options.bin), folder)
         fleet.start(options.gateways)
-        key = fleet.key("caller", "inference")
+        key, limited = fleet.key("caller", "inference"), fleet.key("limited", "inference")
+        # An answer costs some micros: the budget ends before the requests under it do.
+        limit = options.limit or options.requests // 2
+        fleet.limit("limited", limit)
         time.sleep(0.5)
-        doors = [Door(process, key) for process in [*fleet.gateways, fleet.control]]
+        processes = [*fleet.gateways, fleet.control]
+        doors = [Door(process, secret) for process in processes for secret in (key, limited)]
         answers, counts, lock = [], {}, threading.Lock()
         quota, done, started = [options.requests], {"gateway": 0, "control": 0, "wire": 0}, time.monotonic()
         told = (quota, answers, counts, lock, 0.5)
@@ -296,6 +365,8 @@ def main():
         codes = [gateway.stop() for gateway in fleet.gateways]
         failures = exactly_once.verify(fleet, answers)
         failures, rows = failures if isinstance(failures, tuple) else (failures, 0)
+        of_budget, told_of_budget = verify_budget(fleet, limit, Door(fleet.control, limited))
+        failures += of_budget
         failures += [f"a gateway ended with {code}" for code in codes if code != 0]
         code = fleet.control.stop()
         if code != 0:
@@ -303,6 +374,7 @@ def main():
         print(f"seed {options.seed}: {options.requests} requests over {options.gateways + 1} gateways in {seconds:.0f} s, "
               f"killed: {done['gateway']} gateways, {done['control']} control planes, {done['wire']} partitions, "
               f"outcomes {dict(sorted(counts.items()))}, {len(answers)} whole answers, {rows} records in the ledger")
+        print(told_of_budget)
         for failure in failures[:20]:
             print("FAILED", failure)
         if failures:
