@@ -16,7 +16,7 @@ mod siphash;
 mod slots;
 mod told;
 
-pub use book::{Counts, ReplicaBook, Report, SAMPLE, Seat, Wanted, next};
+pub use book::{Counts, ReplicaBook, ReplicaSeen, Report, SAMPLE, Seat, Wanted, next};
 pub use breaker::BreakerState;
 pub use cost::{Cost, Load, Weighed};
 pub use prompt::{BLOCK_BYTES, Block, Prompt};

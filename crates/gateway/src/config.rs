@@ -1,6 +1,6 @@
 //! The gateway as the server sees it: what it is given, what it hands out, how it ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -14,7 +14,7 @@ use galerne_core::rating::Charge;
 use galerne_core::routing::ReplicaBook;
 use galerne_core::why::HeldNow;
 use galerne_model::event::Event;
-use galerne_model::ids::{BudgetId, EndpointId, RequestId, TenantId};
+use galerne_model::ids::{BudgetId, EndpointId, ReplicaId, RequestId, TenantId};
 use galerne_model::ledger::{Quantities, UsageRecord};
 use galerne_model::limits;
 use galerne_model::money::BudgetSubject;
@@ -25,10 +25,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::activity::{ActivityTable, EndpointActivity};
+use crate::board::Board;
 use crate::denial::DenialBook;
 use crate::digest::Digester;
 use crate::errand::KeyPlaces;
 use crate::line::Lines;
+use crate::live::{self, LiveEndpoint};
 use crate::metrics::Metrics;
 use crate::route::RouteView;
 use crate::routes::Door;
@@ -163,6 +165,7 @@ pub(crate) struct Shared {
     pub(crate) key_places: KeyPlaces,
     pub(crate) upstream: Upstream,
     pub(crate) metrics: Metrics,
+    pub(crate) board: Board,
     pub(crate) denials: DenialBook,
     pub(crate) bounds: Bounds,
     in_flight: AtomicUsize,
@@ -210,6 +213,7 @@ impl Gateway {
             spending: config.spending,
             wake: config.wake,
             metrics: Metrics::new(Arc::clone(&spool), Arc::clone(&activity)),
+            board: Board::default(),
             denials: DenialBook::default(),
             spool,
             books: Mutex::new(books),
@@ -237,6 +241,7 @@ impl Gateway {
         shared.shipping.spawn(keep_house(Arc::clone(&shared)));
         shared.shipping.spawn(route::watch(Arc::clone(&shared)));
         shared.shipping.spawn(close_idle(Arc::clone(&shared)));
+        shared.shipping.spawn(live::sample(Arc::clone(&shared)));
         Ok((Self { shared }, recovered))
     }
 
@@ -331,6 +336,12 @@ impl Gateway {
     /// Puts the gateway's series into `registry`.
     pub fn register_metrics(&self, registry: &mut prometheus_client::registry::Registry) {
         self.shared.metrics.register(registry);
+        crate::metrics::register_replicas(registry, Arc::clone(&self.shared));
+    }
+
+    /// What each endpoint and its replicas are doing now.
+    pub fn live(&self) -> Vec<LiveEndpoint> {
+        live::view(&self.shared)
     }
 
     /// Takes no new requests, gives those in flight `grace`, cuts and settles the rest, ships what can be shipped.
@@ -470,7 +481,9 @@ async fn keep_house(shared: Arc<Shared>) {
         shared.books().rates.forget_idle(now);
         let replicas =
             snapshot.endpoints.values().flat_map(|endpoint| endpoint.replicas.iter().map(|replica| replica.id));
-        shared.replicas().keep_only(&replicas.collect(), &snapshot.endpoints.keys().copied().collect());
+        let replicas: BTreeSet<ReplicaId> = replicas.collect();
+        shared.replicas().keep_only(&replicas, &snapshot.endpoints.keys().copied().collect());
+        shared.board.keep_only(|id| replicas.contains(&id));
         shared.activity.keep_only(|id| snapshot.endpoints.contains_key(&id));
     }
 }

@@ -11,6 +11,8 @@
 //! becomes of it (`galerne_api::surface` has that as data).
 
 mod activity;
+mod board;
+mod buckets;
 mod config;
 mod digest;
 
@@ -47,6 +49,7 @@ mod spool;
 mod link;
 
 mod denial;
+mod live;
 mod metrics;
 mod models;
 mod refusal;
@@ -61,6 +64,7 @@ pub use denial::COUNTED_BY;
 pub use digest::digest;
 pub use errand::{Done, Errand, Unsettled};
 pub use link::{ALONE_MAX, ControlLink, LinkConfig, LinkEnds, LinkError, LinkSeen};
+pub use live::{LiveEndpoint, LiveRates, LiveReplica};
 pub use refusal::Refusal;
 pub use route::RouteView;
 pub use routes::{Asking, Door};

@@ -106,7 +106,7 @@ pub(crate) async fn take(
         }
         Found::Line(waiting) => waiting,
     };
-    let _gauge = shared.metrics.in_line(tier);
+    let _stands = shared.metrics.in_line(tier);
     let patience = Duration::from_micros(shared.bounds.line.patience_micros[tier.index()].unsigned_abs());
     let until = deadline.min(Instant::now() + patience);
     let call = tokio::select! {

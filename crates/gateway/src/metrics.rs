@@ -1,30 +1,33 @@
-//! The gateway's series. Labels come from closed sets; nobody's name is in them.
+//! The gateway's series. Labels come from closed sets; nobody's name is in them: an endpoint and a replica go by their ids.
+
+mod replicas;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use galerne_api::error::Code;
+use galerne_api::surface::Dialect;
 use galerne_core::routing::Counts;
 use galerne_model::identity::ServiceTier;
 use galerne_model::ledger::{Operation, Outcome, UsageRecord};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric as _, LabelValueEncoder,
+    DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric as _, LabelValueEncoder, MetricEncoder,
+    NoLabelSet,
 };
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
-use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::activity::ActivityTable;
+use crate::buckets::{Buckets, Shown};
 use crate::meter::Counted;
 use crate::spool::Spool;
 
-/// From 5 ms (a cached answer) to 160 s, each twice the one before.
-const SECONDS: [f64; 16] =
-    [0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84];
+pub(crate) use replicas::register as register_replicas;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Ended {
@@ -50,6 +53,33 @@ enum TierLabel {
     priority,
 }
 
+/// How a request came and was served.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfWay {
+    surface: SurfaceLabel,
+    tier: TierLabel,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "the names are the label values")]
+enum SurfaceLabel {
+    v1,
+    openai,
+    mistral,
+}
+
+impl SurfaceLabel {
+    const ALL: [Self; Dialect::ALL.len()] = [Self::v1, Self::openai, Self::mistral];
+
+    const fn of(surface: Dialect) -> Self {
+        match surface {
+            Dialect::Union => Self::v1,
+            Dialect::OpenAi => Self::openai,
+            Dialect::Mistral => Self::mistral,
+        }
+    }
+}
+
 impl OfTier {
     const fn of(tier: ServiceTier) -> Self {
         let tier = match tier {
@@ -62,12 +92,29 @@ impl OfTier {
 }
 
 /// One request in a line, for as long as this lives.
-pub(crate) struct InLine(Gauge);
+pub(crate) struct InLine {
+    gauge: Gauge,
+    tier: ServiceTier,
+    since: Instant,
+    waits: Arc<Waits>,
+}
 
 impl Drop for InLine {
     fn drop(&mut self) {
-        self.0.dec();
+        self.gauge.dec();
+        self.waits.line[self.tier.index()].add(self.since.elapsed());
     }
+}
+
+/// How long requests took and waited.
+#[derive(Debug, Default)]
+struct Waits {
+    /// By surface and tier.
+    requests: [[Buckets; ServiceTier::ALL.len()]; Dialect::ALL.len()],
+    /// In the line, by tier.
+    line: [Buckets; ServiceTier::ALL.len()],
+    /// For a replica to be ready.
+    wake: Buckets,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -136,8 +183,7 @@ pub(crate) struct Metrics {
     in_line: Family<OfTier, Gauge>,
     tokens: Family<OfKind, Counter>,
     energy: Counter<f64, AtomicU64>,
-    request_seconds: Histogram,
-    first_token_seconds: Histogram,
+    waits: Arc<Waits>,
     spool: Arc<Spool>,
     activity: Arc<ActivityTable>,
 }
@@ -158,8 +204,7 @@ impl Metrics {
             in_line: Family::default(),
             tokens: Family::default(),
             energy: Counter::default(),
-            request_seconds: Histogram::new(SECONDS),
-            first_token_seconds: Histogram::new(SECONDS),
+            waits: Arc::default(),
             spool,
             activity,
         }
@@ -211,18 +256,7 @@ impl Metrics {
         );
         registry.register("galerne_gateway_tokens", "Tokens metered", self.tokens.clone());
         registry.register_with_unit("galerne_gateway_energy", "Energy of requests", Unit::Joules, self.energy.clone());
-        registry.register_with_unit(
-            "galerne_gateway_request",
-            "Time from admission to the last byte",
-            Unit::Seconds,
-            self.request_seconds.clone(),
-        );
-        registry.register_with_unit(
-            "galerne_gateway_first_token",
-            "Time from admission to the first content",
-            Unit::Seconds,
-            self.first_token_seconds.clone(),
-        );
+        registry.register_collector(Box::new(WaitSeries(Arc::clone(&self.waits))));
         registry.register_collector(Box::new(SpoolBytes(Arc::clone(&self.spool))));
         registry.register_collector(Box::new(WaitingRequests(Arc::clone(&self.activity))));
     }
@@ -235,23 +269,25 @@ impl Metrics {
     pub(crate) fn in_line(&self, tier: ServiceTier) -> InLine {
         let gauge = self.in_line.get_or_create(&OfTier::of(tier)).clone();
         gauge.inc();
-        InLine(gauge)
+        InLine { gauge, tier, since: Instant::now(), waits: Arc::clone(&self.waits) }
     }
 
     pub(crate) fn refused(&self, code: Code) {
         self.refusals.get_or_create(&Refused { code: CodeLabel(code) }).inc();
     }
 
+    /// A request waited for a replica to be ready.
+    pub(crate) fn woke(&self, after: Duration) {
+        self.waits.wake.add(after);
+    }
+
     /// A record was written.
-    pub(crate) fn settled(&self, record: &UsageRecord, took: Duration) {
+    pub(crate) fn settled(&self, record: &UsageRecord, surface: Dialect, tier: ServiceTier, took: Duration) {
         let labels = Ended { operation: OperationLabel(record.operation), outcome: OutcomeLabel(record.outcome) };
         self.requests.get_or_create(&labels).inc();
         // Nobody waits for a request of a batch: what they take would hide what callers see.
         if record.batch.is_none() {
-            self.request_seconds.observe(took.as_secs_f64());
-        }
-        if let Some(first) = record.first_token_micros.and_then(|micros| u64::try_from(micros).ok()) {
-            self.first_token_seconds.observe(Duration::from_micros(first).as_secs_f64());
+            self.waits.requests[SurfaceLabel::of(surface) as usize][tier.index()].add(took);
         }
         // Thousandths as a fraction: what a `Duration` does with milliseconds.
         let energy = Duration::from_millis(u64::try_from(record.quantities.millijoules.0).unwrap_or(0));
@@ -291,6 +327,49 @@ fn add_tokens(to: &Family<OfKind, Counter>, counted: Counted) {
     for (kind, count) in kinds {
         to.get_or_create(&OfKind { kind }).inc_by(u64::try_from(count).unwrap_or(0));
     }
+}
+
+/// Waits, read at each scrape.
+#[derive(Debug)]
+struct WaitSeries(Arc<Waits>);
+
+impl Collector for WaitSeries {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        let unit = Some(&Unit::Seconds);
+        let help =
+            "Time from admission to the last byte, by surface and service tier; requests of batches are left out";
+        let mut family = encoder.encode_descriptor("galerne_gateway_request", help, unit, MetricType::Histogram)?;
+        for surface in SurfaceLabel::ALL {
+            for tier in ServiceTier::ALL {
+                let labels = OfWay { surface, tier: OfTier::of(tier).tier };
+                let buckets = &self.0.requests[surface as usize][tier.index()];
+                encode_buckets(&mut family, &labels, buckets, Shown::WAITS)?;
+            }
+        }
+        let help = "Time in the line before an endpoint at its limit, by service tier; only of those who stood in it";
+        let mut family = encoder.encode_descriptor("galerne_gateway_line_wait", help, unit, MetricType::Histogram)?;
+        for tier in ServiceTier::ALL {
+            encode_buckets(&mut family, &OfTier::of(tier), &self.0.line[tier.index()], Shown::WAITS)?;
+        }
+        let help = "Time that admitted requests waited for a replica to be ready; only of those who waited";
+        let mut metric = encoder.encode_descriptor("galerne_gateway_wake_wait", help, unit, MetricType::Histogram)?;
+        let (sum, count, buckets) = self.0.wake.series(Shown::WAITS);
+        metric.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+    }
+}
+
+/// One series of a family of histograms; nothing where nothing was counted.
+fn encode_buckets(
+    family: &mut MetricEncoder<'_>,
+    labels: &impl EncodeLabelSet,
+    buckets: &Buckets,
+    shown: Shown,
+) -> Result<(), std::fmt::Error> {
+    let (sum, count, buckets) = buckets.series(shown);
+    if count == 0 {
+        return Ok(());
+    }
+    family.encode_family(labels)?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
 }
 
 /// Read when scraped: the spool knows its size.

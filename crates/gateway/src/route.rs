@@ -18,6 +18,7 @@ use galerne_model::ledger::Operation;
 use galerne_model::snapshot::{EndpointEntry, ReplicaEntry};
 use tokio::task::JoinSet;
 
+use crate::board::{Cell, FailureClass};
 use crate::config::Shared;
 use crate::meter::Counted;
 use crate::request::{Asked, Fields};
@@ -108,7 +109,8 @@ fn sit<'a>(
     let (chance, now) = (shared.draw(), shared.now());
     let seat = shared.replicas().choose(&wanted, ready, avoid, chance, now)?;
     let at = ready.binary_search_by_key(&seat.replica(), |replica| replica.id);
-    let guard = SeatGuard { shared: Arc::clone(shared), seat: Some(seat), counted: None };
+    let cell = shared.board.cell(endpoint_id, seat.replica());
+    let guard = SeatGuard { shared: Arc::clone(shared), seat: Some(seat), counted: None, cell };
     Some((guard, ready.get(at.ok()?)?))
 }
 
@@ -130,6 +132,7 @@ pub(crate) struct SeatGuard {
     shared: Arc<Shared>,
     seat: Option<Seat>,
     counted: Option<Counts>,
+    cell: Arc<Cell>,
 }
 
 impl SeatGuard {
@@ -161,6 +164,9 @@ impl SeatGuard {
         if let Some(seat) = self.seat.take() {
             let now = self.shared.now();
             self.shared.replicas().release(seat, ending, self.counted.take(), now);
+            if let Some(class) = FailureClass::of(ending) {
+                self.cell.failed(class);
+            }
         }
     }
 }

@@ -259,6 +259,7 @@ where
         let (mut ticket, mut rate_headers) =
             admit(shared, &snapshot, &key, &endpoint, &mut asked, asker.request_id, room).await?;
         rate_headers.push((SERVICE_TIER, HeaderValue::from_static(tier.as_str())));
+        ticket.came_by(asker.dialect);
         ticket.route_by(route::prompt(shared, &ticket, &asked));
         let voice = Voice::new(&asked, &endpoint, asker.dialect, repeated);
         let mut chain = Chain::draw(shared, &snapshot, &key, &endpoint, &asked, &body, voice);
@@ -458,7 +459,12 @@ impl Work {
     /// A request is so never worked on more than twice: attempts that reach nobody do not count.
     async fn ask_endpoint(&mut self, shared: &Arc<Shared>, step: &Step) -> Result<Answer, Unserved> {
         let idle = |refusal| Unserved { refusal, worked: false };
-        let replicas = wake::replicas(shared, &step.endpoint).await.map_err(idle)?;
+        let asleep = step.endpoint.replicas.is_empty().then(Instant::now);
+        let woken = wake::replicas(shared, &step.endpoint).await;
+        if let Some(since) = asleep {
+            shared.metrics.woke(since.elapsed());
+        }
+        let replicas = woken.map_err(idle)?;
         let unanswered = match self.ask_among(shared, step, &replicas.replicas, 0).await {
             Ok(answer) => return Ok(answer),
             Err(unanswered) => unanswered,
@@ -466,7 +472,10 @@ impl Work {
         if !unanswered.unreachable || !step.endpoint.wakes {
             return Err(unanswered.into());
         }
-        let replicas = wake::replacement(shared, &step.endpoint, &replicas.replicas).await.map_err(idle)?;
+        let since = Instant::now();
+        let replacement = wake::replacement(shared, &step.endpoint, &replicas.replicas).await;
+        shared.metrics.woke(since.elapsed());
+        let replicas = replacement.map_err(idle)?;
         self.ask_among(shared, step, &replicas.replicas, unanswered.reached).await.map_err(Unserved::from)
     }
 

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use galerne_api::surface::Dialect;
 use galerne_core::admission::{Permit, Subject};
 use galerne_core::budget::{self, Used};
 use galerne_core::energy;
@@ -22,6 +23,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::activity::Busy;
+use crate::board::Had;
 use crate::config::{Books, Place, Shared};
 use crate::line::Seat;
 use crate::meter::Counted;
@@ -59,6 +61,8 @@ struct Open {
     /// Absent when the work is over and only the record is to come.
     taken: Option<Taken>,
     endpoint: Arc<EndpointEntry>,
+    /// The surface it came by.
+    surface: Dialect,
     tier: ServiceTier,
     rate: EnergyRate,
     admitted: Instant,
@@ -66,7 +70,7 @@ struct Open {
     replica: Option<ReplicaEntry>,
     /// What routing knows of what is asked.
     prompt: Prompt,
-    /// When the replica was asked, where its energy is metered.
+    /// When the replica was asked.
     asked: Option<Instant>,
     /// The first content was all of it: when the prompt was done is not known.
     is_whole: bool,
@@ -145,6 +149,7 @@ impl Ticket {
             money,
             taken: Some(Taken { permit, lent: None, tokens_max, busy, _place: place, _seat: seat }),
             endpoint: Arc::clone(endpoint),
+            surface: Dialect::Union,
             tier,
             rate,
             admitted: Instant::now(),
@@ -235,6 +240,11 @@ impl Ticket {
         }
     }
 
+    /// Says by which surface it came; without, it is the union's.
+    pub(crate) fn came_by(&mut self, surface: Dialect) {
+        self.open_mut().surface = surface;
+    }
+
     /// Says what is asked, as far as routing wants to know.
     pub(crate) fn route_by(&mut self, prompt: Prompt) {
         self.open_mut().prompt = prompt;
@@ -273,7 +283,7 @@ impl Ticket {
     /// Notes which replica works on it now.
     pub(crate) fn on_replica(&mut self, replica: &ReplicaEntry) {
         let open = self.open_mut();
-        open.asked = replica.is_metered.then(Instant::now);
+        open.asked = Some(Instant::now());
         open.replica = Some(replica.clone());
     }
 
@@ -394,7 +404,7 @@ impl Open {
         let quantities = record.quantities;
         let charge = Charge { micros: quantities.micros, picos: quantities.picos };
         let used = Used { charge, energy: quantities.millijoules, carbon: quantities.co2e_micrograms };
-        shared.metrics.settled(&record, self.admitted.elapsed());
+        self.count(shared, &record, counted);
         let mut books = shared.books();
         let left = self.taken.take().map(|taken| taken.finish(&mut books, counted, now));
         books.budgets.settle(self.money, record.sequence, used);
@@ -402,11 +412,28 @@ impl Open {
         drop(left);
     }
 
-    /// When the replica worked for it, where that is wanted.
+    /// Adds it to the series of the gateway and of the replica that was asked last.
+    fn count(&self, shared: &Shared, record: &UsageRecord, counted: Counted) {
+        let ended = self.worked.map_or_else(Instant::now, |worked| self.admitted + worked);
+        let took = ended.saturating_duration_since(self.admitted);
+        shared.metrics.settled(record, self.surface, self.tier, took);
+        let (Some(replica), Some(asked)) = (&self.replica, self.asked) else { return };
+        // Of a plain answer nobody saw the first token, and of one that was cut nobody knows which was the last.
+        let is_stream = !self.is_whole && record.outcome == Outcome::Completed;
+        let stream = self
+            .first_content
+            .filter(|_| is_stream)
+            .map(|first| (first.saturating_duration_since(self.admitted), ended.saturating_duration_since(first)));
+        let upstream = ended.saturating_duration_since(asked);
+        shared.board.cell(self.endpoint.id, replica.id).ended(&Had { counted, upstream, stream });
+    }
+
+    /// When the replica worked for it, where that is wanted: where its energy is metered.
     fn work_times(&self) -> Option<WorkTimes> {
         let after = |at: Instant| micros(at.duration_since(self.admitted));
+        let is_metered = self.replica.as_ref().is_some_and(|replica| replica.is_metered);
         Some(WorkTimes {
-            begun_micros: after(self.asked?),
+            begun_micros: after(self.asked.filter(|_| is_metered)?),
             prefilled_micros: self.first_content.filter(|_| !self.is_whole).map(after),
             ended_micros: micros(self.worked.unwrap_or_else(|| self.admitted.elapsed())),
         })

@@ -11,7 +11,7 @@ use galerne_model::snapshot::ReplicaEntry;
 use jiff::{SignedDuration, Timestamp};
 
 use super::Ending;
-use super::breaker::{self, Breaker};
+use super::breaker::{self, Breaker, BreakerState};
 use super::cost::{self, Cost, Load, Terms, Weighed};
 use super::index::{Matches, PrefixIndex, Slot};
 use super::prompt::{self, Prompt};
@@ -44,6 +44,27 @@ pub struct Seat {
     tries: bool,
     began_at: Timestamp,
     first_at: Option<Timestamp>,
+}
+
+/// A replica as one gateway sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplicaSeen {
+    /// The replica.
+    pub replica_id: ReplicaId,
+    /// Its endpoint.
+    pub endpoint_id: EndpointId,
+    /// Whether it gets requests.
+    pub breaker: BreakerState,
+    /// How often its breaker has opened.
+    pub opened: u64,
+    /// Requests of this gateway in flight there.
+    pub in_flight: u32,
+    /// Requests of others, by its last report.
+    pub others: u32,
+    /// Requests that wait there, by its last report.
+    pub waiting: u32,
+    /// Thousandths of its KV cache in use, by its last report.
+    pub kv_thousandths: Option<u32>,
 }
 
 /// What a request is, to the choice.
@@ -295,13 +316,23 @@ impl ReplicaBook {
         self.replicas.get(&replica_id).map_or(0, |replica| replica.prompt_tokens)
     }
 
-    /// How many replicas are in which state, for the operator.
-    pub fn states(&self, now: Timestamp) -> BTreeMap<breaker::BreakerState, usize> {
-        let mut states = BTreeMap::new();
-        for replica in self.replicas.values() {
-            *states.entry(replica.breaker.state(now)).or_default() += 1;
-        }
-        states
+    /// Every replica that is known, for the operator.
+    pub fn seen(&self, now: Timestamp) -> Vec<ReplicaSeen> {
+        let seen = self.replicas.iter().map(|(id, replica)| {
+            let fresh = replica.fresh(now);
+            let others = fresh.map_or(0, |reported| reported.others);
+            ReplicaSeen {
+                replica_id: *id,
+                endpoint_id: replica.endpoint_id,
+                breaker: replica.breaker.state(now),
+                opened: replica.breaker.opened,
+                in_flight: replica.in_flight,
+                others,
+                waiting: fresh.map_or(0, |reported| reported.report.waiting),
+                kv_thousandths: fresh.and_then(|reported| reported.report.kv_thousandths),
+            }
+        });
+        seen.collect()
     }
 
     /// Forgets replicas and endpoints that are gone and have nothing in flight.
@@ -324,7 +355,8 @@ impl ReplicaBook {
             self.slots.take_back(replica.slot);
             replica.slot = self.slots.give(replica_id);
             replica.joined_at = now;
-            (replica.breaker, replica.pace, replica.reported) = (Breaker::default(), Pace::default(), None);
+            let breaker = replica.breaker.anew();
+            (replica.breaker, replica.pace, replica.reported) = (breaker, Pace::default(), None);
         }
         self.untold(replica_id);
     }
@@ -509,9 +541,14 @@ impl Replica {
         }
     }
 
+    /// Its last report, if that still says something about now.
+    fn fresh(&self, now: Timestamp) -> Option<Reported> {
+        self.reported.filter(|reported| now.duration_since(reported.at) <= REPORT_FRESH)
+    }
+
     /// Own work is counted as it is sent; that of others is the replica's last report less what was ours in it.
     fn load(&self, rates: &Rates, now: Timestamp) -> Load {
-        let fresh = self.reported.filter(|reported| now.duration_since(reported.at) <= REPORT_FRESH);
+        let fresh = self.fresh(now);
         let others = fresh.map_or(0, |reported| reported.others);
         let waiting = fresh.map_or(0, |reported| reported.report.waiting.min(others));
         Load {

@@ -45,7 +45,10 @@ pub enum BreakerState {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Breaker {
     failures_in_row: u32,
+    /// Since it last closed.
     openings: u32,
+    /// Since this replica was met.
+    pub(super) opened: u64,
     /// When the rest ends; present until an answer closes the breaker.
     rests_until: Option<Timestamp>,
     trying: bool,
@@ -66,6 +69,11 @@ pub(super) struct Showing {
 }
 
 impl Breaker {
+    /// That of another process in the same place: of the past only the count stays.
+    pub(super) fn anew(&self) -> Self {
+        Self { opened: self.opened, ..Self::default() }
+    }
+
     pub(super) fn state(&self, now: Timestamp) -> BreakerState {
         match (self.rests_until, self.aside_until) {
             (Some(until), _) if until > now => BreakerState::Open,
@@ -121,6 +129,7 @@ impl Breaker {
         if self.failures_in_row >= FAILURES_TO_OPEN && !rests {
             self.rests_until = Some(later(now, REST_MIN, REST_MAX, self.openings));
             self.openings = self.openings.saturating_add(1);
+            self.opened = self.opened.saturating_add(1);
         }
     }
 
@@ -215,7 +224,9 @@ mod tests {
         }
         let last = 100 + 40 * 19;
         assert_eq!([last + 29, last + 30].map(|at| breaker.state(second(at))), [Open, HalfOpen]);
+        assert_eq!(breaker.opened, 22, "each rest is counted");
         assert_eq!(end(&mut breaker, Ending::Answered, last + 30), Closed);
+        assert_eq!(breaker.opened, 22, "an answer closes it, what happened stays counted");
     }
 
     #[test]

@@ -16,4 +16,5 @@ mod refusals;
 mod routing;
 mod tiers;
 mod time;
+mod view;
 mod waking;

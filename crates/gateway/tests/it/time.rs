@@ -227,7 +227,7 @@ async fn the_series_have_their_names_and_count() {
         "galerne_gateway_in_flight_requests 0",
         "galerne_gateway_retries_total 0",
         "galerne_gateway_energy_joules_total 0.08",
-        "galerne_gateway_request_seconds_count 1",
+        "galerne_gateway_request_seconds_count{surface=\"v1\",tier=\"default\"} 1",
         "# TYPE galerne_spool_bytes gauge",
         "galerne_gateway_waiting_requests 0",
     ] {
