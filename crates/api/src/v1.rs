@@ -5,6 +5,7 @@ pub mod catalogue;
 pub mod identity;
 pub mod kind;
 pub mod ledger;
+pub mod live;
 pub mod route;
 pub mod usage;
 pub mod why;

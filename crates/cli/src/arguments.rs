@@ -6,7 +6,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::commands::{
     api, backup, batch, budget, chat, cost, endpoint, env, event, file, key, ledger, model, node, price, principal,
-    project, pull, replica, role, route, tenant, why,
+    project, pull, replica, role, route, tenant, top, why,
 };
 use crate::failure::EXIT_CODES_HELP;
 use crate::output::Format;
@@ -127,6 +127,8 @@ pub enum Command {
 
     /// Who did what to which resource, and how it was decided
     Events(event::EventArguments),
+    /// What endpoints and replicas are doing now: load, rates, first tokens, watts, breakers
+    Top(top::TopArguments),
     /// Why something is as it is: endpoint/NAME, budget/NAME, batch_ID, request_ID, event_ID
     Why(why::WhyArguments),
     /// How requests find their replicas

@@ -25,6 +25,7 @@ pub(crate) mod file;
 
 pub(crate) mod backup;
 pub(crate) mod event;
+pub(crate) mod top;
 pub(crate) mod why;
 
 pub(crate) mod api;

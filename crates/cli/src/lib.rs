@@ -112,6 +112,7 @@ async fn dispatch(command: Command, session: &mut Session, config: &Path) -> Res
         Command::Price(command) => command.run(session).await,
         Command::Ledger(command) => command.run(session).await,
         Command::Events(arguments) => arguments.run(session).await,
+        Command::Top(arguments) => arguments.run(session).await,
         Command::Why(arguments) => arguments.run(session).await,
         Command::Route(command) => command.run(session).await,
         Command::Explain(arguments) => arguments.run(&mut session.output),

@@ -14,11 +14,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use galerne_core::energy::account::{Account, Shared};
-use galerne_core::energy::meter::{Meters, Taken};
+use galerne_core::energy::meter::{Meters, Slice, Taken};
 use galerne_core::energy::work::{self, Weights};
 use galerne_model::ids::{EndpointId, ReadingId, ReplicaId};
 use galerne_model::ledger::{EnergyMethod, Reading, UsageRecord};
 use galerne_model::power::{PowerSource, Shows};
+use galerne_model::units::Milliwatts;
 use galerne_store::{Correction, ReplicaReading, StoreError};
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -68,6 +69,8 @@ pub struct MeterTotals {
     pub microjoules: i64,
     /// Of that, what nobody worked in.
     pub idle_microjoules: i64,
+    /// Power between its last two readings; absent before the second, and while it cannot be read.
+    pub power: Option<Milliwatts>,
 }
 
 /// Everything known of metered replicas.
@@ -90,6 +93,8 @@ struct State {
     problem: Option<String>,
     microjoules: i64,
     idle: i64,
+    /// Between its last two readings.
+    power: Option<Milliwatts>,
 }
 
 impl MeterTable {
@@ -137,6 +142,7 @@ impl MeterTable {
                 is_read: state.problem.is_none(),
                 microjoules: state.microjoules,
                 idle_microjoules: state.idle,
+                power: state.power.filter(|_| state.problem.is_none()),
             })
             .collect()
     }
@@ -155,6 +161,7 @@ impl State {
             problem: None,
             microjoules: 0,
             idle: 0,
+            power: None,
         }
     }
 
@@ -190,6 +197,13 @@ impl State {
             weights.prefill, weights.decode
         )
     }
+}
+
+/// Mean power over a slice.
+fn power_of(slice: &Slice) -> Option<Milliwatts> {
+    let micros = slice.to_micros.checked_sub(slice.from_micros).filter(|micros| *micros > 0)?;
+    // Microjoules in a microsecond are watts.
+    slice.microjoules.checked_mul(1_000).map(|scaled| Milliwatts(scaled / micros))
 }
 
 /// The loop.
@@ -252,8 +266,14 @@ impl MeterLoop {
         state.tell(None);
         let steady = i64::try_from(steady.as_micros()).unwrap_or(i64::MAX);
         match state.meters.take(wall.as_microsecond(), steady, &shown) {
-            Taken::Slice(slice) => state.account.read(slice, intensity),
-            Taken::Begins(why) => tracing::debug!(%replica_id, ?why, "the meter of a replica counts from here"),
+            Taken::Slice(slice) => {
+                state.power = power_of(&slice);
+                state.account.read(slice, intensity);
+            }
+            Taken::Begins(why) => {
+                state.power = None;
+                tracing::debug!(%replica_id, ?why, "the meter of a replica counts from here");
+            }
             Taken::Late => {}
         }
     }

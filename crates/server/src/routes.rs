@@ -24,6 +24,7 @@ mod focus;
 mod gateways;
 mod keys;
 mod ledger;
+mod live;
 mod pages;
 mod pulls;
 mod route;
@@ -41,6 +42,7 @@ fn described() -> (Router<App>, OpenApi) {
     let router = keys::routes(router);
     let router = pulls::routes(router);
     let router = route::routes(router);
+    let router = live::routes(router);
     let router = usage::routes(router);
     let router = focus::routes(router);
     let router = ledger::routes(router);

@@ -13,6 +13,24 @@ fn quantities(scale: i64) -> Value {
     })
 }
 
+/// An endpoint with a replica that works and one that rests.
+fn live() -> Value {
+    let rates = json!({
+        "requests_milli": 12_340, "prompt_tokens_milli": 8_400_000, "cached_tokens_milli": 3_100_000, "completion_tokens_milli": 1_234_500,
+        "first_token_p50_micros": 85_000, "first_token_p99_micros": 1_240_000,
+    });
+    let nothing = json!({ "requests_milli": 0, "prompt_tokens_milli": 0, "cached_tokens_milli": 0, "completion_tokens_milli": 0 });
+    let replica = |name: &str, in_flight: u32, rates: &Value, breaker: &str| {
+        json!({ "replica_id": "replica_01972000000070008000000000000009", "name": name, "in_flight": in_flight, "others": 0, "queued": 0,
+                "rates": rates, "breaker": breaker, "breaker_openings": 0 })
+    };
+    let mut first = replica("smol-1", 7, &rates, "closed");
+    first["power"] = json!(41_200);
+    let replicas = [first, replica("smol-2", 0, &nothing, "half_open")];
+    let endpoint = json!({ "endpoint_id": ENDPOINT, "name": "smol", "in_flight": 9, "queued": 2, "rates": rates, "power": 41_200, "replicas": replicas });
+    json!({ "at": "2026-11-22T21:00:00Z", "other_gateways": 1, "endpoints": [endpoint] })
+}
+
 async fn site() -> String {
     let row = |group: &str, name: &str, scale| json!({ "group": group, "name": name, "requests": 7 * scale, "charged": { "amount": "0.000456", "currency": "EUR" }, "quantities": quantities(scale) });
     let why = json!({
@@ -57,6 +75,7 @@ async fn site() -> String {
         .items("GET /api/v1/principals", &[])
         .items("GET /api/v1/budgets", &[budget])
         .items("GET /api/v1/catalogue", &[entry])
+        .answer("GET /api/v1/live", 200, &live())
         .items("GET /api/v1/events", &[event])
         .answer("GET /api/v1/costs", 200, &json!({ "group_by": "project", "items": [row(PROJECT, "default", 1), row("project_x", "risk", 2)], "total": row("", "", 3) }))
         .answer("GET /api/v1/why/endpoint/smol", 200, &why)
@@ -76,6 +95,7 @@ async fn lists_fit_eighty_columns() {
         &["cost"],
         &["events"],
         &["project", "list"],
+        &["top"],
         &["whoami"],
     ] {
         let outcome = galerne(&url, Some(80), words).await;

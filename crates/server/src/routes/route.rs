@@ -84,13 +84,7 @@ fn told(one: &Weighed, name: String) -> RouteReplica {
         replica_id,
         name,
         compared,
-        breaker: match state {
-            BreakerState::Closed => RouteBreaker::Closed,
-            BreakerState::HalfOpen => RouteBreaker::HalfOpen,
-            BreakerState::Trying => RouteBreaker::Trying,
-            BreakerState::Aside => RouteBreaker::Aside,
-            BreakerState::Open => RouteBreaker::Open,
-        },
+        breaker: breaker(state),
         until,
         in_flight: load.in_flight,
         others: load.others,
@@ -106,6 +100,17 @@ fn told(one: &Weighed, name: String) -> RouteReplica {
             ramp_thousandths: cost.ramp,
             total_micros: cost.total,
         },
+    }
+}
+
+/// The state of a breaker in the API's words.
+pub(super) const fn breaker(state: BreakerState) -> RouteBreaker {
+    match state {
+        BreakerState::Closed => RouteBreaker::Closed,
+        BreakerState::HalfOpen => RouteBreaker::HalfOpen,
+        BreakerState::Trying => RouteBreaker::Trying,
+        BreakerState::Aside => RouteBreaker::Aside,
+        BreakerState::Open => RouteBreaker::Open,
     }
 }
 

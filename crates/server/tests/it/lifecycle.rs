@@ -90,7 +90,7 @@ async fn pages_are_open_and_metrics_pass_promtool() {
     site.running.drain().await;
 }
 
-fn check_with_promtool(metrics: &str) {
+pub(crate) fn check_with_promtool(metrics: &str) {
     let spawned = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())

@@ -60,7 +60,7 @@ fn table(operation: &str) -> ([Expected; 4], Expected) {
             ([Allowed, Forbidden, Forbidden, Allowed], Hidden)
         }
         // The site's own: nobody but operators.
-        "list_nodes" | "list_backups" | "list_readings" | "check_ledger" => ([Forbidden; 4], Forbidden),
+        "list_nodes" | "list_backups" | "list_readings" | "check_ledger" | "get_live" => ([Forbidden; 4], Forbidden),
         "get_node" | "update_node" => ([Hidden; 4], Hidden),
         "create_backup" | "create_price_book" | "create_tenant" | "reverse_transfer" | "forsake_spool" => {
             ([Forbidden; 4], Forbidden)
@@ -114,7 +114,8 @@ fn request(operation: &Operation, tenant: &str, things: &Things) -> (String, Opt
     let path = operation.path.replace("{kind}", "endpoint").replace("{code}", "in_use");
     let name = if plural == "why" { things["endpoints"].clone() } else { thing };
     let path = path.replace("{name}", &name).replace("{id}", &format!("transfer_{}", "0".repeat(32)));
-    let placed = !matches!(plural, "readings" | "backups" | "catalogue" | "whoami" | "openapi.json" | "errors");
+    let placed =
+        !matches!(plural, "readings" | "backups" | "live" | "catalogue" | "whoami" | "openapi.json" | "errors");
     let of = if operation.id == "export_ledger" { "&of=transfers" } else { "" };
     let site = matches!(plural, "nodes" | "price-books") || (plural == "tenants" && operation.method != "GET");
     let path = match operation.method.as_str() {

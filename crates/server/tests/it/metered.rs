@@ -12,6 +12,7 @@ use axum::routing::{get, post};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+use crate::lifecycle::check_with_promtool;
 use crate::site::{Client, Site};
 
 /// Longest wait for anything: a debug build on a busy machine loads a model in it.
@@ -133,6 +134,36 @@ async fn is_ready(operator: &Client) -> bool {
     operator.got("/api/v1/endpoints/m").await["status"]["state"] == "ready"
 }
 
+/// While its source turns.
+async fn is_seen_live(operator: &Client) {
+    eventually("the live view tells of the replica and its power", async || {
+        let live = operator.got("/api/v1/live").await;
+        let endpoint = live["endpoints"][0].clone();
+        assert_eq!((&endpoint["name"], &live["other_gateways"]), (&json!("m"), &json!(0)), "{live}");
+        let replica = endpoint["replicas"][0].clone();
+        let power = replica["power"].as_i64().unwrap_or(0);
+        power > 0
+            && replica["breaker"] == "closed"
+            && replica["name"].as_str().is_some_and(|name| name.starts_with('m'))
+    })
+    .await;
+}
+
+async fn has_its_series(operator: &Client) {
+    let metrics = operator.get("/metrics").await.text;
+    for name in [
+        "galerne_replica_energy_joules{",
+        "galerne_replica_apportioned_energy_joules{",
+        "galerne_replica_idle_energy_joules{",
+        "galerne_gateway_upstream_seconds_bucket{",
+        "galerne_gateway_replica_tokens_total{",
+        "galerne_gateway_breaker_state{",
+    ] {
+        assert!(metrics.contains(name), "{name} is missing");
+    }
+    check_with_promtool(&metrics);
+}
+
 /// Requests beside each other, one that leaves, and a client's view of one; then everything is added up.
 async fn scene(site: &Site, mut source: Source) {
     let operator = &site.operator;
@@ -162,6 +193,7 @@ async fn scene(site: &Site, mut source: Source) {
             && records.iter().all(|record| record["energy_method"] == "apportioned" && millijoules(record) > 0)
     })
     .await;
+    is_seen_live(operator).await;
     let given = source.stop();
     eventually("all of the source's energy is in the ledger", async || sum(&readings(operator).await.0) >= given).await;
 
@@ -193,14 +225,7 @@ async fn scene(site: &Site, mut source: Source) {
     if tokens(of(&first)) >= tokens(of(&third)) + 10 {
         assert!(millijoules(of(&first)) > millijoules(of(&third)), "who makes more tokens beside another uses more");
     }
-    let metrics = operator.get("/metrics").await.text;
-    for name in [
-        "galerne_replica_energy_joules{",
-        "galerne_replica_apportioned_energy_joules{",
-        "galerne_replica_idle_energy_joules{",
-    ] {
-        assert!(metrics.contains(name), "{name} is missing");
-    }
+    has_its_series(operator).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
