@@ -69,14 +69,66 @@ pub(crate) fn of_schema(schema: &Value) -> String {
 }
 
 fn json_rule(schema: &Value) -> String {
+    let schema = if composes(schema) { schema.clone() } else { closed(schema) };
     let mut schema = match schema {
-        Value::Object(object) => object.clone(),
+        Value::Object(object) => object,
         // `true`: anything.
         _ => serde_json::Map::new(),
     };
     let spaces = json!({"whitespace_flexible": false, "item_separator": ", ?", "key_separator": ": ?"});
     schema.insert("x-guidance".into(), spaces);
     format!("%json {}", Value::Object(schema))
+}
+
+/// Keywords that say more of an object than its properties do.
+const OF_OBJECTS: [&str; 10] = [
+    "additionalProperties",
+    "unevaluatedProperties",
+    "patternProperties",
+    "propertyNames",
+    "minProperties",
+    "$ref",
+    "anyOf",
+    "oneOf",
+    "if",
+    "not",
+];
+
+/// Whether an object is put together of several schemas, of which each would have to know the others' properties.
+fn composes(schema: &Value) -> bool {
+    let has = |name: &str| schema.get(name).is_some();
+    let is_mixed = has("properties") && ["$ref", "anyOf", "oneOf", "if", "not"].into_iter().any(has);
+    has("allOf") || is_mixed || parts(schema).iter().any(|(_, inner)| composes(inner))
+}
+
+/// The schema without properties that it does not name, where it leaves them open: small models would go on to add others until
+/// their tokens are used up. What keeps to it keeps to the schema.
+fn closed(schema: &Value) -> Value {
+    let Value::Object(object) = schema else { return schema.clone() };
+    let mut out = object.clone();
+    for (name, value) in &mut out {
+        match (name.as_str(), value) {
+            ("properties" | "patternProperties" | "$defs" | "definitions", Value::Object(inner)) => {
+                inner.values_mut().for_each(|schema| *schema = closed(schema));
+            }
+            ("anyOf" | "oneOf" | "prefixItems" | "items", Value::Array(inner)) => {
+                inner.iter_mut().for_each(|schema| *schema = closed(schema));
+            }
+            ("items" | "additionalProperties", schema) => *schema = closed(schema),
+            _ => {}
+        }
+    }
+    let named = |name: &Value| {
+        let properties = object.get("properties").and_then(Value::as_object);
+        name.as_str().is_some_and(|name| properties.is_some_and(|properties| properties.contains_key(name)))
+    };
+    let is_open = object.get("properties").is_some_and(Value::is_object)
+        && !OF_OBJECTS.iter().any(|name| object.contains_key(*name))
+        && object.get("required").and_then(Value::as_array).is_none_or(|required| required.iter().all(named));
+    if is_open {
+        out.insert("additionalProperties".to_owned(), Value::Bool(false));
+    }
+    Value::Object(out)
 }
 
 struct Writer<'a> {

@@ -145,3 +145,50 @@ fn a_schema_holds_behind_the_thoughts() {
         }
     }
 }
+
+#[test]
+fn properties_that_a_schema_leaves_open_are_not_added() {
+    let inner = json!({"type": "object", "properties": {"b": {"type": "integer"}}, "required": ["b"]});
+    let open = json!({"type": "object", "properties": {"a": {"type": "array", "items": inner, "minItems": 1, "maxItems": 1}}, "required": ["a"]});
+    for seed in 0..40 {
+        let grammars = Grammars::new(&Bytes::new()).expect("a vocabulary of bytes");
+        let mut constraint = grammars.compile(&of_schema(&open)).expect("compiles");
+        let mut sampler = Sampler::new(Sampling { temperature: 1.0, seed, ..Sampling::greedy() }, &[]);
+        let mut logits = vec![0.0_f32; 256];
+        // A model that would rather go on.
+        logits[usize::from(b',')] = 6.0;
+        let mut text = vec![];
+        while !constraint.is_done() && text.len() < 2_000 {
+            match constraint.choose(&mut sampler, &logits, None).expect("a token") {
+                Bytes::END => break,
+                token => text.push(u8::try_from(token).expect("a byte")),
+            }
+        }
+        let told: Value = serde_json::from_slice(&text).unwrap_or_else(|e| panic!("{e}: {text:?}"));
+        assert_eq!(told.as_object().map(serde_json::Map::len), Some(1), "{told}");
+        assert_eq!(told["a"][0].as_object().map(serde_json::Map::len), Some(1), "{told}");
+    }
+}
+
+#[test]
+fn what_closing_would_change_stays_open() {
+    for schema in [
+        json!({"type": "object"}),
+        json!({"properties": {"a": {}}, "required": ["b"]}),
+        json!({"properties": {"a": {}}, "additionalProperties": {"type": "integer"}}),
+        json!({"properties": {"a": {}}, "minProperties": 2}),
+        json!({"properties": {"a": {}}, "patternProperties": {"^x": {}}}),
+    ] {
+        assert_eq!(closed(&schema), schema);
+    }
+    let mixed = [
+        json!({"allOf": [{"properties": {"a": {}}}, {"properties": {"b": {}}}]}),
+        json!({"$defs": {"d": {"properties": {"a": {}}}}, "properties": {"c": {"$ref": "#/$defs/d", "properties": {"b": {}}}}}),
+    ];
+    assert!(mixed.iter().all(composes));
+    let named = json!({"properties": {"properties": {"type": "string"}}});
+    assert_eq!(
+        closed(&named),
+        json!({"properties": {"properties": {"type": "string"}}, "additionalProperties": false})
+    );
+}
