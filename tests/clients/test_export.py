@@ -78,7 +78,9 @@ def test_a_focus_report_passes_its_validator_and_adds_up_to_the_bill(site, tmp_p
         assert product == decimal.Decimal(row["ListCost"]), row
     joules = sum(decimal.Decimal(row["x_EnergyJoules"] or 0) for row in rows)
     assert joules * 1000 == costs["millijoules"]
-    assert {row["x_Residency"] for row in rows} == {"FR"} and {row["BillingCurrency"] for row in rows} == {"EUR"}
+    # Servers of other tests state no country.
+    assert {"FR"} <= {row["x_Residency"] for row in rows} <= {"FR", ""}
+    assert {row["BillingCurrency"] for row in rows} == {"EUR"}
 
 
 def test_the_validator_sees_what_is_wrong(site, tmp_path):
