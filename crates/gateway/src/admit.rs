@@ -95,7 +95,7 @@ pub(crate) async fn admit(
     let payer = Payer { tenant_id: key.tenant_id, project_id: key.project_id, line_id: snapshot.line_of(key.id) };
     let under = Under { payer, budgets: budgets_above(snapshot, payer) };
     let mut patience = None;
-    let (permit, hold, headers) = loop {
+    let (permit, hold, tokens_max, headers) = loop {
         shared.may_admit().map_err(closed)?;
         if !under.budgets.is_empty() && !shared.shares.are_in_force() {
             return Err(control_plane_silent());
@@ -124,8 +124,6 @@ pub(crate) async fn admit(
         return Err(spool_refusal(full));
     }
     let Room { place, seat } = room;
-    let (_, context, _) = route::most(snapshot, endpoint);
-    let tokens_max = u32::try_from(asked.bound(context).total_max.0).unwrap_or(u32::MAX);
     let reserved = Reserved { hold: entry, money: hold, permit, tokens_max, place, seat };
     Ok((Ticket::new(shared, reserved, endpoint, asked.tier.unwrap_or_default(), snapshot.energy), headers))
 }
@@ -143,7 +141,7 @@ enum Denied {
     Lacks(Lack),
 }
 
-/// Holds under rates and budgets, or under none of them.
+/// Holds under rates and budgets, or under none of them. With the hold comes the most tokens that the request can use.
 fn hold(
     shared: &Shared,
     snapshot: &Snapshot,
@@ -152,7 +150,7 @@ fn hold(
     asked: &mut Asked<'_>,
     under: &Under<'_>,
     patience: Option<&Patience>,
-) -> Result<(Permit, budget::Hold, Headers), Denied> {
+) -> Result<(Permit, budget::Hold, u32, Headers), Denied> {
     let refused = |refusal| Denied::Refused(Box::new(refusal));
     let now = shared.now();
     let subjects = rates::subjects(snapshot, key, endpoint);
@@ -189,7 +187,8 @@ fn hold(
     let mut refusal = match (held, verdict) {
         (Ok(hold), _) => {
             shared.shares.took(budgets.iter().map(|entry| entry.id), &hold.amounts());
-            return Ok((permit, hold, headers));
+            let tokens_max = u32::try_from(ask.work.total_max.0).unwrap_or(u32::MAX);
+            return Ok((permit, hold, tokens_max, headers));
         }
         (Err(_), Err(Denied::Refused(refusal))) => *refusal,
         (Err(error), _) => {

@@ -211,10 +211,7 @@ impl<'a> Asked<'a> {
                 Fate::Gateway => self.write_own(&mut out, name, value.get()),
             }
         }
-        if self.turn == Turn::GoesOn {
-            out.raw("continue_final_message", "true");
-            out.raw("add_generation_prompt", "false");
-        }
+        self.write_turn(&mut out);
         if let Some(cut) = self.cut {
             // The engine then ends the answer as any other that has become long enough: `finish_reason: "length"`.
             out.raw("max_tokens", &cut.to_string());
@@ -243,6 +240,14 @@ impl<'a> Asked<'a> {
         }
     }
 
+    /// Tells the engine to go on with the last message, where that is its beginning.
+    fn write_turn(&self, out: &mut SegmentWriter<'_>) {
+        if self.turn == Turn::GoesOn {
+            out.raw("continue_final_message", "true");
+            out.raw("add_generation_prompt", "false");
+        }
+    }
+
     /// All of it, as the caller wrote it.
     pub(crate) fn fields(&self) -> &Fields<'a> {
         &self.fields
@@ -254,19 +259,15 @@ impl<'a> Asked<'a> {
         out.text("model", upstream_model);
         match self.operation {
             Operation::Chat => {
-                let messages = self.fields.get("messages")?.get();
-                if self.turn == Turn::GoesOn {
-                    out.raw("messages", &messages::without_prefix(messages));
-                    out.raw("continue_final_message", "true");
-                    out.raw("add_generation_prompt", "false");
-                } else {
-                    out.raw("messages", messages);
-                }
+                self.write_own(&mut out, "messages", self.fields.get("messages")?.get());
+                self.write_turn(&mut out);
+                let turn: &[&str] = match self.turn {
+                    Turn::New => &["add_generation_prompt", "continue_final_message"],
+                    Turn::GoesOn => &[],
+                };
                 // Templates write them into the prompt.
-                for name in ["tools", "chat_template_kwargs", "add_generation_prompt", "continue_final_message"] {
-                    let is_written =
-                        self.turn == Turn::GoesOn && name.ends_with("_message") | name.ends_with("_prompt");
-                    if let Some(value) = self.fields.get(name).filter(|_| !is_written) {
+                for name in ["tools", "chat_template_kwargs"].iter().chain(turn) {
+                    if let Some(value) = self.fields.get(name) {
                         out.raw(name, value.get());
                     }
                 }

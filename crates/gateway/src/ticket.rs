@@ -268,7 +268,7 @@ impl Ticket {
         let shared = Arc::clone(&self.shared);
         let open = self.open_mut();
         let now = shared.now().max(open.hold.started_at);
-        open.worked.get_or_insert_with(|| open.admitted.elapsed());
+        open.stop_clock();
         open.ended_at = Some(now);
         let left = open.taken.take().map(|taken| taken.finish(&mut shared.books(), counted, now));
         drop(left);
@@ -306,8 +306,7 @@ impl Ticket {
 
     /// The work is over; what follows is only asking what it was.
     pub(crate) fn worked(&mut self) {
-        let open = self.open_mut();
-        open.worked.get_or_insert_with(|| open.admitted.elapsed());
+        self.open_mut().stop_clock();
     }
 
     /// Energy of what was counted so far.
@@ -355,6 +354,11 @@ impl Drop for Ticket {
 }
 
 impl Open {
+    /// The time from admission to the end of the work, which is now unless it was before.
+    fn stop_clock(&mut self) -> Duration {
+        *self.worked.get_or_insert_with(|| self.admitted.elapsed())
+    }
+
     fn wind_up(mut self, shared: &Arc<Shared>, ending: Ending) {
         if self.forgiven {
             return self.settle(shared, Ending { counted: Counted::default(), ..ending });
@@ -362,7 +366,7 @@ impl Open {
         // At the very end of the process there is no runtime left to ask in.
         let asking = self.replica.clone().filter(|_| tokio::runtime::Handle::try_current().is_ok());
         let Some(replica) = asking else { return self.settle(shared, ending) };
-        self.worked.get_or_insert_with(|| self.admitted.elapsed());
+        self.stop_clock();
         let shared = Arc::clone(shared);
         shared.clone().tasks.spawn(Box::pin(async move {
             let done = upstream::account(&shared, &replica, self.hold.request_id, ACCOUNT_PATIENCE).await;
@@ -460,7 +464,7 @@ impl Open {
     }
 
     fn energy(&mut self, counted: Counted) -> Energy {
-        let worked = *self.worked.get_or_insert_with(|| self.admitted.elapsed());
+        let worked = self.stop_clock();
         let (energy, method) = match self.replica.as_ref().map(|replica| replica.energy) {
             Some(ReplicaEnergy::CpuTime) => match (counted.cpu_micros, self.rate.method) {
                 (Some(cpu), Some(method)) => (energy::from_cpu(cpu, self.rate.active), method),

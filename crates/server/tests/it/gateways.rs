@@ -23,7 +23,11 @@ pub(crate) async fn engine() -> String {
             json!({"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}),
         )
     };
-    let router = axum::Router::new().route("/v1/models", get(models)).route("/v1/chat/completions", post(chat));
+    serve(axum::Router::new().route("/v1/models", get(models)).route("/v1/chat/completions", post(chat))).await
+}
+
+/// Serves on a free port; says where.
+pub(crate) async fn serve(router: axum::Router) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let url = format!("http://{}", listener.local_addr().expect("bound"));
     drop(tokio_util::task::TaskTracker::new().spawn(async move { axum::serve(listener, router).await }));

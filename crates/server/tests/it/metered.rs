@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use axum::Json;
 use axum::routing::{get, post};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 
+use crate::gateways::serve;
 use crate::lifecycle::check_with_promtool;
 use crate::site::{Client, Site};
 
@@ -97,11 +97,7 @@ async fn engine() -> String {
             json!({"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}),
         )
     };
-    let router = axum::Router::new().route("/v1/models", get(models)).route("/v1/chat/completions", post(chat));
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let url = format!("http://{}", listener.local_addr().expect("bound"));
-    drop(tokio_util::task::TaskTracker::new().spawn(async move { axum::serve(listener, router).await }));
-    url
+    serve(axum::Router::new().route("/v1/models", get(models)).route("/v1/chat/completions", post(chat))).await
 }
 
 fn millijoules(value: &Value) -> i64 {
